@@ -1,0 +1,55 @@
+"""The judgement of a piece of evidence."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pipeline import Result
+
+
+class Ruling(Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+    """The evidence is sound and says no."""
+    ERROR = "error"
+    """The evidence says nothing: it is missing, empty, unreadable or out of date. Never a pass."""
+
+
+class Verdict(Result):
+    """What a rule says of one piece of evidence, and what would have passed."""
+
+    ruling: Ruling
+    rule: str
+    said: str
+    """One sentence with the figures it stood on."""
+    wanted: str = ""
+    """What would have passed."""
+    facts: tuple[str, ...] = ()
+    """The particulars: failing tests, findings, files, each one line."""
+    evidence: str = ""
+    """SHA-256 of the evidence's canonical JSON; set by the check."""
+
+    def summary(self) -> str:
+        return f"{self.ruling.value}: {self.said}"
+
+    def concern(self) -> str:
+        return "" if self.passed else self.said
+
+    def reusable(self) -> bool:
+        return self.ruling is Ruling.PASSED
+
+    @property
+    def passed(self) -> bool:
+        return self.ruling is Ruling.PASSED
+
+
+def passed(rule: str, said: str, *facts: str, wanted: str = "") -> Verdict:
+    return Verdict(ruling=Ruling.PASSED, rule=rule, said=said, wanted=wanted, facts=facts)
+
+
+def failed(rule: str, said: str, *facts: str, wanted: str) -> Verdict:
+    return Verdict(ruling=Ruling.FAILED, rule=rule, said=said, wanted=wanted, facts=facts)
+
+
+def error(rule: str, said: str, *facts: str, wanted: str) -> Verdict:
+    return Verdict(ruling=Ruling.ERROR, rule=rule, said=said, wanted=wanted, facts=facts)

@@ -1,0 +1,126 @@
+"""What the command line takes, with examples."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from pipeline.errors import did_you_mean
+
+EXAMPLES = """\
+examples:
+  python -m pipeline init                 write a pipeline for the project here
+  python -m pipeline plan                 what would run, and why
+  python -m pipeline run                  run all of it
+  python -m pipeline run gate             run up to the stage `gate`
+  python -m pipeline logs unit            what the stage `unit` printed
+  python -m pipeline graph --format svg > pipeline.svg
+
+exit codes: 0 passed, 1 a stage or gate failed, 2 usage, configuration or internal error,
+3 waiting for approval, 130 interrupted
+"""
+
+COMMANDS = {
+    "run": ("run stages and what they need", "python -m pipeline run unit --engine host"),
+    "plan": ("show what would run, be reused or skipped, and why", "python -m pipeline plan --output json"),
+    "list": ("list the stages", "python -m pipeline list"),
+    "graph": ("draw the pipeline", "python -m pipeline graph --format mermaid"),
+    "explain": ("why a stage runs, or why it does not", "python -m pipeline explain image"),
+    "runs": ("list the runs", "python -m pipeline runs --limit 5"),
+    "logs": ("show what a stage printed", "python -m pipeline logs unit --run 20260101"),
+    "report": ("write a report of a run", "python -m pipeline report --format junit > junit.xml"),
+    "doctor": ("what is here, what is missing, and how to get it", "python -m pipeline doctor"),
+    "init": ("write a pipeline for the project here", "python -m pipeline init"),
+}
+
+
+class Usage(Exception):
+    """The words on the command line are off."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises Usage where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}\n  next: {self.prog} --help")
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    common = Parser(add_help=False)
+    common.add_argument("-C", dest="directory", metavar="DIR", default=".", help="the project's directory (here)")
+    common.add_argument("--output", choices=("text", "json"), default="text", help="json: one object a line (docs/cli.md)")
+    common.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="NO_COLOR is honoured too")
+    common.add_argument("--verbose", action="store_true", help="whole traces of errors")
+    top = Parser(
+        prog="python -m pipeline",
+        description="Typed pipelines from a commit to a verified deployment.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    top.add_argument("-C", dest="top_directory", metavar="DIR", help="the project's directory (here)")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    made = {
+        name: commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common], epilog=f"example: {example}"
+        )
+        for name, (text, example) in COMMANDS.items()
+    }
+    for name in ("run", "plan", "explain"):
+        _occasion(made[name])
+    _stages(made["run"], made["plan"])
+    made["run"].add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
+    made["run"].add_argument("--fail-fast", action="store_true", help="start nothing more after the first failure")
+    made["run"].add_argument("--jobs", type=_positive, default=0, metavar="N", help="processors to use (all)")
+    made["graph"].add_argument("--format", choices=("text", "mermaid", "dot", "svg", "json"), default="text")
+    made["explain"].add_argument("stage", metavar="STAGE")
+    made["runs"].add_argument("--limit", type=_positive, default=20, metavar="N", help="at most so many, the latest (20)")
+    made["logs"].add_argument("stage", metavar="STAGE", nargs="?", default="", help="all stages when none is named")
+    made["report"].add_argument("--format", choices=("markdown", "json", "junit", "sarif"), default="markdown")
+    for name in ("logs", "report"):
+        made[name].add_argument("--run", default="", metavar="ID", help="a run, or how its id begins (the latest)")
+    made["init"].add_argument("--force", action="store_true", help="write over a pipeline file that is there")
+    return top
+
+
+def _occasion(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", choices=("host", "dagger", "auto"), default="", help="what executes actions (auto)")
+    for name, text in (
+        ("branch", "the branch conditions see (git's)"),
+        ("event", "the event conditions see (the CI system's)"),
+        ("environment", "the environment conditions see"),
+        ("base", "the revision changes are measured against"),
+    ):
+        command.add_argument(f"--{name}", default="", metavar=name.upper(), help=text)
+
+
+def _stages(*commands: argparse.ArgumentParser) -> None:
+    for command in commands:
+        command.add_argument("stages", metavar="STAGE", nargs="*", help="stages, with all they need (all)")
+        command.add_argument("--again", action="append", default=[], metavar="STAGE", help="run it although it is cached")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line as values. Raises Usage, with the nearest command for a misspelt one."""
+    top = parser()
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "-C":
+            skip = True
+        elif not word.startswith("-"):
+            if word not in COMMANDS:
+                raise Usage(f"there is no command {word!r}\n  expected: {did_you_mean(word, COMMANDS)}")
+            break
+    values = top.parse_args(words)
+    if getattr(values, "top_directory", None) and getattr(values, "directory", ".") == ".":
+        values.directory = values.top_directory
+    return values

@@ -1,0 +1,178 @@
+"""What a person watches while a run goes on: a live tree on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.cli.paint import Paint
+from pipeline.history import RunHistory, StageHistory
+from pipeline.journal import Event
+
+
+class View(Protocol):
+    """Follows a run: events as they become durable, pieces of logs as they are written."""
+
+    def event(self, event: Event) -> None: ...
+
+    def log(self, stage: str, piece: bytes) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def console(arguments: argparse.Namespace) -> View:
+    """The view that fits where the output goes."""
+    if arguments.output == "json":
+        return Stream()
+    paint = Paint.for_stdout(arguments.color)
+    if sys.stdout.isatty() and paint.on:
+        from pipeline.cli.live import Live
+
+        return Live()
+    return Lines(paint)
+
+
+class Stream:
+    """Every event as one JSON object a line, as `docs/journal.md` describes them."""
+
+    def event(self, event: Event) -> None:
+        print(
+            json.dumps(
+                {"seq": event.seq, "at": event.at, "run": event.run, "kind": event.kind, "stage": event.stage, **event.data}
+            ),
+            flush=True,
+        )
+
+    def log(self, stage: str, piece: bytes) -> None:
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class Lines:
+    """One line for each thing that happened; for logs of CI systems and for files."""
+
+    def __init__(self, paint: Paint) -> None:
+        self._paint = paint
+        self._run = RunHistory(id="")
+
+    def event(self, event: Event) -> None:
+        if event.kind == "run.started":
+            self._run = RunHistory(id=event.run)
+        self._run.add(event)
+        if event.kind == "run.started":
+            print(heading(self._run), flush=True)
+        elif event.kind == "run.finished":
+            print("\n".join(closing(self._run, self._paint)), flush=True)
+        elif line := said(self._run.stages[event.stage], event, self._paint) if event.stage else "":
+            print(line, flush=True)
+
+    def log(self, stage: str, piece: bytes) -> None:
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+MARKS = {
+    "passed": ("✓", "green"),
+    "cached": ("≡", "cyan"),
+    "skipped": ("-", "dim"),
+    "failed": ("✗", "red"),
+    "blocked": ("·", "dim"),
+    "running": ("▶", "yellow"),
+    "waiting": (" ", "dim"),
+    "interrupted": ("!", "red"),
+}
+
+
+def heading(run: RunHistory) -> str:
+    about = run.about
+    commit = f" at {about['commit'][:12]}" if about.get("commit") else ""
+    return f"{run.pipeline}{commit}, run {run.id} on {run.engine} ({about.get('reason', '')})"
+
+
+def said(stage: StageHistory, event: Event, paint: Paint) -> str:
+    """The line for an event of a stage; empty for events nobody needs to watch."""
+    name = paint("bold", stage.name)
+    match event.kind:
+        case "stage.started":
+            again = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
+            return f"{paint('yellow', '▶')} {name}{again}: {paint('dim', stage.reason)}"
+        case "stage.finished" | "stage.cached" | "stage.skipped" | "stage.blocked":
+            return outcome(stage, paint)
+        case "stage.failed":
+            return "\n".join([outcome(stage, paint), *particulars(stage, paint)])
+        case "stage.retried":
+            return f"{paint('yellow', '↻')} {name}: {stage.error.splitlines()[0]}"
+        case "gate.decided":
+            return "\n".join(verdicts(stage, paint))
+        case "undo.intended":
+            return f"{paint('yellow', '↩')} {name} goes back: {event.data['reason']}"
+        case "undo.done" | "undo.failed":
+            return f"{paint('green' if stage.undone == 'undone' else 'red', '↩')} {name}: {stage.undone}"
+        case "note":
+            return f"  {name}: {event.data['text']}"
+    return ""
+
+
+def outcome(stage: StageHistory, paint: Paint) -> str:
+    """One line on how a stage ended."""
+    mark, colour = MARKS[stage.state]
+    seconds = f" {stage.seconds:.1f}s" if stage.state in ("passed", "failed") else ""
+    text = {
+        "passed": stage.summary,
+        "cached": f"{stage.summary or 'the same result'} (cached: {stage.reason})",
+        "failed": stage.error.splitlines()[0] if stage.error else "",
+    }.get(stage.state, stage.reason)
+    return f"{paint(colour, mark)} {paint('bold', stage.name)}{paint('dim', seconds)}{': ' + text if text else ''}"
+
+
+def particulars(stage: StageHistory, paint: Paint) -> list[str]:
+    """What else there is to know of a failed stage: the rest of its error, the end of its log."""
+    rest = stage.error.splitlines()[1:]
+    tail = stage.tail.strip().splitlines()[-12:]
+    return [f"    {line}" for line in rest] + [paint("dim", f"    | {line}") for line in tail]
+
+
+def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
+    """The gate's verdicts with the evidence they stood on; the particulars of those that are no pass."""
+    lines = [f"  {paint('bold', stage.name)} weighs {len(stage.verdicts)} verdicts:"]
+    for verdict in stage.verdicts:
+        ok = verdict["ruling"] == "passed"
+        mark = paint("green", "✓") if ok else paint("red", "✗" if verdict["ruling"] == "failed" else "?")
+        lines.append(
+            f"    {mark} {verdict['rule']}: {verdict['said']} {paint('dim', '[evidence ' + verdict['evidence'][:12] + ']')}"
+        )
+        if not ok:
+            lines += [f"        {fact}" for fact in verdict["facts"][:10]]
+            more = len(verdict["facts"]) - 10
+            lines += [f"        and {more} more"] if more > 0 else []
+            lines.append(f"        would have passed: {verdict['wanted']}")
+    return lines
+
+
+def closing(run: RunHistory, paint: Paint) -> list[str]:
+    """The last lines of a run: counts, and for a failure what failed, why, and the command that shows more."""
+    order = ("passed", "cached", "skipped", "failed", "blocked", "interrupted")
+    counts = ", ".join(f"{count} {state}" for state in order if (count := run.count(state)))
+    colour = "green" if run.exit == 0 else "red"
+    lines = [f"{paint(colour, run.state)} in {run.seconds:.1f}s: {counts}"]
+    failed = [stage for stage in run.stages.values() if stage.state == "failed" or stage.undone.startswith("could not")]
+    if failed:
+        first = failed[0]
+        why = first.error.splitlines()[0] if first.error else first.undone
+        lines.append(f"{paint('red', first.name)} failed: {why}; python -m pipeline logs {first.name}")
+    return lines

@@ -1,0 +1,204 @@
+"""The pipeline: a named DAG of stages, checked as a whole when it is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.data import Artifact
+from pipeline.errors import WiringError, did_you_mean
+from pipeline.stage import Stage, default_name, edges, settings
+
+NAME = re.compile(r"^[a-z][a-z0-9._-]*$")
+
+
+class Pipeline:
+    """A named DAG. Keywords are the names of stages; stages reached only through edges are named after their class.
+
+    A keyword may hold a tuple of stages (a matrix): each is named after the keyword and the settings in
+    which it differs, as in `tests[3.12]`.
+
+    Raises WiringError for a cycle, two stages of one name, a result that only another class may issue,
+    and evidence that does not descend from what it vouches for.
+    """
+
+    def __init__(self, name: str, /, **stages: Stage[Any] | tuple[Stage[Any], ...]) -> None:
+        if not NAME.match(name):
+            raise WiringError(f"the pipeline's name {name!r} cannot be used", right="lower case, as in 'camera-counting'")
+        if not stages:
+            raise WiringError(f"pipeline {name!r} has no stages", right=f"Pipeline({name!r}, unit=UnitTests(...))")
+        self.name = name
+        self._names: dict[Stage[Any], str] = {}
+        for stage, given in _given(stages):
+            self._names[stage] = given
+        self._inputs = _reach(self._names)
+        _name_the_rest(self._inputs, self._names)
+        self.stages: tuple[Stage[Any], ...] = _sorted(self._inputs, self._names)
+        self._by_name = {self._names[stage]: stage for stage in self.stages}
+        for stage in self.stages:
+            stage.result_type()
+            _check_issuer(stage, self._names[stage])
+            _check_evidence(stage, self)
+
+    def name_of(self, stage: Stage[Any]) -> str:
+        return self._names[stage]
+
+    def inputs(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:
+        """The direct inputs of a stage, each once, in the order of its fields."""
+        return self._inputs[stage]
+
+    def __getitem__(self, name: str) -> Stage[Any]:
+        """The stage of that name. Raises WiringError with the nearest name when there is none."""
+        if name not in self._by_name:
+            raise WiringError(f"there is no stage {name!r}", right=did_you_mean(name, self._by_name))
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Stage[Any]]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def upstream(self, stages: Iterable[Stage[Any]]) -> frozenset[Stage[Any]]:
+        """The stages themselves and everything they need."""
+        seen: set[Stage[Any]] = set()
+        left = list(stages)
+        while left:
+            stage = left.pop()
+            if stage not in seen:
+                seen.add(stage)
+                left += self._inputs[stage]
+        return frozenset(seen)
+
+    def downstream(self, stage: Stage[Any]) -> frozenset[Stage[Any]]:
+        """Everything that needs `stage`, directly or not, without itself."""
+        below = {stage}
+        for other in self.stages:  # in topological order
+            if any(source in below for source in self._inputs[other]):
+                below.add(other)
+        return frozenset(below - {stage})
+
+
+def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterator[tuple[Stage[Any], str]]:
+    seen: dict[Stage[Any], str] = {}
+    for name, value in stages.items():
+        members = value if isinstance(value, tuple) else (value,)
+        for label, stage in zip(_labels(members), members, strict=True):
+            if not isinstance(stage, Stage):
+                raise WiringError(f"{name} is a {type(stage).__name__}", right="a stage, or a tuple of stages")
+            full = f"{name}[{label}]" if isinstance(value, tuple) else name
+            if stage in seen:
+                raise WiringError(f"one stage has two names, {seen[stage]!r} and {full!r}", right="one of them")
+            seen[stage] = full
+            yield stage, full
+
+
+def _labels(members: tuple[Stage[Any], ...]) -> list[str]:
+    """What tells the members of a matrix apart: the settings that differ, or their numbers."""
+    if not all(isinstance(member, Stage) for member in members):
+        return [str(number) for number in range(len(members))]
+    all_settings = [settings(member) for member in members]
+    fields = (
+        [
+            field
+            for field in all_settings[0]
+            if all(isinstance(one.get(field), str | int | float) for one in all_settings)
+            and len({one[field] for one in all_settings}) > 1
+        ]
+        if all_settings
+        else []
+    )
+    labels = [",".join(str(one[field]) for field in fields) for one in all_settings]
+    return labels if len(set(labels)) == len(members) else [str(number) for number in range(len(members))]
+
+
+def _reach(named: Mapping[Stage[Any], str]) -> dict[Stage[Any], tuple[Stage[Any], ...]]:
+    inputs: dict[Stage[Any], tuple[Stage[Any], ...]] = {}
+    left = list(named)
+    while left:
+        stage = left.pop()
+        if stage not in inputs:
+            inputs[stage] = tuple(dict.fromkeys(source for _, source in edges(stage)))
+            left += inputs[stage]
+    return inputs
+
+
+def _name_the_rest(inputs: Iterable[Stage[Any]], names: dict[Stage[Any], str]) -> None:
+    taken = {name: stage for stage, name in names.items()}
+    for stage in inputs:
+        if stage in names:
+            continue
+        name = default_name(stage)
+        if name in taken:
+            raise WiringError(
+                f"two stages have the name {name!r}: a {type(taken[name]).__name__} and a {type(stage).__name__}",
+                right=f"a name for one of them, as in Pipeline(..., other_{name}=...)",
+            )
+        names[stage], taken[name] = name, stage
+
+
+def _sorted(inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]], names: Mapping[Stage[Any], str]) -> tuple[Stage[Any], ...]:
+    """Every stage after its inputs; by name where the edges leave it open. Raises WiringError with the cycle."""
+    order: dict[Stage[Any], None] = {}
+    for start in sorted(inputs, key=names.__getitem__):
+        path: dict[Stage[Any], Iterator[Stage[Any]]] = {}
+        current: Stage[Any] | None = start if start not in order else None
+        while current is not None or path:
+            if current is not None:
+                if current in path:
+                    around = [*list(path)[list(path).index(current) :], current]
+                    raise WiringError(
+                        "the stages form a cycle: " + " -> ".join(names[stage] for stage in reversed(around)),
+                        right="edges that lead from sources to deployments only",
+                    )
+                path[current] = iter(inputs[current])
+            last = next(reversed(path))
+            current = next((source for source in path[last] if source not in order), None)
+            if current is None:
+                del path[last]
+                order[last] = None
+    return tuple(order)
+
+
+def _check_issuer(stage: Stage[Any], name: str) -> None:
+    """A result type may name the one class that may issue it; a subclass or a stranger would be a forgery."""
+    result = stage.result_type()
+    issuer: str | None = getattr(result, "issuer", None)
+    actual = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    if issuer is not None and actual != issuer:
+        raise WiringError(
+            f"{name} returns {result.__name__}, which only {issuer} may issue, and is a {actual}",
+            right=f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)",
+        )
+
+
+def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:
+    """What vouches for an artifact must be about that artifact, or about what it was made from."""
+    vouching = stage.vouching()
+    if vouching is None:
+        return
+    artifact, evidence = vouching
+    made_from = pipeline.upstream([artifact])
+    origins = {origin for source in made_from if (origin := source.origin())}
+    for piece in evidence:
+        about = pipeline.upstream([piece])
+        if artifact in about:
+            continue
+        name, subject = pipeline.name_of(piece), pipeline.name_of(artifact)
+        others = sorted(pipeline.name_of(other) for other in about - made_from if _is_artifact(other))
+        if others:
+            raise WiringError(
+                f"{pipeline.name_of(stage)}: {name} is evidence about {', '.join(others)}, not about {subject}",
+                right=f"evidence that descends from {subject}",
+            )
+        if not origins & {source.origin() for source in about}:
+            raise WiringError(
+                f"{pipeline.name_of(stage)}: {name} does not descend from {subject} nor from its source",
+                right=f"evidence from {subject}, or from the source it is built from",
+            )
+
+
+def _is_artifact(stage: Stage[Any]) -> bool:
+    result = stage.result_type()
+    return isinstance(result, type) and issubclass(result, Artifact)

@@ -1,0 +1,74 @@
+"""Results are data: frozen pydantic models that name content by digest and never hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Result(BaseModel):
+    """What a stage returns: frozen, comparable by value, written to the store as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    def summary(self) -> str:
+        """One short line for people; empty where there is nothing to say."""
+        return ""
+
+    def concern(self) -> str:
+        """Why nobody should go on because of this result, where no gate weighs it; empty when there is no reason.
+
+        A stage that nothing downstream judges fails the run with this.
+        """
+        return ""
+
+    def reusable(self) -> bool:
+        """Whether a later run may take this result instead of running the stage again.
+
+        Evidence of a failure says no: the next run looks again instead of repeating an old failure.
+        """
+        return True
+
+
+class Artifact(Result):
+    """Something that can be released. Evidence has to be about the artifact it vouches for."""
+
+
+class Blob(Result):
+    """A file's bytes by digest; `size` in bytes."""
+
+    digest: Sha256
+    size: int
+
+    def summary(self) -> str:
+        return f"{self.size:,} bytes"
+
+
+class Tree(Result):
+    """A directory by digest: the SHA-256 of its canonical listing. `files` counts files, `size` is their bytes."""
+
+    digest: Sha256
+    files: int
+    size: int
+
+    def summary(self) -> str:
+        return f"{self.files:,} files, {self.size:,} bytes"
+
+
+def contents(result: Any) -> Iterator[Blob | Tree]:
+    """Every blob and tree a result names, however deep."""
+    if isinstance(result, Blob | Tree):
+        yield result
+    elif isinstance(result, BaseModel):
+        for name in type(result).model_fields:
+            yield from contents(getattr(result, name))
+    elif isinstance(result, dict):
+        for value in result.values():
+            yield from contents(value)
+    elif isinstance(result, list | tuple | frozenset | set):
+        for value in result:
+            yield from contents(value)

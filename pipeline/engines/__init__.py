@@ -1,0 +1,1 @@
+"""What executes actions: `host` and `dagger`."""

@@ -1,0 +1,307 @@
+"""The host engine: every action in a fresh directory of this machine.
+
+An action sees only its declared inputs, a scrubbed environment, an interpreter without site-packages and
+a HOME of its own. Its processes end with it. Network is refused by a network namespace where the system
+allows one; where it does not, the result says `not enforced`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import anyio.abc
+
+from pipeline.action import Action, ActionResult, Network, Output
+from pipeline.data import Blob, Tree
+from pipeline.engine import Listener
+from pipeline.engines import sandbox
+from pipeline.engines.platform import host_platform
+from pipeline.errors import EngineError
+from pipeline.masking import Masker
+from pipeline.service import ROOT, Service
+from pipeline.store import Store, unwritable
+
+LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
+"""Sets of namespaces, the best first; the first that this system allows is used."""
+
+NETWORK_VARIABLES = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX",
+    "UV_SYSTEM_CERTS", "UV_NATIVE_TLS",
+)  # fmt: skip
+"""What reaches actions that declare network: proxies, certificate authorities and package indexes."""
+
+TAIL = 4096
+
+
+class HostEngine:
+    """Executes actions on this machine. `secret` turns the name of a secret into its value."""
+
+    name = "host"
+
+    def __init__(self, store: Store, home: Path, secret: Callable[[str], str]) -> None:
+        self._store, self._home, self._secret = store, home, secret
+        self._level: tuple[str, ...] | None = None
+
+    @property
+    def platform(self) -> str:
+        return host_platform()
+
+    async def __aenter__(self) -> Self:
+        self._python = isolated_python(self._home / "python")
+        self._level = await anyio.to_thread.run_sync(best_level)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        return None
+
+    async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
+        if self._level is None:
+            raise EngineError("the engine was not entered", right="async with engine")
+        level = () if action.network else self._level
+        started = time.monotonic()
+        place = Path(await anyio.to_thread.run_sync(functools.partial(tempfile.mkdtemp, prefix="lockgate-")))
+        try:
+            root = place / "root"
+            spec = await anyio.to_thread.run_sync(self._prepare, action, place, root, level)
+            secrets = [self._secret(name) for name in action.secrets.values()]
+            code, tail = await self._run(spec, place, log, listen, secrets)
+            outputs = await anyio.to_thread.run_sync(self._collect, action, root)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_remove, place)
+        return ActionResult(
+            action=action,
+            exit_code=code,
+            log=log,
+            tail=tail.decode(errors="replace"),
+            outputs=outputs,
+            seconds=time.monotonic() - started,
+            network=_network(action, level),
+        )
+
+    def _prepare(self, action: Action, place: Path, root: Path, level: tuple[str, ...]) -> dict[str, Any]:
+        """Lay out the directory and describe what the sandbox is to do in it."""
+        binds: list[tuple[str, str]] = []
+        env = {**self._environment(action, root), **{k: v.replace(ROOT, str(root)) for k, v in action.env.items()}}
+        env |= {variable: self._secret(name) for variable, name in action.secrets.items()}
+        self._lay_out(root, action.inputs, action.tools, binds, bind="mount" in level)
+        for path, cache in action.caches.items():
+            kept = self._home / "caches" / cache
+            kept.mkdir(parents=True, exist_ok=True)
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).symlink_to(kept)
+        services = []
+        for service in action.services:
+            port = service.port if "net" in level else free_port()
+            env |= {f"{service.name.upper()}_HOST": "127.0.0.1", f"{service.name.upper()}_PORT": str(port)}
+            services.append(self._service(service, place / service.name, port, binds, bind="mount" in level))
+        return {
+            "parent": os.getpid(),
+            "leave": list(level),
+            "binds": binds,
+            "services": services,
+            "argv": [part.replace(ROOT, str(root)) for part in action.argv],
+            "cwd": str(root / action.cwd),
+            "env": env,
+        }
+
+    def _service(self, service: Service, place: Path, port: int, binds: list[tuple[str, str]], *, bind: bool) -> dict[str, Any]:
+        root = place / "root"
+        self._lay_out(root, service.inputs, service.tools, binds, bind=bind)
+        env = {key: value.replace(ROOT, str(root)) for key, value in service.env.items()}
+        return {
+            "name": service.name,
+            "argv": [part.replace(ROOT, str(root)) for part in service.argv],
+            "cwd": str(root),
+            "env": {**self._base(root), "PORT": str(port), "HOST": "127.0.0.1", **env},
+            "port": port,
+            "ready": service.ready,
+            "within": service.within,
+            "log": str(place / "log"),
+        }
+
+    def _lay_out(
+        self,
+        root: Path,
+        inputs: Mapping[str, Tree | Blob],
+        tools: Mapping[str, Tree],
+        binds: list[tuple[str, str]],
+        *,
+        bind: bool,
+    ) -> None:
+        for directory in (root / ".home", root / ".tmp"):
+            directory.mkdir(parents=True)
+        for path, content in inputs.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            self._store.lay_out(content, root / path)
+        for path, tree in tools.items():
+            shared = self._store.shared(tree)
+            place = root / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if bind:
+                place.mkdir()
+                binds.append((str(shared), str(place)))
+            else:
+                place.symlink_to(shared)
+
+    def _environment(self, action: Action, root: Path) -> dict[str, str]:
+        network = {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ} if action.network else {}
+        return {**self._base(root), **network}
+
+    def _base(self, root: Path) -> dict[str, str]:
+        return {
+            "PATH": f"{self._python}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(root / ".home"),
+            "TMPDIR": str(root / ".tmp"),
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",
+        }
+
+    async def _run(self, spec: dict[str, Any], place: Path, log: Path, listen: Listener, secrets: list[str]) -> tuple[int, bytes]:
+        """The exit code and the end of the log. Cancelled, it ends the sandbox and everything in it."""
+        described = place / "spec.json"
+        described.touch(mode=0o600)
+        described.write_text(json.dumps(spec))
+        command = [sys.executable, "-I", "-S", sandbox.__file__, str(described)]
+        masker, tail = Masker(secrets), b""
+        try:
+            process = await anyio.open_process(
+                command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, env={"LANG": "C.UTF-8"}
+            )
+        except OSError as error:
+            raise EngineError(f"a process cannot be started: {error.strerror}", next="python -m pipeline doctor") from error
+        try:
+            with log.open("wb") as file:
+                assert process.stdout is not None
+                async for piece in process.stdout:
+                    shown = masker.feed(piece)
+                    file.write(shown)
+                    file.flush()
+                    tail = (tail + shown)[-TAIL:]
+                    listen(shown)
+                rest = masker.end()
+                file.write(rest)
+                tail = (tail + rest)[-TAIL:]
+                if rest:
+                    listen(rest)
+            return await process.wait(), tail
+        except OSError as error:
+            raise unwritable(log, error) from error
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _end(process)
+
+    def _collect(self, action: Action, root: Path) -> dict[str, Output]:
+        found: dict[str, Output] = {}
+        inside = root.resolve()
+        for path in action.outputs:
+            place = root / path
+            if not place.exists():
+                continue
+            if not place.resolve().is_relative_to(inside):
+                raise EngineError(f"the output {path!r} is a link out of the action's directory", right="a file of its own")
+            content = self._store.put_tree(place) if place.is_dir() else self._store.put_file(place)
+            found[path] = Output(path, content, self._store)
+        return found
+
+
+def isolated_python(directory: Path) -> Path:
+    """A directory with a `python` that runs this interpreter without anybody's site-packages."""
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    place = directory / f"{base.parent.parent.name}-{'.'.join(map(str, sys.version_info[:3]))}"
+    programs = place / "bin"
+    if not (programs / "python3").exists():
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+            (place / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+            for name in ("python", "python3"):
+                link = programs / name
+                fresh = programs / f".{name}-{os.getpid()}"
+                fresh.symlink_to(base)
+                fresh.replace(link)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+    return programs
+
+
+@functools.cache
+def best_level() -> tuple[str, ...]:
+    """The first of LEVELS under which a command runs on this system."""
+    for level in LEVELS:
+        with tempfile.TemporaryDirectory() as directory:
+            spec = Path(directory, "spec.json")
+            description: dict[str, Any] = {"parent": os.getpid(), "leave": level, "binds": [], "services": []}
+            command = {"argv": [sys.executable, "-I", "-S", "-c", "pass"], "cwd": directory, "env": {}}
+            spec.write_text(json.dumps(description | command))
+            tried = subprocess.run(
+                [sys.executable, "-I", "-S", sandbox.__file__, str(spec)], capture_output=True, timeout=30, check=False
+            )
+        if tried.returncode == 0:
+            return level
+    return ()
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as handle:
+        handle.bind(("127.0.0.1", 0))
+        port: int = handle.getsockname()[1]
+        return port
+
+
+def _network(action: Action, level: tuple[str, ...]) -> Network:
+    if action.network:
+        return "allowed"
+    return "refused" if "net" in level else "not enforced"
+
+
+async def _end(process: anyio.abc.Process) -> None:
+    """Interrupt, then terminate, then kill the sandbox with everything below it."""
+    for number, patience in ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0)):
+        if process.returncode is not None:
+            return
+        process.send_signal(number)
+        with anyio.move_on_after(patience):
+            await process.wait()
+    if process.returncode is None:
+        below = _descendants(process.pid)
+        for pid in (process.pid, *below):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        await process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for child in sandbox.children_of(pid):
+        found += [child, *_descendants(child)]
+    return found
+
+
+def _remove(place: Path) -> None:
+    """Take the directory away, whatever modes the action left in it."""
+
+    def again(function: Callable[..., Any], path: str, _: Any) -> None:
+        os.chmod(os.path.dirname(path), 0o700)
+        os.chmod(path, 0o700)
+        function(path)
+
+    shutil.rmtree(place, onerror=again)

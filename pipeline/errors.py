@@ -1,0 +1,101 @@
+"""Errors that say what was wrong, where, what would have been right, and the next command."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the process tells the shell that started it."""
+
+    PASSED = 0
+    """Every selected stage passed, was cached or was skipped for a stated reason."""
+    FAILED = 1
+    """A stage or a gate failed: the pipeline did its work and said no."""
+    UNUSABLE = 2
+    """Usage, configuration or internal error: the pipeline could not do its work."""
+    WAITING = 3
+    """The run waits for an approval."""
+    INTERRUPTED = 130
+    """Stopped by the user or by the machine."""
+
+
+class LockgateError(Exception):
+    """The root of every error this library raises on purpose.
+
+    `what` was wrong, `where` it was found, what would have been `right`, and the `next` command to run.
+    """
+
+    exit = Exit.UNUSABLE
+
+    def __init__(self, what: str, *, where: str = "", right: str = "", next: str = "") -> None:
+        self.what, self.where, self.right, self.next = what, where, right, next
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.right:
+            lines.append(f"  expected: {self.right}")
+        if self.next:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+
+class ConfigError(LockgateError):
+    """`pyproject.toml` or the user's pipeline file cannot be used."""
+
+
+class WiringError(LockgateError):
+    """The stages do not make a pipeline: a cycle, a name used twice, evidence about something else."""
+
+
+class UndeclaredInput(LockgateError):
+    """A stage asked for the result of a stage that is none of its inputs."""
+
+
+class StoreError(LockgateError):
+    """The store cannot be read or written, or holds something else than it should."""
+
+
+class JournalError(LockgateError):
+    """The journal cannot be read or written."""
+
+
+class EngineError(LockgateError):
+    """The engine itself failed, as opposed to the command it ran."""
+
+
+class StageFailed(LockgateError):
+    """A stage did its work and the answer is no."""
+
+    exit = Exit.FAILED
+
+
+class CommandFailed(StageFailed):
+    """A command of a stage ended with an exit code it must not end with."""
+
+    def __init__(self, argv: tuple[str, ...], exit_code: int, tail: str, *, expected: str = "exit code 0") -> None:
+        self.argv, self.exit_code, self.tail = argv, exit_code, tail
+        last = tail.strip().splitlines()[-1].strip() if tail.strip() else "it printed nothing"
+        super().__init__(f"`{' '.join(argv[:4])}` ended with exit code {exit_code}: {last}", right=expected)
+
+
+class StageTimeout(StageFailed):
+    """An attempt took longer than the stage allows."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint such as `did you mean 'image'?`, or the known words when none is near.
+
+    >>> did_you_mean("imgae", ["image", "unit"])
+    "did you mean 'image'?"
+    >>> did_you_mean("zzz", ["image", "unit"])
+    'one of: image, unit'
+    """
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"one of: {', '.join(words)}" if words else "nothing is known here"

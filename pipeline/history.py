@@ -1,0 +1,121 @@
+"""Runs as the journal tells them: folds over its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.journal import Event, Journal
+
+
+@dataclass(slots=True, kw_only=True)
+class StageHistory:
+    """One stage in one run."""
+
+    name: str
+    state: str = "waiting"
+    """waiting, running, passed, cached, skipped, failed, blocked or interrupted."""
+    reason: str = ""
+    summary: str = ""
+    error: str = ""
+    tail: str = ""
+    trace: str = ""
+    seconds: float = 0.0
+    started: float = 0.0
+    attempts: int = 0
+    actions: int = 0
+    key: str = ""
+    result: str = ""
+    made_in: str = ""
+    """The run that made the result of a cached stage."""
+    undone: str = ""
+    """`undone`, or why undoing failed."""
+    network: list[str] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class RunHistory:
+    """One run. `exit` is None while it is not finished: running, or killed."""
+
+    id: str
+    pipeline: str = ""
+    engine: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    exit: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, StageHistory] = field(default_factory=dict)
+    notes: list[Event] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def state(self) -> str:
+        return {None: "unfinished", 0: "passed", 1: "failed", 130: "interrupted"}.get(self.exit, "error")
+
+    def count(self, state: str) -> int:
+        return sum(stage.state == state for stage in self.stages.values())
+
+    def add(self, event: Event) -> None:
+        """Take one more event into account."""
+        self.ended = event.at
+        if event.kind == "run.started":
+            self.started, self.about = event.at, event.data
+            self.pipeline, self.engine = event.data["pipeline"], event.data["engine"]
+            for name, step in event.data["stages"].items():
+                self.stages[name] = StageHistory(name=name, inputs=step["inputs"], reason=step["reason"])
+        elif event.kind == "run.finished":
+            self.exit = event.data["exit"]
+            for stage in self.stages.values():
+                if stage.state in ("waiting", "running"):
+                    stage.state = "interrupted"
+        elif event.stage:
+            _add_to_stage(self.stages.setdefault(event.stage, StageHistory(name=event.stage)), event)
+
+
+def _add_to_stage(stage: StageHistory, event: Event) -> None:
+    data = event.data
+    match event.kind:
+        case "stage.started":
+            stage.state, stage.attempts, stage.reason = "running", data["attempt"], data["reason"]
+            stage.started = stage.started or event.at
+        case "stage.finished":
+            stage.state, stage.summary, stage.seconds = "passed", data["summary"], data["seconds"]
+            stage.result, stage.key, stage.made_in = data["result"], data["key"] or "", event.run
+        case "stage.cached":
+            stage.state, stage.summary, stage.reason = "cached", data["summary"], data["reason"]
+            stage.result, stage.key, stage.made_in = data["result"], data["key"] or "", data["run"]
+        case "stage.skipped" | "stage.blocked":
+            stage.state, stage.reason = event.kind.removeprefix("stage."), data["reason"]
+        case "stage.failed" | "stage.retried":
+            stage.state = "failed" if event.kind == "stage.failed" else "running"
+            stage.error, stage.tail, stage.trace, stage.seconds = data["error"], data["tail"], data["trace"], data["seconds"]
+        case "action.started":
+            stage.actions += 1
+        case "action.finished":
+            stage.network.append(data["network"])
+        case "gate.decided":
+            stage.verdicts = data["verdicts"]
+        case "undo.done":
+            stage.undone = "undone"
+        case "undo.failed":
+            stage.undone = f"could not be undone: {data['error']}"
+
+
+def fold(events: Iterable[Event]) -> dict[str, RunHistory]:
+    """All runs that the events tell of, the oldest first."""
+    runs: dict[str, RunHistory] = {}
+    for event in events:
+        runs.setdefault(event.run, RunHistory(id=event.run)).add(event)
+    return runs
+
+
+def one(journal: Journal, wanted: str) -> RunHistory | None:
+    """The run whose id is `wanted` or begins with it; the latest one for an empty string."""
+    ids = [run for run in journal.runs() if run.startswith(wanted)]
+    return fold(journal.events(ids[-1]))[ids[-1]] if ids else None

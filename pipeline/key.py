@@ -1,0 +1,133 @@
+"""The key: the digest of everything a stage's result depends on, kept in named components."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import types
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline import digest
+from pipeline.errors import WiringError
+from pipeline.stage import Stage, edges, settings
+
+FORMAT = "1"
+"""Raised when this library changes what a recorded result means, so that older ones are made again."""
+
+
+def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str | None, platform: str) -> dict[str, str]:
+    """What the result of `stage` depends on, each part under a name that people understand.
+
+    `inputs` maps every input stage to the digest of its result.
+    """
+    parts = {
+        "format": FORMAT,
+        "type": f"{type(stage).__module__}.{type(stage).__qualname__}",
+        "code": code(type(stage)),
+        "platform": platform,
+    }
+    if observed is not None:
+        parts["observed"] = observed
+    for name, value in settings(stage).items():
+        parts[f"setting {name}"] = _text(value, f"{type(stage).__name__}.{name}")
+    for name, source in edges(stage):
+        parts[f"input {name}"] = inputs[source]
+    return parts
+
+
+def of(parts: Mapping[str, str]) -> digest.Digest:
+    """The key itself."""
+    return digest.of_json(dict(parts))
+
+
+def _text(value: Any, where: str) -> str:
+    encoded = digest.canonical(plain(value, where)).decode()
+    return encoded if len(encoded) <= 200 else f"sha256:{digest.of_text(encoded)}"
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` as plain JSON data in one form only. Raises WiringError for what has no such form."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if isinstance(value, Enum):
+        return [type(value).__qualname__, value.name]
+    if isinstance(value, bytes):
+        return digest.of_bytes(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [plain(item, where) for item in value]
+    if isinstance(value, frozenset | set):
+        return sorted((plain(item, where) for item in value), key=digest.canonical)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, where) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: plain(getattr(value, field.name), where) for field in dataclasses.fields(value)}
+        return [type(value).__qualname__, code(type(value)), fields]
+    if isinstance(value, functools.partial):
+        return ["partial", plain(value.func, where), plain(value.args, where), plain(value.keywords, where)]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [value.__qualname__, _code_of(value.__code__), plain(cells, where), plain(value.__defaults__, where)]
+    if isinstance(value, type):
+        return [value.__module__, value.__qualname__, code(value)]
+    raise WiringError(
+        f"{where} holds a {type(value).__name__}, which cannot be part of a key",
+        right="plain data, an enum, a path, a frozen dataclass, a pydantic model or a function",
+    )
+
+
+def _code_of(code_object: types.CodeType) -> str:
+    constants = [_code_of(item) if isinstance(item, types.CodeType) else repr(item) for item in code_object.co_consts]
+    return digest.of_json([digest.of_bytes(code_object.co_code), constants, list(code_object.co_names)])
+
+
+@functools.cache
+def code(cls: type) -> str:
+    """The digest of the source files a class is made of: its module's and those of the modules they refer to.
+
+    Modules of the standard library, of installed packages other than the class's own, and of `pipeline`
+    itself are left out: `FORMAT` and the platform stand for them.
+    """
+    files: dict[str, str] = {}
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] not in ("builtins", "abc", "typing", "enum", "pipeline", "pydantic"):
+            files |= _module_files(base.__module__)
+    return digest.of_json(files) if files else "built in"
+
+
+@functools.cache
+def _module_files(name: str) -> dict[str, str]:
+    """Every source file that `name` reaches through its globals, without leaving its own packages."""
+    packages = {name.split(".")[0], "gates", "stages"}
+    files: dict[str, str] = {}
+    left, seen = [name], set[str]()
+    while left:
+        current = left.pop()
+        module = sys.modules.get(current)
+        path = getattr(module, "__file__", None)
+        if current in seen or path is None:
+            continue
+        seen.add(current)
+        files[current] = digest.of_file(Path(path))
+        for value in list(vars(module).values()):
+            other = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            if isinstance(other, str) and _within(other, packages, Path(path).parent):
+                left.append(other)
+    return files
+
+
+def _within(name: str, packages: set[str], directory: Path) -> bool:
+    """Whether a module belongs to one of the packages, or lies beside the user's pipeline file."""
+    if name.split(".")[0] in packages:
+        return True
+    path = getattr(sys.modules.get(name), "__file__", None)
+    return path is not None and Path(path).parent == directory

@@ -1,0 +1,148 @@
+"""The plan: for each stage run, cached or skipped, and why. Pure: it decides from what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pipeline import key as keys
+from pipeline.condition import Facts
+from pipeline.dag import Pipeline
+from pipeline.record import Record
+from pipeline.stage import Effect, Stage
+
+Lookup = Callable[[str], Record | None]
+"""Key to record: `record.load` over a store."""
+
+
+class Decision(Enum):
+    RUN = "run"
+    """The stage will be executed, or decided again once its inputs are known."""
+    CACHED = "cached"
+    """The store holds the result for the same key."""
+    SKIPPED = "skipped"
+    """A condition of the stage, or of one of its inputs, does not hold; or the engine cannot run it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What the plan says about one stage. `key` is None while an input's result is not known."""
+
+    stage: Stage[Any]
+    name: str
+    decision: Decision
+    reason: str
+    key: str | None = None
+    components: Mapping[str, str] | None = None
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a plan is made from: facts of the occasion, what stages observed, and what the store knows."""
+
+    facts: Facts
+    engine: str
+    platform: str
+    observed: Mapping[Stage[Any], str | None]
+    lookup: Lookup
+    last: Mapping[str, str]
+    """Stage name to the key of its latest result."""
+    again: frozenset[str] = frozenset()
+    """Names of stages to run although the store has their result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps in topological order."""
+
+    pipeline: Pipeline
+    steps: tuple[Step, ...]
+    world: World
+
+    def of(self, decision: Decision) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.decision is decision)
+
+
+def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Plan:
+    """Decide for every wanted stage, given in a set that is closed under inputs."""
+    steps: dict[Stage[Any], Step] = {}
+    for stage in pipeline:
+        if stage in wanted:
+            steps[stage] = decide(pipeline, stage, steps, world)
+    return Plan(pipeline=pipeline, steps=tuple(steps.values()), world=world)
+
+
+def decide(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step], world: World) -> Step:
+    """The step for one stage, from the steps of its inputs."""
+    name = pipeline.name_of(stage)
+    refusal = _refusal(pipeline, stage, done, world)
+    if refusal:
+        return Step(stage=stage, name=name, decision=Decision.SKIPPED, reason=refusal)
+    open_inputs = [done[source] for source in pipeline.inputs(stage) if done[source].record is None]
+    if stage.effect is not Effect.PURE:
+        after = f", after {_names(open_inputs)}" if open_inputs else ""
+        return Step(stage=stage, name=name, decision=Decision.RUN, reason=f"has a side effect ({stage.effect.value}){after}")
+    if open_inputs:
+        return Step(stage=stage, name=name, decision=Decision.RUN, reason=f"decided when {_names(open_inputs)} is known")
+    inputs = {source: _record(done[source]).result for source in pipeline.inputs(stage)}
+    return keyed(stage, name, inputs, world)
+
+
+def keyed(stage: Stage[Any], name: str, inputs: Mapping[Stage[Any], str], world: World) -> Step:
+    """The step for a pure stage whose inputs' results are known."""
+    parts = keys.components(stage, inputs, observed=world.observed.get(stage), platform=world.platform)
+    key = keys.of(parts)
+    record = world.lookup(key)
+    if record is not None and name not in world.again:
+        return Step(
+            stage=stage,
+            name=name,
+            decision=Decision.CACHED,
+            reason=f"nothing it depends on changed since run {record.run}",
+            key=key,
+            components=parts,
+            record=record,
+        )
+    reason = "asked to run again" if record is not None else why(name, parts, world)
+    return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason, key=key, components=parts)
+
+
+def why(name: str, parts: Mapping[str, str], world: World) -> str:
+    """Which components of the key differ from those of the stage's latest result."""
+    last = world.last.get(name)
+    if last is None:
+        return "never ran here"
+    before = world.lookup(last)
+    if before is None:
+        return "its latest result is not in the store any more"
+    changed = difference(before.components, parts)
+    return f"{', '.join(changed)} changed" if changed else "its latest result may not be used again"
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of components that are new, gone or different, sorted."""
+    return sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
+
+
+def _refusal(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step], world: World) -> str | None:
+    refusal = stage.only.refuses(world.facts)
+    if refusal:
+        return refusal
+    if world.engine not in stage.engines:
+        return f"needs the engine {' or '.join(sorted(stage.engines))}, this is {world.engine}"
+    skipped = [done[source] for source in pipeline.inputs(stage) if done[source].decision is Decision.SKIPPED]
+    return f"needs {_names(skipped)}, which is skipped" if skipped else None
+
+
+def _names(steps: list[Step]) -> str:
+    names = [step.name for step in steps]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _record(step: Step) -> Record:
+    if step.record is None:
+        raise AssertionError(f"{step.name} has no record")  # its caller has just looked
+    return step.record

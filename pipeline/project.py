@@ -1,0 +1,99 @@
+"""The user's project: where it is, where its state lives, and the occasion of a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.condition import Facts
+from pipeline.errors import ConfigError, LockgateError
+from pipeline.settings import Settings, read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A directory with a pyproject.toml, its settings and its state directory."""
+
+    root: Path
+    home: Path
+    """Where state lives: `.pipeline/` beside pyproject.toml, or PIPELINE_HOME."""
+    settings: Settings
+
+    @staticmethod
+    def at(directory: Path, environment: Mapping[str, str]) -> Project:
+        """The project `directory` lies in. Raises ConfigError when there is none."""
+        start = directory.resolve()
+        if not start.is_dir():
+            raise ConfigError("is no directory", where=str(directory), right="the directory of your pyproject.toml")
+        root = next((d for d in (start, *start.parents) if (d / "pyproject.toml").exists()), start)
+        home = Path(environment["PIPELINE_HOME"]).resolve() if environment.get("PIPELINE_HOME") else root / ".pipeline"
+        return Project(root=root, home=home, settings=read(root))
+
+    def secret(self, name: str) -> str:
+        """The value of a secret, from the environment variable of its name. Raises LockgateError when unset."""
+        value = os.environ.get(name)
+        if not value:
+            raise LockgateError(f"the secret {name} is not set", right=f"an environment variable {name}")
+        return value
+
+
+CI = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "JENKINS_URL": "jenkins", "BUILDKITE": "buildkite"}
+
+
+def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[str, str]) -> Facts:
+    """The occasion of a run, from what the user chose, the CI system and git, in this order."""
+    ci = next((name for variable, name in CI.items() if environment.get(variable)), "ci" if environment.get("CI") else "")
+    base = chosen.get("base") or project.settings.base or _base_of_ci(ci, environment)
+    return Facts(
+        branch=chosen.get("branch") or _branch(ci, environment) or git(project.root, "branch", "--show-current"),
+        commit=git(project.root, "rev-parse", "HEAD"),
+        event=chosen.get("event") or _event(ci, environment),
+        environment=chosen.get("environment") or project.settings.environment,
+        changed=changed(project.root, base) if base else None,
+        ci=ci,
+    )
+
+
+def changed(root: Path, base: str) -> frozenset[str] | None:
+    """Paths below `root` that differ from the merge base with `base`, tracked or not; None when git cannot tell."""
+    start = git(root, "merge-base", base, "HEAD")
+    if not start:
+        return None
+    differing = git(root, "diff", "--name-only", "--relative", start, "--", ".").splitlines()
+    fresh = git(root, "ls-files", "--others", "--exclude-standard").splitlines()
+    return frozenset([*differing, *fresh])
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git prints, without the last newline; empty where git, a repository or an answer is missing."""
+    program = shutil.which("git")
+    if program is None:
+        return ""
+    done = subprocess.run(
+        [program, "-c", "core.quotepath=off", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
+    )
+    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
+
+
+def _branch(ci: str, environment: Mapping[str, str]) -> str:
+    if ci == "github":
+        return environment.get("GITHUB_HEAD_REF") or environment.get("GITHUB_REF_NAME", "")
+    names = {"gitlab": "CI_COMMIT_REF_NAME", "jenkins": "BRANCH_NAME", "buildkite": "BUILDKITE_BRANCH"}
+    return environment.get(names.get(ci, ""), "")
+
+
+def _event(ci: str, environment: Mapping[str, str]) -> str:
+    names = {"github": "GITHUB_EVENT_NAME", "gitlab": "CI_PIPELINE_SOURCE", "buildkite": "BUILDKITE_SOURCE"}
+    return environment.get(names.get(ci, ""), "") or "manual"
+
+
+def _base_of_ci(ci: str, environment: Mapping[str, str]) -> str:
+    if ci == "github" and environment.get("GITHUB_BASE_REF"):
+        return f"origin/{environment['GITHUB_BASE_REF']}"
+    if ci == "gitlab" and environment.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME"):
+        return f"origin/{environment['CI_MERGE_REQUEST_TARGET_BRANCH_NAME']}"
+    return ""

@@ -1,0 +1,88 @@
+"""The record of a stage run in the store: its result by digest and the components of its key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline import digest
+from pipeline.data import Blob, Result, contents
+from pipeline.errors import StageFailed, StoreError
+from pipeline.stage import Stage
+from pipeline.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is kept under a key. `seconds` the execution took; `contents` what the result names."""
+
+    result: str
+    size: int
+    components: dict[str, str]
+    run: str
+    seconds: float
+    summary: str
+    concern: str
+    contents: list[list[Any]]
+
+
+def save(store: Store, key: str, result: Result, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
+    """Write a result and its record."""
+    record = of(store, result, components=components, run=run, seconds=seconds)
+    store.save(key, digest.canonical(asdict(record)))
+    return record
+
+
+def of(store: Store, result: Result, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
+    """The record of a result, the result itself written to the store."""
+    blob = store_result(store, result)
+    return Record(
+        result=blob.digest,
+        size=blob.size,
+        components=dict(components),
+        run=run,
+        seconds=seconds,
+        summary=result.summary(),
+        concern=result.concern(),
+        contents=[[c.digest, c.size, getattr(c, "files", -1)] for c in contents(result)],
+    )
+
+
+def store_result(store: Store, result: Result) -> Blob:
+    """The result itself as a blob; equal results have equal digests."""
+    return store.put(digest.canonical(result.model_dump(mode="json")))
+
+
+def load(store: Store, key: str) -> Record | None:
+    """The record under `key` when it is whole and everything its result names is still there."""
+    text = store.load(key)
+    if text is None:
+        return None
+    try:
+        record = Record(**json.loads(text))
+    except (ValueError, TypeError):
+        return None  # half a record is no record: the stage runs again and writes a whole one
+    return record if all(store.has_object(name) for name in [record.result, *(c[0] for c in record.contents)]) else None
+
+
+def result(store: Store, stage: Stage[Any], name: str, blob: Blob) -> Any:
+    """The result of `stage`, read back as the type the stage returns."""
+    try:
+        return stage.result_type().model_validate_json(store.read(blob))
+    except ValueError as error:
+        raise StoreError(
+            f"the recorded result of {name} is no {stage.result_type().__name__}: {error}",
+            right="a result this version of the stage wrote",
+        ) from error
+
+
+def checked(stage: Stage[Any], name: str, value: Any) -> Result:
+    """`value` when it is what the stage says it returns. Raises StageFailed otherwise."""
+    expected = stage.result_type()
+    if not isinstance(value, expected) or not isinstance(value, Result):
+        raise StageFailed(
+            f"{name} returned a {type(value).__name__}", right=f"a {expected.__name__}, as {type(stage).__name__} declares"
+        )
+    return value

@@ -1,0 +1,270 @@
+"""A run: executes a plan, stage by stage, and writes what happens to the journal."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from pipeline import record as records
+from pipeline.data import Blob, Result
+from pipeline.engine import Engine
+from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout
+from pipeline.events import run_finished, settled
+from pipeline.journal import Event, Journal
+from pipeline.plan import Decision, Plan, Step, decide
+from pipeline.project import Project
+from pipeline.schedule import Capacity, Schedule, priorities
+from pipeline.stage import Effect, Stage
+from pipeline.store import Store
+from pipeline.work import Work, inputs_only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended: `failed` maps stage names to what went wrong."""
+
+    run: str
+    exit: Exit
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a plan is executed."""
+
+    capacity: Capacity
+    fail_fast: bool = False
+
+
+class Runner:
+    """Executes one plan. What happened to each stage is kept as the step it turned into."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        run: str,
+        engine: Engine,
+        store: Store,
+        journal: Journal,
+        project: Project,
+        options: Options,
+        listen: Callable[[str, bytes], None] = lambda _name, _piece: None,
+    ) -> None:
+        self.id = run
+        self._plan, self._pipeline, self._world = plan, plan.pipeline, plan.world
+        self._engine, self._store, self._journal, self._project = engine, store, journal, project
+        self._options, self._listen = options, listen
+        self._done: dict[Stage[Any], Step] = {}
+        self._failed: dict[Stage[Any], str] = {}
+        self._effects: dict[Stage[Any], Result] = {}
+        self._results: dict[Stage[Any], Result] = {}
+        self._schedule = Schedule(
+            pipeline=self._pipeline,
+            wanted=frozenset(step.stage for step in plan.steps),
+            capacity=options.capacity,
+            priority=priorities(self._pipeline, [step.stage for step in plan.steps], journal.durations()),
+        )
+
+    async def run(self) -> Outcome:
+        """Execute the plan. Side effects that nothing downstream confirmed are undone before this returns."""
+        finished = False
+        try:
+            await self._execute()
+            finished = True
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._undo(interrupted=not finished)
+                exit_code = (Exit.FAILED if self._failed else Exit.PASSED) if finished else Exit.INTERRUPTED
+                self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
+        failed = {self._name(stage): why for stage, why in self._failed.items()}
+        return Outcome(run=self.id, exit=exit_code, failed=failed)
+
+    def results(self) -> dict[str, Any]:
+        """The results of all stages that have one, by name, read from the store where they were cached."""
+        return {self._name(stage): self._result(stage) for stage, step in self._done.items() if step.record is not None}
+
+    async def _execute(self) -> None:
+        running, changed = 0, anyio.Event()
+
+        async def work_on(stage: Stage[Any], step: Step) -> None:
+            nonlocal running
+            try:
+                await self._attempts(stage, step)
+            finally:
+                running -= 1
+                self._schedule.give_back(stage)
+                self._schedule.settle(stage)
+                changed.set()
+
+        async with anyio.create_task_group() as group:
+            while True:
+                changed = anyio.Event()
+                while (stage := self._schedule.take()) is not None:
+                    step = self._settle_without_work(stage)
+                    if step is None:
+                        self._schedule.give_back(stage)
+                        self._schedule.settle(stage)
+                    else:
+                        running += 1
+                        group.start_soon(partial(work_on, stage, step), name=self._name(stage))
+                if running == 0:
+                    return
+                await changed.wait()
+
+    def _settle_without_work(self, stage: Stage[Any]) -> Step | None:
+        """The step to execute, or None when the stage needs no work: cached, skipped or out of reach."""
+        lost = [source for source in self._pipeline.inputs(stage) if source not in self._done]
+        if lost or (self._options.fail_fast and self._failed):
+            why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
+            self._write("stage.blocked", stage, reason=why)
+            return None
+        step = decide(self._pipeline, stage, self._done, self._world)
+        if step.decision is Decision.RUN:
+            return step
+        self._done[stage] = step
+        self._journal.append(settled(step, self.id))
+        if step.record is not None:
+            self._weigh(stage, step.record)
+        return None
+
+    async def _attempts(self, stage: Stage[Any], step: Step) -> None:
+        """Run the stage, again where its policy says so, and keep its result."""
+        attempts = 1 if stage.effect is Effect.ONCE else 1 + stage.retry.times
+        for attempt in range(1, attempts + 1):
+            self._write("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
+            started = time.monotonic()
+            try:
+                result = await self._attempt(stage, attempt)
+            except Exception as error:  # noqa: BLE001 - whatever a stage raises is recorded and fails the stage
+                seconds = time.monotonic() - started
+                last = attempt == attempts or not isinstance(error, StageFailed | OSError)
+                self._fail(stage, attempt, seconds, error, last=last)
+                if last:
+                    return
+                await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            else:
+                self._finish(stage, step, result, time.monotonic() - started)
+                return
+
+    async def _attempt(self, stage: Stage[Any], attempt: int) -> Result:
+        work = self._work(stage, attempt)
+        if stage.effect is Effect.ONCE:
+            work.record("effect.intended", attempt=attempt)
+        try:
+            with anyio.fail_after(stage.timeout if math.isfinite(stage.timeout) else None):
+                value = await stage.run(work)
+        except TimeoutError as error:
+            raise StageTimeout(
+                f"{self._name(stage)} took longer than {stage.timeout:g} s", right="a larger timeout=, or less work"
+            ) from error
+        result = records.checked(stage, self._name(stage), value)
+        if stage.effect is not Effect.PURE:
+            self._effects[stage] = result
+            work.record("effect.done", attempt=attempt)
+        return result
+
+    def _finish(self, stage: Stage[Any], step: Step, result: Result, seconds: float) -> None:
+        self._results[stage] = result
+        key = step.key if result.reusable() else None
+        parts = step.components or {}
+        if key is not None:
+            record = records.save(self._store, key, result, components=parts, run=self.id, seconds=seconds)
+        else:
+            record = records.of(self._store, result, components=parts, run=self.id, seconds=seconds)
+        self._done[stage] = replace(step, record=record)
+        self._write("stage.finished", stage, key=key, result=record.result, seconds=round(seconds, 6), summary=record.summary)
+        self._weigh(stage, record)
+
+    def _weigh(self, stage: Stage[Any], record: records.Record) -> None:
+        """Fail a stage whose result is a concern that nothing downstream in this run judges."""
+        wanted = self._schedule.wanted
+        judged = any(stage in self._pipeline.inputs(other) for other in wanted)
+        if record.concern and not judged:
+            self._fail(stage, 0, record.seconds, StageFailed(record.concern), last=True)
+
+    def _fail(self, stage: Stage[Any], attempt: int, seconds: float, error: Exception, *, last: bool) -> None:
+        said = error if isinstance(error, LockgateError) else None
+        what = str(error) if said else f"{type(error).__name__}: {error}"
+        if last:
+            self._failed[stage] = what
+        self._write(
+            "stage.failed" if last else "stage.retried",
+            stage,
+            attempt=attempt,
+            seconds=round(seconds, 6),
+            error=what,
+            kind=type(error).__name__,
+            tail=getattr(error, "tail", ""),
+            details=getattr(error, "details", {}),
+            trace="" if said else "".join(traceback.format_exception(error)),
+        )
+
+    async def _undo(self, *, interrupted: bool) -> None:
+        """Take back, last first, the effects of stages below which something failed or was not reached."""
+        for stage in reversed(self._pipeline.stages):
+            if stage not in self._effects or not stage.can_undo():
+                continue
+            below = [s for s in self._pipeline.downstream(stage) if s in self._schedule.wanted]
+            open_stages = [self._name(s) for s in below if s not in self._done]
+            if not open_stages:
+                continue
+            why = (
+                f"interrupted before {', '.join(sorted(open_stages))}"
+                if interrupted
+                else f"{', '.join(sorted(open_stages))} did not pass"
+            )
+            self._write("undo.intended", stage, reason=why)
+            try:
+                await stage.undo(self._work(stage, 0), self._effects[stage])
+            except Exception as error:  # noqa: BLE001 - the other effects still have to be undone; this one is reported
+                self._failed[stage] = f"could not be undone: {error}"
+                self._write("undo.failed", stage, error=str(error), trace="".join(traceback.format_exception(error)))
+            else:
+                self._write("undo.done", stage)
+
+    def _work(self, stage: Stage[Any], attempt: int) -> Work:
+        name = self._name(stage)
+        inputs = {source: partial(self._result, source) for source in self._pipeline.inputs(stage)}
+        return Work(
+            run=self.id,
+            name=name,
+            attempt=attempt,
+            results=inputs_only(name, dict(inputs), self._pipeline.name_of),
+            engine=self._engine,
+            store=self._store,
+            journal=self._journal,
+            project=self._project,
+            facts=self._world.facts,
+            logs=log_directory(self._project.home, self.id, name),
+            listen=self._listen,
+        )
+
+    def _result(self, stage: Stage[Any]) -> Any:
+        """The result of a settled stage, read from the store the first time a cached one is asked for."""
+        if stage not in self._results:
+            found = self._done[stage].record
+            assert found is not None
+            blob = Blob(digest=found.result, size=found.size)
+            self._results[stage] = records.result(self._store, stage, self._name(stage), blob)
+        return self._results[stage]
+
+    def _name(self, stage: Stage[Any]) -> str:
+        return self._pipeline.name_of(stage)
+
+    def _write(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> None:
+        self._journal.append(Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data))
+
+
+def log_directory(home: Path, run: str, stage: str) -> Path:
+    """Where the log files of one stage of one run lie."""
+    return home / "logs" / run / stage.replace("/", "_")

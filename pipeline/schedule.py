@@ -1,0 +1,113 @@
+"""The order of work: which stage may start next. Pure bookkeeping; it starts nothing itself."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.dag import Pipeline
+from pipeline.errors import WiringError
+from pipeline.stage import Resources, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What all running stages may use together: processors, MiB of memory (0: not limited)."""
+
+    cpu: int
+    memory: int = 0
+
+
+def priorities(pipeline: Pipeline, wanted: Iterable[Stage[Any]], seconds: Mapping[str, float]) -> dict[Stage[Any], float]:
+    """For each stage the seconds from its start to the end of the run, were there no other work.
+
+    `seconds` holds measured durations by name; a stage never measured counts as one second.
+    """
+    chosen = set(wanted)
+    longest: dict[Stage[Any], float] = dict.fromkeys(chosen, 0.0)
+    for stage in reversed(pipeline.stages):
+        if stage in chosen:
+            longest[stage] += seconds.get(pipeline.name_of(stage), 1.0)
+            for source in pipeline.inputs(stage):
+                if source in chosen:
+                    longest[source] = max(longest[source], longest[stage])
+    return longest
+
+
+@dataclass(slots=True)
+class Schedule:
+    """Stages wait for their inputs, then for resources; the longest way to the end goes first."""
+
+    pipeline: Pipeline
+    wanted: frozenset[Stage[Any]]
+    capacity: Capacity
+    priority: Mapping[Stage[Any], float]
+    _missing: dict[Stage[Any], int] = field(init=False)
+    _below: dict[Stage[Any], list[Stage[Any]]] = field(init=False)
+    _ready: list[tuple[float, int, Stage[Any]]] = field(init=False, default_factory=list)
+    _cpu: int = field(init=False, default=0)
+    _memory: int = field(init=False, default=0)
+    _locks: set[str] = field(init=False, default_factory=set)
+    _order: dict[Stage[Any], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._order = {stage: number for number, stage in enumerate(self.pipeline.stages)}
+        self._missing = {stage: len(self.pipeline.inputs(stage)) for stage in self.wanted}
+        self._below = {stage: [] for stage in self.wanted}
+        for stage in self.wanted:
+            if stage.resources.memory > self.capacity.memory > 0:
+                raise WiringError(
+                    f"{self.pipeline.name_of(stage)} needs {stage.resources.memory} MiB of memory",
+                    right=f"at most {self.capacity.memory} MiB, or a larger `memory` in [tool.pipeline]",
+                )
+            for source in self.pipeline.inputs(stage):
+                self._below[source].append(stage)
+            if self._missing[stage] == 0:
+                self._push(stage)
+
+    def settle(self, stage: Stage[Any]) -> None:
+        """The stage has a result, or never will: what waited for it may be ready now."""
+        for below in self._below[stage]:
+            self._missing[below] -= 1
+            if self._missing[below] == 0:
+                self._push(below)
+
+    def take(self) -> Stage[Any] | None:
+        """The most urgent ready stage that fits beside the running ones; its resources are taken."""
+        passed: list[tuple[float, int, Stage[Any]]] = []
+        found: Stage[Any] | None = None
+        while self._ready and found is None:
+            item = heapq.heappop(self._ready)
+            if self._fits(item[2].resources):
+                found = item[2]
+            else:
+                passed.append(item)
+        for item in passed:
+            heapq.heappush(self._ready, item)
+        if found is not None:
+            self._use(found.resources, 1)
+        return found
+
+    def give_back(self, stage: Stage[Any]) -> None:
+        """The stage does not run any more."""
+        self._use(stage.resources, -1)
+
+    def _push(self, stage: Stage[Any]) -> None:
+        heapq.heappush(self._ready, (-self.priority[stage], self._order[stage], stage))
+
+    def _fits(self, needs: Resources) -> bool:
+        if self._locks & set(needs.locks):
+            return False
+        if self.capacity.memory and self._memory + needs.memory > self.capacity.memory:
+            return False
+        return self._cpu == 0 or needs.cpu == 0 or self._cpu + needs.cpu <= self.capacity.cpu
+
+    def _use(self, needs: Resources, sign: int) -> None:
+        self._cpu += sign * needs.cpu
+        self._memory += sign * needs.memory
+        if sign > 0:
+            self._locks |= set(needs.locks)
+        else:
+            self._locks -= set(needs.locks)

@@ -1,0 +1,61 @@
+"""`[tool.pipeline]` in pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError, did_you_mean
+
+
+class Settings(BaseModel):
+    """The table `[tool.pipeline]`. Every key is optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="[tool.pipeline]")
+
+    file: str = Field(default="delivery.py", description="The Python file that holds the pipeline, relative to pyproject.toml.")
+    object: str = Field(default="pipeline", description="The name of the Pipeline object in that file.")
+    engine: Literal["auto", "host", "dagger"] = Field(default="auto", description="What executes actions.")
+    image: str = Field(default="", description="Default container image; empty: the slim Python image of the running version.")
+    jobs: int = Field(default=0, ge=0, description="Processors the stages may use together; 0: those of the machine.")
+    memory: int = Field(default=0, ge=0, description="MiB the stages may use together; 0: those of the machine.")
+    base: str = Field(default="", description="The git revision that changed paths and lines are measured against.")
+    environment: str = Field(default="", description="The environment that conditions see when none is given.")
+
+
+def read(root: Path) -> Settings:
+    """The settings of the project at `root`; the defaults where it has none. Raises ConfigError."""
+    path = root / "pyproject.toml"
+    if not path.exists():
+        return Settings()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path), right="TOML 1.0 in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    tool = document.get("tool", {})
+    return checked(tool.get("pipeline", {}) if isinstance(tool, dict) else tool, path)
+
+
+def checked(table: Any, path: Path) -> Settings:
+    """The table as settings. Raises ConfigError that names the key and what it should be."""
+    if not isinstance(table, dict):
+        raise ConfigError("[tool.pipeline] is no table", where=str(path), right="[tool.pipeline] with keys below it")
+    known = Settings.model_fields
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"[tool.pipeline] has no key {name!r}", where=str(path), right=did_you_mean(name, known))
+    try:
+        return Settings.model_validate(table, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ConfigError(
+            f"[tool.pipeline] {name} = {first['input']!r}: {first['msg'].lower()}",
+            where=str(path),
+            right=known[name].description or "",
+        ) from error

@@ -1,0 +1,169 @@
+"""The stage: a typed node of the DAG. The object is the handle; other stages name it as an input."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform
+
+from pipeline.condition import Only
+from pipeline.errors import WiringError
+
+if TYPE_CHECKING:
+    from pipeline.project import Project
+    from pipeline.work import Work
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Effect(Enum):
+    """What running a stage does to the world, and so what may be done with its result."""
+
+    PURE = "pure"
+    """Nothing outside its result. Its result is cached by key."""
+    RETRYABLE = "retryable"
+    """A side effect that may be repeated without harm. Never cached."""
+    ONCE = "once"
+    """A side effect that must not be sent twice: journalled as intent, then done; never resent blindly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Up to `times` further attempts, the first after `wait` seconds, each wait twice the one before, with jitter."""
+
+    times: int = 0
+    wait: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a stage needs while it runs: processors, memory in MiB, and locks by name."""
+
+    cpu: int = 1
+    memory: int = 0
+    locks: tuple[str, ...] = ()
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
+class _Frozen:
+    """Makes every subclass a frozen keyword-only dataclass that is compared by identity."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        dataclass(frozen=True, kw_only=True, eq=False)(cls)
+
+
+class Stage(_Frozen, ABC, Generic[T_co]):
+    """A node of the DAG: frozen configuration, its inputs as fields, one `run`.
+
+    Every field that is a stage, or a tuple of stages, is an edge. The fields below belong to every stage
+    and change when and how it runs, never what it returns, so they are no part of its key.
+    """
+
+    only: Only = Only()
+    timeout: float = 3600.0
+    """Seconds that one attempt may take."""
+    retry: Retry = Retry()
+    resources: Resources = Resources()
+
+    effect: ClassVar[Effect] = Effect.PURE
+    engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
+    """The engines this stage can run on."""
+
+    @abstractmethod
+    async def run(self, work: Work) -> T_co:
+        """Do the work. Raise StageFailed when the answer is no; anything else raised is an error of the stage."""
+
+    def observe(self, project: Project) -> str | None:
+        """What the result depends on besides fields and inputs, as a digest; called while planning.
+
+        Only stages that read the project or the machine have any: a working copy, an interpreter.
+        """
+        return None
+
+    def origin(self) -> str | None:
+        """Names where the content of a source stage comes from; None for every other stage."""
+        return None
+
+    def vouching(self) -> tuple[Stage[Any], tuple[Stage[Any], ...]] | None:
+        """For gates: the artifact and the evidence that is to vouch for it; None for every other stage."""
+        return None
+
+    async def undo(self, work: Work, result: Any) -> None:
+        """Take the side effect back. Called when something downstream of this stage fails."""
+
+    @classmethod
+    def can_undo(cls) -> bool:
+        return cls.undo is not Stage.undo
+
+    def result_type(self) -> Any:
+        """The type of what `run` returns, read from the `Stage[...]` the class is derived from.
+
+        Raises WiringError where the class leaves it open; generic stages override this.
+        """
+        found = _declared_result(type(self))
+        if found is None or isinstance(found, TypeVar):
+            raise WiringError(
+                f"{type(self).__name__} does not say what it returns",
+                right=f"class {type(self).__name__}(Stage[SomeResult]), or an own result_type()",
+            )
+        return found
+
+
+def _declared_result(cls: type) -> Any:
+    for base in cls.__mro__:
+        for origin in getattr(base, "__orig_bases__", ()):
+            if typing.get_origin(origin) is Stage:
+                found = typing.get_args(origin)[0]
+                return found
+    return None
+
+
+COMMON = frozenset({"only", "timeout", "retry", "resources"})
+"""The fields every stage has; they say when and how a stage runs, never what it returns."""
+
+
+def edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
+    """The inputs of a stage with the names of their fields, in the order of the fields.
+
+    Raises WiringError for a stage hidden in a list, set or dict: only fields and tuples of fields are edges.
+    """
+    for field in dataclasses.fields(stage):
+        value = getattr(stage, field.name)
+        if isinstance(value, Stage):
+            yield field.name, value
+        elif isinstance(value, tuple):
+            for number, item in enumerate(value):
+                if isinstance(item, Stage):
+                    yield f"{field.name}[{number}]", item
+        elif isinstance(value, list | set | frozenset | dict) and any(isinstance(item, Stage) for item in value):
+            raise WiringError(
+                f"{type(stage).__name__}.{field.name} holds stages in a {type(value).__name__}", right="a tuple of stages"
+            )
+
+
+def settings(stage: Stage[Any]) -> dict[str, Any]:
+    """The fields of a stage that configure it: neither inputs nor the fields common to all stages."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(stage)
+        if field.name not in COMMON
+        and not isinstance(value := getattr(stage, field.name), Stage)
+        and not (isinstance(value, tuple) and value and all(isinstance(item, Stage) for item in value))
+    }
+
+
+def default_name(stage: Stage[Any]) -> str:
+    """The name of a stage that was not given one: its class, in lower case with underscores.
+
+    >>> class HTTPSmokeTest: ...
+    >>> default_name(HTTPSmokeTest())
+    'http_smoke_test'
+    """
+    name = type(stage).__name__
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,62 @@
+"""The user's pipeline file: found, imported, and its Pipeline object taken out."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from types import ModuleType
+
+from pipeline.dag import Pipeline
+from pipeline.errors import ConfigError, LockgateError
+from pipeline.project import Project
+
+
+def load(project: Project) -> Pipeline:
+    """The project's pipeline. Raises ConfigError that names the file, the line and what would be right."""
+    path = project.root / project.settings.file
+    if not path.exists():
+        raise ConfigError(
+            "there is no pipeline file",
+            where=str(path),
+            right=f"a Python file with `{project.settings.object} = Pipeline(...)`",
+            next="python -m pipeline init",
+        )
+    if path.name in ("pipeline.py", "stages.py", "gates.py"):
+        raise ConfigError("the file hides the package of its name", where=str(path), right="another name, as delivery.py")
+    module = _import(project, path.stem)
+    found = getattr(module, project.settings.object, None)
+    if not isinstance(found, Pipeline):
+        what = "is missing" if found is None else f"is a {type(found).__name__}"
+        raise ConfigError(
+            f"`{project.settings.object}` {what}", where=str(path), right=f"{project.settings.object} = Pipeline('name', ...)"
+        )
+    return found
+
+
+def _import(project: Project, name: str) -> ModuleType:
+    path = project.root / project.settings.file
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("is no Python file", where=str(path), right="a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except LockgateError as error:
+        error.where = error.where or _place(error, str(path))
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"syntax error: {error.msg}", where=f"{error.filename}:{error.lineno}") from error
+    except Exception as error:
+        said = f"cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(said, where=_place(error, str(path)), next="--verbose shows the whole trace") from error
+    return module
+
+
+def _place(error: BaseException, path: str) -> str:
+    """The last line of the user's file that the error went through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else path

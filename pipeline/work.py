@@ -1,0 +1,122 @@
+"""What a running stage may do: take its inputs, execute actions, put content in the store, write to the journal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.action import Action, ActionResult
+from pipeline.condition import Facts
+from pipeline.engine import Engine
+from pipeline.errors import UndeclaredInput
+from pipeline.journal import Event, Journal
+from pipeline.masking import Masker
+from pipeline.project import Project
+from pipeline.stage import Stage
+from pipeline.store import Store
+
+T = TypeVar("T")
+
+
+class Work:
+    """Handed to `Stage.run`; belongs to one attempt of one stage of one run."""
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        name: str,
+        attempt: int,
+        results: Callable[[Stage[Any]], Any],
+        engine: Engine,
+        store: Store,
+        journal: Journal,
+        project: Project,
+        facts: Facts,
+        logs: Path,
+        listen: Callable[[str, bytes], None],
+    ) -> None:
+        self.run, self.name, self.attempt = run, name, attempt
+        self.store, self.project, self.facts = store, project, facts
+        self._results, self._engine, self._journal = results, engine, journal
+        self._logs, self._listen = logs, listen
+        self._actions = 0
+
+    @property
+    def engine(self) -> str:
+        """`host` or `dagger`."""
+        return self._engine.name
+
+    @property
+    def platform(self) -> str:
+        """The platform results depend on, as the engine names it."""
+        return self._engine.platform
+
+    def __getitem__(self, stage: Stage[T]) -> T:
+        """The result of an input. Raises UndeclaredInput for a stage that is no input of this one."""
+        result: T = self._results(stage)
+        return result
+
+    async def execute(self, action: Action) -> ActionResult:
+        """Run an action on the run's engine; its log joins the stage's log. A failing command is a result too."""
+        self._actions += 1
+        number = self._actions
+        log = self._logs / f"{self.attempt}-{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.record("action.started", number=number, argv=list(action.argv), digest=action.digest())
+        result = await self._engine.execute(action, log, lambda piece: self._listen(self.name, piece))
+        self.record(
+            "action.finished",
+            number=number,
+            exit_code=result.exit_code,
+            seconds=round(result.seconds, 6),
+            network=result.network,
+            outputs={path: output.content.digest for path, output in result.outputs.items()},
+        )
+        return result
+
+    def say(self, text: str) -> None:
+        """Write a line to the stage's log."""
+        line = Masker(()).mask(text.encode()) + b"\n"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{self.attempt}-{self._actions}.note.log").open("ab") as file:
+            file.write(line)
+        self._listen(self.name, line)
+
+    def record(self, kind: str, **data: Any) -> None:
+        """Write an event about this stage to the journal; durable when this returns."""
+        self._journal.append(Event(run=self.run, stage=self.name, kind=kind, data=data))
+
+    def events(self, kind: str) -> list[Event]:
+        """Earlier events of one kind about the stage of this name, in any run, the oldest first."""
+        return list(self._journal.events(kind=kind, stage=self.name))
+
+    def state(self, name: str) -> Path:
+        """A directory of the project that outlives runs; for what deployments and services keep."""
+        place = self.project.home / "state" / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+
+def inputs_only(
+    name: str, allowed: dict[Stage[Any], Callable[[], Any]], names: Callable[[Stage[Any]], str]
+) -> Callable[[Stage[Any]], Any]:
+    """A look-up of results that knows the declared inputs and nothing else."""
+    loaded: dict[Stage[Any], Any] = {}
+
+    def look_up(stage: Stage[Any]) -> Any:
+        if stage not in allowed:
+            asked = type(stage).__name__
+            with contextlib.suppress(KeyError):
+                asked = names(stage)
+            raise UndeclaredInput(
+                f"{name} asked for {asked}, which is not one of its inputs",
+                right=f"a field of {name} that holds {asked}, or one of: {', '.join(names(s) for s in allowed) or 'none'}",
+            )
+        if stage not in loaded:
+            loaded[stage] = allowed[stage]()
+        return loaded[stage]
+
+    return look_up

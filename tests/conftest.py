@@ -1,0 +1,123 @@
+"""Fixtures of all tests: a project in a temporary directory, and stages run on the real host engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+
+from pipeline import Facts, Journal, Pipeline, Project, Stage, Store
+from pipeline.engine import Engine
+from pipeline.engines.host import HostEngine
+from pipeline.errors import LockgateError
+from pipeline.events import new_id, run_started
+from pipeline.plan import World, plan
+from pipeline.record import load
+from pipeline.run import Options, Outcome, Runner
+from pipeline.schedule import Capacity
+from pipeline.settings import Settings
+
+T = TypeVar("T")
+
+RunStage = Callable[..., Any]
+
+
+class StageDidNotPass(LockgateError):
+    """The stage under test failed; `outcome` tells how the run ended."""
+
+    def __init__(self, what: str, outcome: Outcome) -> None:
+        super().__init__(what)
+        self.outcome = outcome
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory all tests share, so that each tool is installed once; across runs when one is named."""
+    named = os.environ.get("LOCKGATE_TEST_HOME")
+    home = Path(named) if named else tmp_path_factory.mktemp("home")
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@pytest.fixture
+def project(tmp_path: Path, shared_home: Path) -> Project:
+    """An empty project under git whose state directory is the shared one."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("[project]\nname = 'thing'\nversion = '1'\n")
+    subprocess.run(["git", "init", "-q", "-b", "main", root], check=True)
+    return Project(root=root, home=shared_home, settings=Settings())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    found = Journal(tmp_path / "journal.db")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def store(shared_home: Path) -> Store:
+    return Store(shared_home / "store")
+
+
+@pytest.fixture
+def run_stage(project: Project, store: Store, journal: Journal) -> RunStage:
+    """Run a stage and all it needs on the host engine; its result. Raises StageDidNotPass with the first error."""
+
+    def run(stage: Stage[T], *, engine: Engine | None = None) -> T:
+        outcome, found = run_pipeline(Pipeline("under-test", subject=stage), project, store, journal, engine=engine)
+        if "subject" not in found:
+            raise StageDidNotPass("\n".join(f"{name}: {why}" for name, why in outcome.failed.items()), outcome)
+        value: T = found["subject"]
+        return value
+
+    return run
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    project: Project,
+    store: Store,
+    journal: Journal,
+    *,
+    engine: Engine | None = None,
+    facts: Facts | None = None,
+    again: frozenset[str] = frozenset(),
+) -> tuple[Outcome, dict[str, Any]]:
+    """Plan and run everything; the outcome, and the results of the stages that have one."""
+    chosen = engine or HostEngine(store, project.home, project.secret)
+    world = World(
+        facts=facts or Facts(branch="main"),
+        engine=chosen.name,
+        platform=chosen.platform,
+        observed={stage: stage.observe(project) for stage in pipeline},
+        lookup=lambda key: load(store, key),
+        last=journal.last_records(),
+        again=again,
+    )
+    made = plan(pipeline, frozenset(pipeline), world)
+    run = new_id(0)
+    journal.append(run_started(made, run))
+
+    async def main() -> tuple[Outcome, dict[str, Any]]:
+        async with chosen as entered:
+            runner = Runner(
+                made,
+                run=run,
+                engine=entered,
+                store=store,
+                journal=journal,
+                project=project,
+                options=Options(capacity=Capacity(cpu=2)),
+            )
+            return await runner.run(), runner.results()
+
+    return anyio.run(main)
+
+
