@@ -57,6 +57,7 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
+    "ROOT",
     "Action",
     "ActionResult",
     "Artifact",
@@ -76,7 +77,6 @@ __all__ = [
     "Output",
     "Pipeline",
     "Project",
-    "ROOT",
     "Resources",
     "Result",
     "Retry",

@@ -41,6 +41,11 @@ class Project:
         return value
 
 
+def log_directory(home: Path, run: str, stage: str) -> Path:
+    """Where the log files of one stage of one run lie."""
+    return home / "logs" / run / stage.replace("/", "_")
+
+
 CI = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "JENKINS_URL": "jenkins", "BUILDKITE": "buildkite"}
 
 

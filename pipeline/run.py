@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,7 +20,7 @@ from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
 from pipeline.plan import Decision, Plan, Step, decide
-from pipeline.project import Project
+from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
@@ -263,8 +262,3 @@ class Runner:
 
     def _write(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> None:
         self._journal.append(Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data))
-
-
-def log_directory(home: Path, run: str, stage: str) -> Path:
-    """Where the log files of one stage of one run lie."""
-    return home / "logs" / run / stage.replace("/", "_")

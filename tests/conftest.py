@@ -119,5 +119,3 @@ def run_pipeline(
             return await runner.run(), runner.results()
 
     return anyio.run(main)
-
-

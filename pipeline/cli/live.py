@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live as Screen
@@ -13,7 +14,6 @@ from pipeline.cli.console import MARKS, closing, heading, outcome, particulars, 
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
-from typing import Self
 
 LINES = 3
 """Log lines shown below a running stage."""

@@ -28,6 +28,7 @@ from pipeline.action import Action, ActionResult, Network, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines import sandbox
+from pipeline.engines.network import network_environment
 from pipeline.engines.platform import host_platform
 from pipeline.errors import EngineError
 from pipeline.masking import Masker
@@ -36,14 +37,6 @@ from pipeline.store import Store, unwritable
 
 LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
 """Sets of namespaces, the best first; the first that this system allows is used."""
-
-NETWORK_VARIABLES = (
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
-    "PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX",
-    "UV_SYSTEM_CERTS", "UV_NATIVE_TLS",
-)  # fmt: skip
-"""What reaches actions that declare network: proxies, certificate authorities and package indexes."""
 
 TAIL = 4096
 
@@ -160,7 +153,7 @@ class HostEngine:
                 place.symlink_to(shared)
 
     def _environment(self, action: Action, root: Path) -> dict[str, str]:
-        network = {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ} if action.network else {}
+        network = network_environment(os.environ) if action.network else {}
         return {**self._base(root), **network}
 
     def _base(self, root: Path) -> dict[str, str]:

@@ -1,0 +1,40 @@
+"""`runs`: the runs of this project, the latest last."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from pipeline.cli.paint import Paint
+from pipeline.errors import Exit
+from pipeline.history import RunHistory, one
+from pipeline.project import Project
+from pipeline.session import open_journal
+
+
+def command(arguments: argparse.Namespace) -> int:
+    journal = open_journal(Project.at(Path(arguments.directory), os.environ))
+    paint = Paint.for_stdout(arguments.color)
+    runs = [found for run in journal.runs()[-arguments.limit :] if (found := one(journal, run))]
+    if not runs and arguments.output == "text":
+        print("no runs yet; python -m pipeline run")
+    for run in runs:
+        print(_json(run) if arguments.output == "json" else _line(run, paint))
+    return Exit.PASSED
+
+
+def _line(run: RunHistory, paint: Paint) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started))
+    colour = "green" if run.exit == 0 else "red"
+    states = ("passed", "cached", "skipped", "failed", "blocked")
+    counts = ", ".join(f"{count} {state}" for state in states if (count := run.count(state)))
+    return f"{run.id}  {when}  {paint(colour, run.state.ljust(11))} {run.seconds:7.1f}s  {run.engine:6}  {counts}"
+
+
+def _json(run: RunHistory) -> str:
+    stages = {stage.name: stage.state for stage in run.stages.values()}
+    about = {"kind": "run", "run": run.id, "state": run.state, "exit": run.exit, "started": run.started, "seconds": run.seconds}
+    return json.dumps({**about, "engine": run.engine, "stages": stages})

@@ -1,0 +1,237 @@
+"""The Dagger engine: every action in a container of its own.
+
+The SDK is imported here and only here, when a run opens the engine. One session serves the whole run.
+An action is executed whenever this library asks for it: what need not be executed again was decided
+before, so Dagger's own cache of commands is passed by (its cache of images and uploads is not).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from pipeline.action import Action, ActionResult, Output
+from pipeline.data import Blob, Tree
+from pipeline.engine import Listener
+from pipeline.engines.choose import RUNNER, local_engine
+from pipeline.engines.network import CERTIFICATES, network_environment
+from pipeline.errors import EngineError
+from pipeline.masking import Masker
+from pipeline.service import ROOT, Service
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    import dagger
+
+WORK = "/work"
+OUT = "/lockgate/out"
+CLI = "_EXPERIMENTAL_DAGGER_CLI_BIN"
+BASE = {
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
+    "HOME": f"{WORK}/.home",
+    "TMPDIR": f"{WORK}/.tmp",
+}
+TAIL = 4096
+HERE = Path(__file__).parent
+
+
+class DaggerEngine:
+    """Executes actions in containers. `image` is for actions that name none."""
+
+    name = "dagger"
+
+    def __init__(self, store: Store, home: Path, secret: Callable[[str], str], *, image: str) -> None:
+        self._store, self._home, self._secret, self._image = store, home, secret, image
+        self._stack = AsyncExitStack()
+        self._client: dagger.Client | None = None
+
+    @property
+    def platform(self) -> str:
+        return f"image:{self._image}"
+
+    async def __aenter__(self) -> Self:
+        try:
+            import dagger
+        except ImportError as error:
+            raise EngineError("the Dagger SDK is not installed", next="pip install 'lockgate[dagger]'") from error
+        log = self._stack.enter_context((self._home / "dagger.log").open("a", encoding="utf-8"))
+        config = dagger.Config(log_output=log, retry=dagger.Retry(execute=False))
+        where_to_find_it(os.environ)
+        try:
+            client = await self._stack.enter_async_context(dagger.Connection(config))
+            version = await client.version()
+        except (dagger.DaggerError, OSError) as error:
+            await self._stack.aclose()
+            raise _unreachable(error, self._home / "dagger.log") from error
+        _check_version(version)
+        self._client = client
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
+        import dagger
+
+        if self._client is None:
+            raise EngineError("the engine was not entered", right="async with engine")
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="lockgate-", ignore_cleanup_errors=True) as place:
+            try:
+                container = await anyio.to_thread.run_sync(self._container, self._client, action)
+                await container.directory(OUT).export(place)
+            except dagger.DaggerError as error:
+                raise EngineError(
+                    f"Dagger could not execute `{' '.join(action.argv[:4])}`: {_first(error)}",
+                    where=action.image or self._image,
+                    right="an image the engine can pull, with /bin/sh in it",
+                    next=f"see {self._home / 'dagger.log'}",
+                ) from error
+            return await anyio.to_thread.run_sync(self._read, action, Path(place), log, listen, started)
+
+    def _container(self, client: dagger.Client, action: Action) -> dagger.Container:
+        """The container in which the command has run; nothing happens before something of it is asked for."""
+        container = self._laid_out(client, action.image, action.inputs, action.tools)
+        if action.network:
+            container = _with_network(client, container)
+        for path, cache in action.caches.items():
+            container = container.with_mounted_cache(f"{WORK}/{path}", client.cache_volume(f"lockgate-{cache}"))
+        ready = []
+        for service in action.services:
+            container = container.with_service_binding(service.name, self._service(client, service))
+            container = container.with_env_variable(f"{service.name.upper()}_HOST", service.name)
+            container = container.with_env_variable(f"{service.name.upper()}_PORT", str(service.port))
+            ready += [f"http://{service.name}:{service.port}{service.ready}"] if service.ready else []
+        container = _with_env(container, action.env)
+        for variable, name in action.secrets.items():
+            container = container.with_secret_variable(variable, client.set_secret(name, self._secret(name)))
+        if ready:
+            within = max(service.within for service in action.services)
+            container = container.with_env_variable("LOCKGATE_READY", " ".join([f"{within:g}", *ready]))
+        command = [part.replace(ROOT, WORK) for part in action.argv]
+        return (
+            container.with_new_file("/lockgate/run.sh", (HERE / "in_container.sh").read_text())
+            .with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
+            .with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
+            .with_exec(["sh", "/lockgate/run.sh", action.cwd, *action.outputs, "--", *command])
+        )
+
+    def _service(self, client: dagger.Client, service: Service) -> dagger.Service:
+        container = self._laid_out(client, service.image, service.inputs, service.tools)
+        container = _with_env(container, {"PORT": str(service.port), "HOST": "0.0.0.0", **service.env})
+        container = container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
+        prepared = ["sh", "-c", f'unset LOCKGATE_ATTEMPT; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
+        return container.with_exposed_port(service.port).as_service(
+            args=[*prepared, *(part.replace(ROOT, WORK) for part in service.argv)]
+        )
+
+    def _laid_out(
+        self, client: dagger.Client, image: str, inputs: Mapping[str, Tree | Blob], tools: Mapping[str, Tree]
+    ) -> dagger.Container:
+        container = client.container().from_(image or self._image).with_workdir(WORK)
+        for path, content in {**inputs, **tools}.items():
+            place = f"{WORK}/{path}"
+            if isinstance(content, Tree):
+                container = container.with_mounted_directory(place, client.host().directory(str(self._store.shared(content))))
+            else:
+                container = container.with_file(place, client.host().file(str(self._store.path(content))))
+        return _with_env(container, BASE)
+
+    def _read(self, action: Action, place: Path, log: Path, listen: Listener, started: float) -> ActionResult:
+        """What the command left, brought into the store; its log masked."""
+        tail = _copy_log(place / "log", log, Masker([self._secret(name) for name in action.secrets.values()]), listen)
+        outputs: dict[str, Output] = {}
+        for path in action.outputs:
+            found = place / "files" / path
+            if found.exists():
+                content = self._store.put_tree(found) if found.is_dir() else self._store.put_file(found)
+                outputs[path] = Output(path, content, self._store)
+        return ActionResult(
+            action=action,
+            exit_code=int((place / "code").read_text()),
+            log=log,
+            tail=tail.decode(errors="replace"),
+            outputs=outputs,
+            seconds=time.monotonic() - started,
+            network="allowed" if action.network else "not enforced",
+        )
+
+
+def where_to_find_it(environment: os._Environ[str]) -> None:
+    """Name the `dagger` on PATH, and an engine that listens on this machine, before the SDK downloads either."""
+    program = shutil.which("dagger")
+    if program is not None:
+        environment.setdefault(CLI, program)
+    if local_engine().exists() and not environment.get("DAGGER_SESSION_PORT"):
+        environment.setdefault(RUNNER, f"unix://{local_engine()}")
+
+
+def _with_env(container: dagger.Container, env: Mapping[str, str]) -> dagger.Container:
+    for name, value in env.items():
+        container = container.with_env_variable(name, value.replace(ROOT, WORK))
+    return container
+
+
+def _with_network(client: dagger.Client, container: dagger.Container) -> dagger.Container:
+    """Proxies and indexes as variables; certificate authorities as files of the same name."""
+    for name, value in network_environment(os.environ).items():
+        if name in CERTIFICATES:
+            if not Path(value).is_file():
+                continue
+            container = container.with_mounted_file(value, client.host().file(value))
+        container = container.with_env_variable(name, value)
+    return container
+
+
+def _copy_log(source: Path, log: Path, masker: Masker, listen: Listener) -> bytes:
+    """Copy a log in pieces, secrets masked; its last bytes."""
+    tail = b""
+    with source.open("rb") if source.exists() else io.BytesIO() as read, log.open("wb") as write:
+        while piece := read.read(1 << 16):
+            shown = masker.feed(piece)
+            write.write(shown)
+            listen(shown)
+            tail = (tail + shown)[-TAIL:]
+        rest = masker.end()
+        write.write(rest)
+        listen(rest)
+    return (tail + rest)[-TAIL:]
+
+
+def _check_version(engine: str) -> None:
+    """SDK and engine speak to each other within one minor version. Raises EngineError otherwise."""
+    sdk = metadata.version("dagger-io")
+    if engine.lstrip("v").split(".")[:2] != sdk.split(".")[:2]:
+        minor = ".".join(engine.lstrip("v").split(".")[:2])
+        raise EngineError(
+            f"the Dagger engine is {engine}, the SDK is {sdk}",
+            right="one minor version for both",
+            next=f"pip install 'dagger-io=={minor}.*', or start an engine v{sdk}",
+        )
+
+
+def _unreachable(error: Exception, log: Path) -> EngineError:
+    return EngineError(
+        f"no session with a Dagger engine: {_first(error)}",
+        where=os.environ.get(RUNNER, "the engine the SDK starts"),
+        right=f"a running engine in {RUNNER}; or a `dagger` program on PATH and a container runtime; or --engine host",
+        next=f"python -m pipeline doctor; the engine's own words are in {log}",
+    )
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

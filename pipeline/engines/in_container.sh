@@ -1,0 +1,28 @@
+# Runs one command in a container and leaves what came of it in /lockgate/out: log, exit code, outputs.
+# sh in_container.sh CWD OUTPUT... -- COMMAND...
+# It always ends with 0, so that the reports and logs of a failing command are brought back too.
+unset LOCKGATE_ATTEMPT
+out=/lockgate/out
+mkdir -p "$out/files" /work/.home /work/.tmp
+cwd=$1
+shift
+: > "$out/wanted"
+while [ "$1" != "--" ]; do
+    printf '%s\n' "$1" >> "$out/wanted"
+    shift
+done
+shift
+if [ -n "$LOCKGATE_READY" ]; then
+    python /lockgate/ready.py $LOCKGATE_READY > "$out/log" 2>&1 || { echo 125 > "$out/code"; exit 0; }
+fi
+unset LOCKGATE_READY
+cd "/work/$cwd" || exit 1
+"$@" > "$out/log" 2>&1
+echo $? > "$out/code"
+cd /work || exit 1
+while IFS= read -r path; do
+    if [ -e "$path" ]; then
+        mkdir -p "$out/files/$(dirname "$path")"
+        cp -a "$path" "$out/files/$path"
+    fi
+done < "$out/wanted"
