@@ -18,15 +18,16 @@ def new_id(now: float) -> str:
 def run_started(plan: Plan, run: str, **about: Any) -> Event:
     """A run begins, with what was decided for each stage."""
     facts, name_of = plan.world.facts, plan.pipeline.name_of
-    stages = {
-        step.name: {
+    stages = [
+        {
+            "name": step.name,
             "decision": step.decision.value,
             "reason": step.reason,
             "type": type(step.stage).__name__,
             "inputs": [name_of(source) for source in plan.pipeline.inputs(step.stage)],
         }
         for step in plan.steps
-    }
+    ]
     occasion = {"branch": facts.branch, "commit": facts.commit, "event": facts.event, "environment": facts.environment}
     world = {"pipeline": plan.pipeline.name, "engine": plan.world.engine, "platform": plan.world.platform}
     return Event(run=run, kind="run.started", data={**world, **occasion, "stages": stages, **about})

@@ -67,8 +67,8 @@ class RunHistory:
         if event.kind == "run.started":
             self.started, self.about = event.at, event.data
             self.pipeline, self.engine = event.data["pipeline"], event.data["engine"]
-            for name, step in event.data["stages"].items():
-                self.stages[name] = StageHistory(name=name, inputs=step["inputs"], reason=step["reason"])
+            for step in event.data["stages"]:
+                self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
         elif event.kind == "run.finished":
             self.exit = event.data["exit"]
             for stage in self.stages.values():

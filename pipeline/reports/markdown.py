@@ -1,0 +1,78 @@
+"""A run as Markdown: the verdict first, then what failed, then everything. Pure."""
+
+from __future__ import annotations
+
+from pipeline.history import RunHistory, StageHistory
+
+SIGNS = {
+    "passed": "✅",
+    "cached": "♻️",
+    "skipped": "⏭️",
+    "failed": "❌",
+    "blocked": "⛔",
+    "interrupted": "⚠️",
+    "running": "▶️",
+    "waiting": "…",
+}
+LIMIT = 1000 * 1024
+"""GitHub drops a job summary of more than 1,024 KiB whole."""
+
+
+def markdown(run: RunHistory) -> str:
+    """The report; particulars are cut, with the count of what was left out, before it grows over the limit."""
+    failed = [stage for stage in run.stages.values() if stage.state == "failed"]
+    counts = ", ".join(f"{run.count(state)} {state}" for state in SIGNS if run.count(state))
+    lines = [f"# {run.pipeline}: {run.state}", "", f"{counts} in {run.seconds:.1f} s on {run.engine}, run `{run.id}`."]
+    if run.about.get("commit"):
+        lines[-1] += f" Commit `{run.about['commit'][:12]}`."
+    for stage in failed:
+        lines += ["", f"## {SIGNS['failed']} {stage.name}", "", "```text", *fenced(stage), "```"]
+    for stage in run.stages.values():
+        lines += verdicts(stage)
+    lines += ["", "## Stages", "", "| stage | | seconds | what |", "| --- | --- | ---: | --- |", *map(_row, run.stages.values())]
+    lines += ["", "```mermaid", "graph LR", *_edges(run), "```", ""]
+    text = "\n".join(lines)
+    if len(text.encode()) > LIMIT:
+        cut = text.encode()[:LIMIT].decode(errors="ignore").rpartition("\n")[0]
+        text = f"{cut}\n\n{len(text.encode()) - len(cut.encode()):,} bytes more: `python -m pipeline report --run {run.id}`\n"
+    return text
+
+
+def fenced(stage: StageHistory) -> list[str]:
+    """What went wrong, as it may stand between code fences."""
+    return [line.replace("```", "'''") for line in [*stage.error.splitlines(), *stage.tail.strip().splitlines()[-20:]]]
+
+
+def verdicts(stage: StageHistory) -> list[str]:
+    if not stage.verdicts:
+        return []
+    lines = [
+        "",
+        f"## Verdicts of {stage.name}",
+        "",
+        "| | rule | evidence said | would have passed |",
+        "| --- | --- | --- | --- |",
+    ]
+    for verdict in stage.verdicts:
+        sign = SIGNS["passed"] if verdict["ruling"] == "passed" else SIGNS["failed"]
+        lines.append(f"| {sign} | {cell(verdict['rule'])} | {cell(verdict['said'])} | {cell(verdict['wanted'])} |")
+    return lines
+
+
+def cell(text: str) -> str:
+    """`text` as it may stand in a cell of a table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _row(stage: StageHistory) -> str:
+    what = stage.summary or stage.error.partition("\n")[0] or stage.reason
+    return f"| {cell(stage.name)} | {SIGNS[stage.state]} {stage.state} | {stage.seconds:.1f} | {cell(what)} |"
+
+
+def _edges(run: RunHistory) -> list[str]:
+    number = {name: f"s{index}" for index, name in enumerate(run.stages)}
+    boxes = [f'    {number[name]}["{name}"]' for name in run.stages]
+    arrows = [
+        f"    {number[source]} --> {number[s.name]}" for s in run.stages.values() for source in s.inputs if source in number
+    ]
+    return boxes + arrows
