@@ -1,0 +1,1 @@
+"""Counts people in the frames of fixed cameras."""
