@@ -30,6 +30,9 @@ from gates.metrics import CodeMetrics as CodeMetrics
 from gates.metrics import Duplicate as Duplicate
 from gates.metrics import FunctionMetric as FunctionMetric
 from gates.metrics import MaxComplexity as MaxComplexity
+from gates.probes import Probe as Probe
+from gates.probes import ProbeReport as ProbeReport
+from gates.probes import all_probes_passed as all_probes_passed
 from gates.size import MaxGrowth as MaxGrowth
 from gates.size import MaxSize as MaxSize
 from gates.size import SizeReport as SizeReport

@@ -94,7 +94,8 @@ def _judge(rule: str, findings: Findings, counted: tuple[Finding, ...], limit: i
     if findings.targets < 1:
         return verdict.error(rule, f"{findings.tool} scanned nothing", wanted=wanted)
     facts = tuple(finding.sentence() for finding in counted)
-    said = f"{findings.tool}: {len(counted)} {kind}findings of {severity.name.lower()} or worse in {findings.targets:,} {findings.subject}"
+    where = f"in {findings.targets:,} {findings.subject}"
+    said = f"{findings.tool}: {len(counted)} {kind}findings of {severity.name.lower()} or worse {where}"
     if len(counted) > limit:
         return verdict.failed(rule, said, *facts, wanted=wanted)
     return verdict.passed(rule, said, *facts, wanted=wanted)

@@ -11,6 +11,8 @@ from pipeline import Blob, Result
 
 
 class Status(Enum):
+    """How one test ended."""
+
     PASSED = "passed"
     FAILED = "failed"
     ERROR = "error"

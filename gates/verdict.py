@@ -8,6 +8,8 @@ from pipeline import Result
 
 
 class Ruling(Enum):
+    """What a rule may say."""
+
     PASSED = "passed"
     FAILED = "failed"
     """The evidence is sound and says no."""

@@ -30,7 +30,7 @@ class LockgateError(Exception):
 
     exit = Exit.UNUSABLE
 
-    def __init__(self, what: str, *, where: str = "", right: str = "", next: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", right: str = "", next: str = "") -> None:  # noqa: A002 - the word users read
         self.what, self.where, self.right, self.next = what, where, right, next
         super().__init__(what)
 

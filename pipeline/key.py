@@ -107,7 +107,7 @@ def code(cls: type) -> str:
 @functools.cache
 def _module_files(name: str) -> dict[str, str]:
     """Every source file that `name` reaches through its globals, without leaving its own packages."""
-    packages = {name.split(".")[0], "gates", "stages"}
+    packages = {name.split(".", maxsplit=1)[0], "gates", "stages"}
     files: dict[str, str] = {}
     left, seen = [name], set[str]()
     while left:
@@ -127,7 +127,7 @@ def _module_files(name: str) -> dict[str, str]:
 
 def _within(name: str, packages: set[str], directory: Path) -> bool:
     """Whether a module belongs to one of the packages, or lies beside the user's pipeline file."""
-    if name.split(".")[0] in packages:
+    if name.split(".", maxsplit=1)[0] in packages:
         return True
     path = getattr(sys.modules.get(name), "__file__", None)
     return path is not None and Path(path).parent == directory

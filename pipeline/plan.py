@@ -18,6 +18,8 @@ Lookup = Callable[[str], Record | None]
 
 
 class Decision(Enum):
+    """What is to be done about a stage."""
+
     RUN = "run"
     """The stage will be executed, or decided again once its inputs are known."""
     CACHED = "cached"

@@ -144,13 +144,13 @@ class Runner:
             started = time.monotonic()
             try:
                 result = await self._attempt(stage, attempt)
-            except Exception as error:  # noqa: BLE001 - whatever a stage raises is recorded and fails the stage
+            except Exception as error:
                 seconds = time.monotonic() - started
                 last = attempt == attempts or not isinstance(error, StageFailed | OSError)
                 self._fail(stage, attempt, seconds, error, last=last)
                 if last:
                     return
-                await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+                await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             else:
                 self._finish(stage, step, result, time.monotonic() - started)
                 return
@@ -225,7 +225,7 @@ class Runner:
             self._write("undo.intended", stage, reason=why)
             try:
                 await stage.undo(self._work(stage, 0), self._effects[stage])
-            except Exception as error:  # noqa: BLE001 - the other effects still have to be undone; this one is reported
+            except Exception as error:
                 self._failed[stage] = f"could not be undone: {error}"
                 self._write("undo.failed", stage, error=str(error), trace="".join(traceback.format_exception(error)))
             else:
@@ -252,7 +252,8 @@ class Runner:
         """The result of a settled stage, read from the store the first time a cached one is asked for."""
         if stage not in self._results:
             found = self._done[stage].record
-            assert found is not None
+            if found is None:
+                raise AssertionError(f"{self._name(stage)} has no result")  # it is settled, or nobody below it would run
             blob = Blob(digest=found.result, size=found.size)
             self._results[stage] = records.result(self._store, stage, self._name(stage), blob)
         return self._results[stage]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from pipeline.data import Blob, Result, Tree
@@ -15,6 +17,8 @@ class Service(Result):
 
     The server listens on `HOST` and `PORT` from its environment; the action finds it in `NAME_HOST` and
     `NAME_PORT` (the service's name in upper case). `port` is used where the network is the action's own.
+    A service finds those listed before it in the same way; they are up when it starts. In argv and in the
+    values of env, of services and of the action, `{NAME_HOST}` and `{NAME_PORT}` stand for the same.
     """
 
     name: str
@@ -31,3 +35,18 @@ class Service(Result):
 
     def summary(self) -> str:
         return f"{self.name}: {' '.join(self.argv[:3])}"
+
+    def address(self, host: str, port: int) -> dict[str, str]:
+        """The variables by which others find this service."""
+        return {f"{self.name.upper()}_HOST": host, f"{self.name.upper()}_PORT": str(port)}
+
+
+def fill(text: str, root: str, addresses: Mapping[str, str]) -> str:
+    """`text` with the directory and the addresses of services in their places; other braces stay.
+
+    >>> fill("{root}/a {DB_HOST}:{DB_PORT} {json}", "/work", {"DB_HOST": "db", "DB_PORT": "5432"})
+    '/work/a db:5432 {json}'
+    """
+    for name, value in {"root": root, **addresses}.items():
+        text = text.replace("{" + name + "}", value)
+    return text

@@ -119,8 +119,7 @@ def _declared_result(cls: type) -> Any:
     for base in cls.__mro__:
         for origin in getattr(base, "__orig_bases__", ()):
             if typing.get_origin(origin) is Stage:
-                found = typing.get_args(origin)[0]
-                return found
+                return typing.get_args(origin)[0]
     return None
 
 

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
         from pipeline.store import unwritable
 
         return _say(unwritable(Path(error.filename or "."), error), Exit.UNUSABLE, verbose=arguments.verbose)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: one message, never a bare trace
+    except Exception as error:
         said = LockgateError(
             f"internal error: {type(error).__name__}: {error}", next="run again with --verbose and report what it shows"
         )

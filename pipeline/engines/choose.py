@@ -55,9 +55,12 @@ def runner(environment: Mapping[str, str]) -> str | None:
     """Where a Dagger engine is to be had, in words; None where there is none."""
     if environment.get("DAGGER_SESSION_PORT"):
         return "this process runs inside a Dagger session"
-    if environment.get(RUNNER):
-        return f"{RUNNER} is {environment[RUNNER]}"
-    if local_engine().exists():
+    named = environment.get(RUNNER, "")
+    if named.startswith("unix://") and not answers(Path(named.removeprefix("unix://"))):
+        return None  # the CLI would try for ten minutes
+    if named:
+        return f"{RUNNER} is {named}"
+    if answers(local_engine()):
         return f"an engine listens on {local_engine()}"
     for place in container_sockets(environment):
         if answers(place):

@@ -24,11 +24,11 @@ import anyio
 from pipeline.action import Action, ActionResult, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
-from pipeline.engines.choose import RUNNER, local_engine
+from pipeline.engines.choose import RUNNER, answers, local_engine
 from pipeline.engines.network import CERTIFICATES, network_environment
 from pipeline.errors import EngineError
 from pipeline.masking import Masker
-from pipeline.service import ROOT, Service
+from pipeline.service import Service, fill
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -109,19 +109,16 @@ class DaggerEngine:
             container = _with_network(client, container)
         for path, cache in action.caches.items():
             container = container.with_mounted_cache(f"{WORK}/{path}", client.cache_volume(f"lockgate-{cache}"))
-        ready = []
-        for service in action.services:
-            container = container.with_service_binding(service.name, self._service(client, service))
-            container = container.with_env_variable(f"{service.name.upper()}_HOST", service.name)
-            container = container.with_env_variable(f"{service.name.upper()}_PORT", str(service.port))
-            ready += [f"http://{service.name}:{service.port}{service.ready}"] if service.ready else []
-        container = _with_env(container, action.env)
+        ready = [f"http://{s.name}:{s.port}{s.ready}" for s in action.services if s.ready]
+        bound = self._services(client, action.services)
+        container, found = _with_services(container, bound)
+        container = _with_env(container, action.env, found)
         for variable, name in action.secrets.items():
             container = container.with_secret_variable(variable, client.set_secret(name, self._secret(name)))
         if ready:
             within = max(service.within for service in action.services)
             container = container.with_env_variable("LOCKGATE_READY", " ".join([f"{within:g}", *ready]))
-        command = [part.replace(ROOT, WORK) for part in action.argv]
+        command = [fill(part, WORK, found) for part in action.argv]
         return (
             container.with_new_file("/lockgate/run.sh", (HERE / "in_container.sh").read_text())
             .with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
@@ -131,11 +128,12 @@ class DaggerEngine:
 
     def _service(self, client: dagger.Client, service: Service) -> dagger.Service:
         container = self._laid_out(client, service.image, service.inputs, service.tools)
-        container = _with_env(container, {"PORT": str(service.port), "HOST": "0.0.0.0", **service.env})
+        everywhere = "0.0.0.0"  # noqa: S104 - inside a container of its own
+        container = _with_env(container, {"PORT": str(service.port), "HOST": everywhere, **service.env})
         container = container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
         prepared = ["sh", "-c", f'unset LOCKGATE_ATTEMPT; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
-            args=[*prepared, *(part.replace(ROOT, WORK) for part in service.argv)]
+            args=[*prepared, *(fill(part, WORK, found) for part in service.argv)]
         )
 
     def _laid_out(
@@ -148,7 +146,7 @@ class DaggerEngine:
                 container = container.with_mounted_directory(place, client.host().directory(str(self._store.shared(content))))
             else:
                 container = container.with_file(place, client.host().file(str(self._store.path(content))))
-        return _with_env(container, BASE)
+        return _with_env(container, BASE, {})
 
     def _read(self, action: Action, place: Path, log: Path, listen: Listener, started: float) -> ActionResult:
         """What the command left, brought into the store; its log masked."""
@@ -175,14 +173,25 @@ def where_to_find_it(environment: os._Environ[str]) -> None:
     program = shutil.which("dagger")
     if program is not None:
         environment.setdefault(CLI, program)
-    if local_engine().exists() and not environment.get("DAGGER_SESSION_PORT"):
+    if answers(local_engine()) and not environment.get("DAGGER_SESSION_PORT"):
         environment.setdefault(RUNNER, f"unix://{local_engine()}")
 
 
-def _with_env(container: dagger.Container, env: Mapping[str, str]) -> dagger.Container:
+def _with_env(container: dagger.Container, env: Mapping[str, str], found: Mapping[str, str]) -> dagger.Container:
     for name, value in env.items():
-        container = container.with_env_variable(name, value.replace(ROOT, WORK))
+        container = container.with_env_variable(name, fill(value, WORK, found))
     return container
+
+
+def _with_services(
+    container: dagger.Container, services: list[tuple[Service, dagger.Service]]
+) -> tuple[dagger.Container, dict[str, str]]:
+    """The container with the services bound to it, and the variables by which it finds them."""
+    found: dict[str, str] = {}
+    for service, running in services:
+        container = container.with_service_binding(service.name, running)
+        found |= service.address(service.name, service.port)
+    return _with_env(container, found, {}), found
 
 
 def _with_network(client: dagger.Client, container: dagger.Container) -> dagger.Container:

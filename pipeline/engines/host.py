@@ -32,7 +32,7 @@ from pipeline.engines.network import network_environment
 from pipeline.engines.platform import host_platform
 from pipeline.errors import EngineError
 from pipeline.masking import Masker
-from pipeline.service import ROOT, Service
+from pipeline.service import Service, fill
 from pipeline.store import Store, unwritable
 
 LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
@@ -90,38 +90,43 @@ class HostEngine:
     def _prepare(self, action: Action, place: Path, root: Path, level: tuple[str, ...]) -> dict[str, Any]:
         """Lay out the directory and describe what the sandbox is to do in it."""
         binds: list[tuple[str, str]] = []
-        env = {**self._environment(action, root), **{k: v.replace(ROOT, str(root)) for k, v in action.env.items()}}
-        env |= {variable: self._secret(name) for variable, name in action.secrets.items()}
         self._lay_out(root, action.inputs, action.tools, binds, bind="mount" in level)
         for path, cache in action.caches.items():
             kept = self._home / "caches" / cache
             kept.mkdir(parents=True, exist_ok=True)
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).symlink_to(kept)
-        services = []
+        services: list[dict[str, Any]] = []
+        found: dict[str, str] = {}
         for service in action.services:
             port = service.port if "net" in level else free_port()
-            env |= {f"{service.name.upper()}_HOST": "127.0.0.1", f"{service.name.upper()}_PORT": str(port)}
-            services.append(self._service(service, place / service.name, port, binds, bind="mount" in level))
+            services.append(self._service(service, place / service.name, port, found, binds, bind="mount" in level))
+            found |= service.address("127.0.0.1", port)
+        env = {**self._environment(action, root), **found}
+        env |= {key: fill(value, str(root), found) for key, value in action.env.items()}
+        env |= {variable: self._secret(name) for variable, name in action.secrets.items()}
         return {
             "parent": os.getpid(),
             "leave": list(level),
             "binds": binds,
             "services": services,
-            "argv": [part.replace(ROOT, str(root)) for part in action.argv],
+            "argv": [fill(part, str(root), found) for part in action.argv],
             "cwd": str(root / action.cwd),
             "env": env,
         }
 
-    def _service(self, service: Service, place: Path, port: int, binds: list[tuple[str, str]], *, bind: bool) -> dict[str, Any]:
+    def _service(
+        self, service: Service, place: Path, port: int, found: dict[str, str], binds: list[tuple[str, str]], *, bind: bool
+    ) -> dict[str, Any]:
+        """What the sandbox needs to know of a service; `found` are the addresses of those before it."""
         root = place / "root"
         self._lay_out(root, service.inputs, service.tools, binds, bind=bind)
-        env = {key: value.replace(ROOT, str(root)) for key, value in service.env.items()}
+        env = {key: fill(value, str(root), found) for key, value in service.env.items()}
         return {
             "name": service.name,
-            "argv": [part.replace(ROOT, str(root)) for part in service.argv],
+            "argv": [fill(part, str(root), found) for part in service.argv],
             "cwd": str(root),
-            "env": {**self._base(root), "PORT": str(port), "HOST": "127.0.0.1", **env},
+            "env": {**self._base(root), **found, "PORT": str(port), "HOST": "127.0.0.1", **env},
             "port": port,
             "ready": service.ready,
             "within": service.within,
@@ -181,8 +186,7 @@ class HostEngine:
             raise EngineError(f"a process cannot be started: {error.strerror}", next="python -m pipeline doctor") from error
         try:
             with log.open("wb") as file:
-                assert process.stdout is not None
-                async for piece in process.stdout:
+                async for piece in _output(process):
                     shown = masker.feed(piece)
                     file.write(shown)
                     file.flush()
@@ -262,6 +266,12 @@ def _network(action: Action, level: tuple[str, ...]) -> Network:
     if action.network:
         return "allowed"
     return "refused" if "net" in level else "not enforced"
+
+
+def _output(process: anyio.abc.Process) -> anyio.abc.ByteReceiveStream:
+    if process.stdout is None:
+        raise EngineError("the process was started without a pipe")
+    return process.stdout
 
 
 async def _end(process: anyio.abc.Process) -> None:

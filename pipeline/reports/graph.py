@@ -89,11 +89,8 @@ def svg(pipeline: Pipeline) -> str:
         f'<rect width="{wide}" height="{high:.0f}" fill="#ffffff"/>',
     ]
     for stage in pipeline:
-        x, y = places[stage]
-        for source in pipeline.inputs(stage):
-            lines.append(_curve(places[source], (x, y)))
-    for stage in pipeline:
-        lines.append(_box(pipeline, stage, places[stage]))
+        lines += [_curve(places[source], places[stage]) for source in pipeline.inputs(stage)]
+    lines += [_box(pipeline, stage, places[stage]) for stage in pipeline]
     return "\n".join([*lines, "</svg>"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from pipeline.history import RunHistory, StageHistory
 
@@ -12,8 +12,8 @@ def junit(run: RunHistory) -> str:
     stages = list(run.stages.values())
     failed = sum(stage.state == "failed" for stage in stages)
     idle = sum(stage.state in ("skipped", "blocked", "waiting") for stage in stages)
-    root = ElementTree.Element("testsuites", name="lockgate", tests=str(len(stages)), failures=str(failed), skipped=str(idle))
-    suite = ElementTree.SubElement(
+    root = ET.Element("testsuites", name="lockgate", tests=str(len(stages)), failures=str(failed), skipped=str(idle))
+    suite = ET.SubElement(
         root,
         "testsuite",
         name=run.pipeline,
@@ -23,20 +23,20 @@ def junit(run: RunHistory) -> str:
         time=f"{run.seconds:.3f}",
     )
     for stage in stages:
-        case = ElementTree.SubElement(suite, "testcase", classname=run.pipeline, name=stage.name, time=f"{stage.seconds:.3f}")
+        case = ET.SubElement(suite, "testcase", classname=run.pipeline, name=stage.name, time=f"{stage.seconds:.3f}")
         _detail(case, stage)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode")
 
 
-def _detail(case: ElementTree.Element, stage: StageHistory) -> None:
+def _detail(case: ET.Element, stage: StageHistory) -> None:
     if stage.state == "failed":
-        failure = ElementTree.SubElement(case, "failure", message=printable(stage.error.partition("\n")[0]))
+        failure = ET.SubElement(case, "failure", message=printable(stage.error.partition("\n")[0]))
         failure.text = printable(f"{stage.error}\n{stage.tail}")
     elif stage.state in ("skipped", "blocked", "waiting"):
-        ElementTree.SubElement(case, "skipped", message=printable(stage.reason))
+        ET.SubElement(case, "skipped", message=printable(stage.reason))
     elif stage.state == "interrupted":
-        ElementTree.SubElement(case, "error", message="interrupted")
+        ET.SubElement(case, "error", message="interrupted")
 
 
 def printable(text: str) -> str:

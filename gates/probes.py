@@ -1,0 +1,44 @@
+"""Evidence of probing a deployed service, and the rule for it."""
+
+from __future__ import annotations
+
+from gates import verdict
+from gates.verdict import Verdict
+from pipeline import Result
+
+
+class Probe(Result):
+    """One question to the service and its answer. `milliseconds` until the answer was complete."""
+
+    name: str
+    passed: bool
+    said: str
+    milliseconds: float = 0.0
+
+
+class ProbeReport(Result):
+    """What probing showed, in the order it was done."""
+
+    url: str
+    probes: tuple[Probe, ...]
+
+    def summary(self) -> str:
+        bad = sum(not probe.passed for probe in self.probes)
+        return (
+            f"{len(self.probes)} probes of {self.url}, {bad} failed" if bad else f"{len(self.probes)} probes of {self.url} passed"
+        )
+
+    def concern(self) -> str:
+        judged = all_probes_passed(self)
+        return "" if judged.passed else judged.said
+
+
+def all_probes_passed(report: ProbeReport) -> Verdict:
+    """Every probe passed, and there was one."""
+    wanted = "every probe passes"
+    if not report.probes:
+        return verdict.error("all_probes_passed", f"{report.url} was not probed", wanted=wanted)
+    facts = tuple(f"{probe.name}: {probe.said}" for probe in report.probes if not probe.passed)
+    if facts:
+        return verdict.failed("all_probes_passed", report.summary(), *facts, wanted=wanted)
+    return verdict.passed("all_probes_passed", report.summary(), wanted=wanted)

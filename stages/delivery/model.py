@@ -1,0 +1,90 @@
+"""The words of delivery as data: releases, groups of instances, and what runs now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline import Result
+from stages.image import Image
+
+
+class Address(Result):
+    """Where one instance, service or router listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def summary(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Binding(Result):
+    """An environment variable of the service that is known only once something else runs."""
+
+    variable: str
+    value: str
+
+    def summary(self) -> str:
+        return f"{self.variable}={self.value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What is to run: an image that passed its gate, and its configuration. Both make up its name."""
+
+    image: Image
+    env: Mapping[str, str]
+    secrets: tuple[str, ...] = ()
+    instances: int = 1
+    ready: str = "/readyz"
+    """Path that answers 200 when an instance can serve."""
+
+    @property
+    def group(self) -> str:
+        """The name of the group that runs this release: equal for equal image and configuration."""
+        from pipeline.digest import of_json
+
+        return "r-" + of_json([self.image.digest, sorted(self.env.items()), self.secrets, self.instances, self.ready])[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Instances of one release that run now."""
+
+    name: str
+    instances: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What target and router say is true: groups that run, and each group's share of the traffic in percent."""
+
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        """The groups that get traffic, the largest share first."""
+        return tuple(sorted((name for name, share in self.weights.items() if share > 0), key=lambda name: -self.weights[name]))
+
+
+class Deployment(Result):
+    """One finished rollout. `address` is the router's; `group` serves, `previous` is kept for the way back."""
+
+    address: Address
+    image: str
+    group: str
+    previous: str = ""
+    before: dict[str, int]
+    """Each group's share of the traffic before the rollout."""
+    started: bool
+    """Whether this rollout started the group; one that ran before is not stopped on the way back."""
+
+    def summary(self) -> str:
+        kept = f", {self.previous} kept for the way back" if self.previous else ""
+        return f"{self.group} serves at {self.address.url}{kept}"

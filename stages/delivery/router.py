@@ -1,0 +1,33 @@
+"""The seam to what sends releases their traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from stages.delivery.model import Address, Group
+
+
+class Router(Protocol):
+    """Sends requests to groups by share. Every method may be repeated without harm."""
+
+    @property
+    def address(self) -> Address:
+        """Where users find the service."""
+        ...
+
+    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
+        """Give each group its share in percent; the rest get no new request. No request is lost by it."""
+        ...
+
+    async def current(self) -> dict[str, int]:
+        """Each known group's share, as the router itself tells."""
+        ...
+
+    async def in_flight(self, group: str) -> int:
+        """Requests of the group that are not answered yet."""
+        ...
+
+    async def forget(self, group: str) -> None:
+        """The group is about to be stopped: it can get no traffic any more."""
+        ...

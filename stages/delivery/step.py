@@ -1,0 +1,61 @@
+"""The steps a rollout is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the instances of a group; those that run already are left alone."""
+
+    group: str
+
+    def __str__(self) -> str:
+        return f"start {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReady:
+    """Wait until every instance of a group answers its readiness check."""
+
+    group: str
+    within: float
+
+    def __str__(self) -> str:
+        return f"wait until {self.group} is ready, at most {self.within:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Give each group its share of the traffic, in percent; groups that are not named get none."""
+
+    weights: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{share} % to {group}" for group, share in self.weights) or "none to anybody"
+        return f"send {shares}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Wait until a group that gets no new requests has answered the ones it has."""
+
+    group: str
+    within: float
+
+    def __str__(self) -> str:
+        return f"drain {self.group}, at most {self.within:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the instances of a group and remove what they leave."""
+
+    group: str
+
+    def __str__(self) -> str:
+        return f"stop {self.group}"
+
+
+Step = Start | WaitReady | Split | Drain | Stop

@@ -1,0 +1,31 @@
+"""The seam to where releases run."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stages.delivery.model import Group, Release
+
+
+class Target(Protocol):
+    """Runs groups of instances. Every method may be repeated without harm."""
+
+    async def start(self, release: Release) -> Group:
+        """Run the release's instances; returns once they are started, which is not yet ready."""
+        ...
+
+    async def unready(self, group: str, path: str) -> str | None:
+        """Why the group cannot serve yet, or None when every instance answers `path` with 200."""
+        ...
+
+    async def stop(self, group: str) -> None:
+        """End the group's instances and remove what they leave; nothing when there is no such group."""
+        ...
+
+    async def groups(self) -> dict[str, Group]:
+        """The groups that run now, as the system tells, not as anybody remembers."""
+        ...
+
+    async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
+        """Run one command of the release's image to its end; exit code and output."""
+        ...

@@ -1,0 +1,63 @@
+"""Smoke checks: the first questions to a deployed service."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gates.probes import Probe, ProbeReport
+from pipeline import Effect, Stage, Work
+from stages.delivery.model import Deployment
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A GET and what its answer must be: the status, and a text the body contains."""
+
+    path: str
+    status: int = 200
+    contains: str = ""
+
+
+class SmokeChecks(Stage[ProbeReport]):
+    """Asks each request of the deployed service once, through the router. An answer that never comes is a failed probe."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    deployment: Stage[Deployment]
+    requests: tuple[Request, ...]
+    wait: float = 10.0
+    """Seconds an answer may take."""
+
+    async def run(self, work: Work) -> ProbeReport:
+        import httpx
+
+        url = work[self.deployment].address.url
+        async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False) as client:
+            return ProbeReport(url=url, probes=tuple([await ask(client, request) for request in self.requests]))
+
+
+async def ask(client: httpx.AsyncClient, request: Request) -> Probe:
+    """Ask once; what the answer says of the request."""
+    import httpx
+
+    started = time.monotonic()
+    try:
+        answer = await client.get(request.path)
+        passed, said = judged(request, answer.status_code, answer.text)
+    except httpx.HTTPError as error:
+        passed, said = False, f"{type(error).__name__}: {error}"
+    return Probe(name=f"GET {request.path}", passed=passed, said=said, milliseconds=round(1000 * (time.monotonic() - started), 3))
+
+
+def judged(request: Request, status: int, body: str) -> tuple[bool, str]:
+    """Whether an answer is the one that was wanted, and a sentence on it."""
+    if status != request.status:
+        return False, f"answered {status}, wanted {request.status}: {body.strip()[:200]}"
+    if request.contains and request.contains not in body:
+        return False, f"the answer does not contain {request.contains!r}: {body.strip()[:200]}"
+    return True, f"answered {status}"
