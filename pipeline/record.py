@@ -64,7 +64,11 @@ def load(store: Store, key: str) -> Record | None:
         record = Record(**json.loads(text))
     except (ValueError, TypeError):
         return None  # half a record is no record: the stage runs again and writes a whole one
-    return record if all(store.has_object(name) for name in [record.result, *(c[0] for c in record.contents)]) else None
+    try:
+        store.read(Blob(digest=record.result, size=record.size))
+    except StoreError:
+        return None  # missing or damaged: a miss, so that the result is made again
+    return record if all(store.has_object(digest_) for digest_, *_ in record.contents) else None
 
 
 def result(store: Store, stage: Stage[Any], name: str, blob: Blob) -> Any:

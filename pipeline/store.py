@@ -176,8 +176,15 @@ class Store:
             self._lay_file(content.digest, destination, executable=False)
             return
         destination.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lay_entries(content, destination)
+        except StoreError:
+            self._blob(content.digest).unlink(missing_ok=True)  # a tree with a hole is a miss: its stage makes it again
+            raise
+
+    def _lay_entries(self, tree: Tree, destination: Path) -> None:
         made = {destination}
-        for entry in self.entries(content):
+        for entry in self.entries(tree):
             path = destination / entry.path
             if path.parent not in made:
                 path.parent.mkdir(parents=True, exist_ok=True)

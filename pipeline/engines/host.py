@@ -203,6 +203,7 @@ class HostEngine:
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(process)
+                await process.aclose()
 
     def _collect(self, action: Action, root: Path) -> dict[str, Output]:
         found: dict[str, Output] = {}

@@ -1,0 +1,362 @@
+"""The command line: what it prints, and the exit codes, also for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+PIPELINE = """
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+from gates import Check, QualityGate
+from gates.verdict import failed, passed
+
+def fine(number):
+    return passed("fine", f"{number.value} is fine")
+
+def small(number):
+    if number.value > 100:
+        return failed("small", f"{number.value} is large", "too large", wanted="at most 100")
+    return passed("small", f"{number.value} is small")
+
+source = FromFile(path="n")
+half = Half(of=source)
+make = Make(of=half)
+check = Check(evidence=half, rule=small)
+gate = QualityGate(artifact=make, checks=(check,))
+pipeline = Pipeline("thing", source=source, half=half, make=make, check=check, gate=gate)
+"""
+
+
+@dataclass
+class Place:
+    """A project on which command lines are run in a process of their own."""
+
+    root: Path
+
+    def __call__(self, *words: str, env: dict[str, str] | None = None, prepare: Callable[[], None] | None = None) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            preexec_fn=prepare,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text)
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    found = Place(tmp_path / "project")
+    found.root.mkdir()
+    found.write("pyproject.toml", '[tool.pipeline]\nengine = "host"\n')
+    found.write("delivery.py", PIPELINE)
+    found.write("n", "8")
+    return found
+
+
+def test_help_names_every_command_with_examples_and_exit_codes(place: Place) -> None:
+    done = place("--help")
+    assert done.code == 0
+    for word in (
+        "run",
+        "plan",
+        "list",
+        "graph",
+        "explain",
+        "runs",
+        "logs",
+        "report",
+        "doctor",
+        "init",
+        "examples:",
+        "exit codes:",
+    ):
+        assert word in done.out
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "list", "graph", "explain", "runs", "logs", "report", "doctor", "init"])
+def test_each_command_has_help_with_an_example(place: Place, command: str) -> None:
+    done = place(command, "--help")
+    assert done.code == 0
+    assert f"example: python -m pipeline {command}" in done.out
+
+
+def test_a_run_shows_every_stage_and_the_verdict_with_its_evidence(place: Place) -> None:
+    done = place("run")
+    assert done.code == 0, done.err
+    for stage in ("source", "half", "make", "check", "gate"):
+        assert f"✓ {stage}" in done.out
+    assert "✓ small: 4 is small [evidence " in done.out
+    assert "passed in" in done.out
+
+
+def test_a_second_run_executes_nothing(place: Place) -> None:
+    place("run")
+    done = place("run")
+    assert "▶" not in done.out
+    assert "5 cached" in done.out
+
+
+def test_a_closed_gate_is_exit_code_1_with_what_would_have_passed_and_the_next_command(place: Place) -> None:
+    place.write("n", "1000")
+    done = place("run")
+    assert done.code == 1
+    assert "✗ small: 500 is large" in done.out
+    assert "would have passed: at most 100" in done.out
+    assert done.out.rstrip().splitlines()[-1] == "gate failed: gate is closed: 500 is large; python -m pipeline logs gate"
+
+
+def test_a_run_of_one_stage_runs_what_it_needs_and_no_more(place: Place) -> None:
+    done = place("run", "half")
+    assert done.code == 0
+    assert "✓ half" in done.out
+    assert "gate" not in done.out
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(place: Place) -> None:
+    done = place("run", "--dry-run")
+    assert "5 stages: 5 run, 0 cached, 0 skipped" in done.out
+    assert place("runs").out == "no runs yet; python -m pipeline run\n"
+
+
+def test_a_plan_gives_a_reason_for_each_stage_as_text_and_as_json(place: Place) -> None:
+    place("run")
+    place.write("n", "9")
+    assert "run      source  observed changed" in place("plan").out
+    rows = [json.loads(line) for line in place("plan", "--output", "json").out.splitlines()]
+    assert {row["stage"]: row["decision"] for row in rows}["source"] == "run"
+    assert all(row["reason"] for row in rows)
+
+
+def test_explain_names_what_changed(place: Place) -> None:
+    place("run")
+    place.write("n", "9")
+    assert place("explain", "source").out.splitlines()[:2] == ["source: run, observed changed", "  observed"]
+    found = json.loads(place("explain", "source", "--output", "json").out)
+    assert [change["component"] for change in found["changes"]] == ["observed"]
+
+
+def test_explain_of_an_unchanged_stage_shows_its_key(place: Place) -> None:
+    place("run")
+    done = place("explain", "half")
+    assert "half: cached" in done.out
+    assert "input of = " in done.out
+
+
+def test_runs_logs_and_reports_are_there_after_a_run(place: Place) -> None:
+    place("run")
+    assert "5 passed" in place("runs").out
+    assert "half: passed" in place("logs", "half").out
+    assert place("report").out.startswith("# thing: passed")
+    assert '<testcase classname="thing" name="half"' in place("report", "--format", "junit").out
+    assert json.loads(place("report", "--format", "json").out)["exit"] == 0
+    assert json.loads(place("report", "--format", "sarif").out)["version"] == "2.1.0"
+    assert json.loads(place("runs", "--output", "json").out)["state"] == "passed"
+
+
+def test_every_event_of_a_run_is_one_line_of_json(place: Place) -> None:
+    rows = [json.loads(line) for line in place("run", "--output", "json").out.splitlines()]
+    assert rows[0]["kind"] == "run.started"
+    assert rows[-1]["kind"] == "run.finished"
+    assert {row["stage"] for row in rows if row["kind"] == "stage.finished"} == {"source", "half", "make", "check", "gate"}
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("text", "  half <- source"),
+        ("mermaid", "graph LR"),
+        ("dot", 'digraph "thing"'),
+        ("svg", "<svg xmlns"),
+        ("json", '"inputs"'),
+    ],
+)
+def test_a_graph_is_drawn_in_each_format(place: Place, form: str, words: str) -> None:
+    assert words in place("graph", "--format", form).out
+
+
+def test_list_shows_the_stages_in_order(place: Place) -> None:
+    assert [line.split()[0] for line in place("list").out.splitlines()] == ["source", "half", "check", "make", "gate"]
+    assert json.loads(place("list", "--output", "json").out.splitlines()[0])["type"] == "FromFile"
+
+
+def test_colour_is_used_where_it_is_asked_for_and_nowhere_else(place: Place) -> None:
+    assert "\x1b[" not in place("plan").out
+    assert "\x1b[" in place("plan", "--color", "always").out
+
+
+BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
+    "broken TOML": ({"pyproject.toml": "[tool.pipeline\n"}, ["run"], 2, "is not valid TOML"),
+    "an unknown key": ({"pyproject.toml": "[tool.pipeline]\nengin = 'host'\n"}, ["run"], 2, "did you mean 'engine'?"),
+    "a wrong value": ({"pyproject.toml": "[tool.pipeline]\nengine = 'docker'\n"}, ["run"], 2, "engine = 'docker'"),
+    "a wrong type": ({"pyproject.toml": "[tool.pipeline]\njobs = 'many'\n"}, ["run"], 2, "jobs = 'many'"),
+    "no table": ({"pyproject.toml": "[tool]\npipeline = 1\n"}, ["run"], 2, "[tool.pipeline] is no table"),
+    "a misspelt stage": ({}, ["run", "gat"], 2, "did you mean 'gate'?"),
+    "a misspelt command": ({}, ["rnu"], 2, "did you mean 'run'?"),
+    "a misspelt option": ({}, ["run", "--fail-fats"], 2, "unrecognized arguments: --fail-fats"),
+    "a wrong choice": ({}, ["run", "--engine", "docker"], 2, "invalid choice: 'docker'"),
+    "a number that is none": ({}, ["run", "--jobs", "0"], 2, "'0' is no whole number above 0"),
+    "an import error": ({"delivery.py": "import nothing_such\n"}, ["run"], 2, "delivery.py:1: cannot be imported"),
+    "a syntax error": ({"delivery.py": "x = (\n"}, ["plan"], 2, "delivery.py:1: syntax error"),
+    "no pipeline object": ({"delivery.py": "x = 1\n"}, ["run"], 2, "`pipeline` is missing"),
+    "something else as pipeline": ({"delivery.py": "pipeline = 1\n"}, ["run"], 2, "`pipeline` is a int"),
+    "a wiring error": ({"delivery.py": "from pipeline import Pipeline\npipeline = Pipeline('x')\n"}, ["run"], 2, "delivery.py:2: pipeline 'x' has no stages"),
+    "a file that hides the package": ({"pyproject.toml": "[tool.pipeline]\nfile = 'stages.py'\n", "stages.py": ""}, ["run"], 2, "hides the package"),
+    "an unknown run": ({}, ["logs", "--run", "2001"], 2, "no run's id begins with '2001'"),
+    "a stage that observes what is not there": ({"n": ""}, ["run"], 1, "ValueError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_message_and_the_right_exit_code(place: Place, case: str) -> None:
+    files, words, code, message = BAD[case]
+    for name, text in files.items():
+        place.write(name, text)
+    done = place(*words)
+    assert done.code == code
+    assert message in done.err + done.out
+    assert "Traceback" not in done.err + done.out
+
+
+def test_verbose_shows_the_whole_trace(place: Place) -> None:
+    place.write("delivery.py", "import nothing_such\n")
+    assert "Traceback" in place("run", "--verbose").err
+
+
+def test_a_missing_file_is_answered_with_the_command_that_writes_one(place: Place) -> None:
+    (place.root / "delivery.py").unlink()
+    done = place("run")
+    assert done.code == 2
+    assert "next: python -m pipeline init" in done.err
+
+
+def test_a_directory_that_is_none_is_said(place: Place) -> None:
+    done = place("-C", "nowhere", "plan")
+    assert done.code == 2
+    assert "nowhere: is no directory" in done.err
+
+
+def test_a_state_directory_that_cannot_be_written_is_said_with_the_way_out(place: Place) -> None:
+    place.write("blocked", "a file where a directory is wanted")
+    done = place("run", env={"PIPELINE_HOME": str(place.root / "blocked")})
+    assert done.code == 2
+    assert str(place.root / "blocked") in done.err
+
+
+def test_dagger_without_an_engine_says_what_is_missing_and_ends_with_2(place: Place) -> None:
+    env = {"_EXPERIMENTAL_DAGGER_RUNNER_HOST": "unix:///nowhere.sock", "DAGGER_SESSION_PORT": ""}
+    done = place("run", "--engine", "dagger", env=env)
+    assert done.code == 2
+    assert "no Dagger engine can be reached" in done.err
+    assert "next: python -m pipeline doctor" in done.err
+
+
+def test_auto_without_an_engine_takes_the_host_and_says_why(place: Place) -> None:
+    done = place("run", "--engine", "auto", env={"_EXPERIMENTAL_DAGGER_RUNNER_HOST": "unix:///nowhere.sock"})
+    assert done.code == 0
+    assert "on host (no Dagger runner is configured and no container runtime answers)" in done.out
+
+
+def test_output_that_the_terminal_cannot_encode_is_no_reason_to_fail(place: Place) -> None:
+    done = place("run", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.code == 0
+    assert "\\u2713 gate" in done.out
+
+
+def test_a_closed_pipe_is_no_error(place: Place) -> None:
+    command = f"{sys.executable} -m pipeline list | head -n 1"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def limited(size: int) -> Callable[[], None]:
+    """No file may grow over `size` bytes; the write fails as on a full disk (EFBIG)."""
+
+    def apply() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return apply
+
+
+def test_a_disk_that_takes_no_more_is_one_message_and_loses_nothing(place: Place) -> None:
+    assert place("run").code == 0
+    before = place("runs").out
+    place.write("n", "10")
+    done = place("run", prepare=limited(1000))
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert "Traceback" not in done.err
+    assert place("runs").out.startswith(before)
+    assert place("run").code == 0
+
+
+INTERRUPTED = """
+from pathlib import Path
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+source = FromFile(path="n")
+send = Sends(of=source, file=Path("sent"))
+pipeline = Pipeline("thing", source=source, send=send, wait=Waits(of=send, file=Path("waits")))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_cleans_up_takes_effects_back_and_ends_with_130(place: Place, number: int) -> None:
+    place.write("delivery.py", INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run"],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in waiting(process.stdout, place.root / "waits"):
+        assert line
+    process.send_signal(number)
+    rest = process.stdout.read()
+    process.stdout.close()
+    assert process.wait(30) == 130
+    assert (place.root / "waits").read_text() == "cancelled\n"
+    assert (place.root / "sent").read_text() == "sent\ntook back 8\n"
+    assert "interrupted in" in rest
+    assert "interrupted" in place("runs").out
+
+
+def waiting(lines: Iterator[str], file: Path) -> Iterator[str]:
+    """Lines until the stage that waits has started and written its file."""
+    for line in lines:
+        yield line
+        if "▶ wait" in line:
+            while not file.exists() or not file.read_text():
+                os.sched_yield()
+            return

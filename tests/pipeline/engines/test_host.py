@@ -1,0 +1,128 @@
+"""What is particular to the host engine: processes end with their action, whatever they do."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from pipeline import Action, ActionResult, Entry, Store
+from pipeline.engines import host
+from pipeline.engines.host import HostEngine
+from pipeline.errors import EngineError
+
+ESCAPES = """
+import os, subprocess, sys, time
+mark = sys.argv[2]
+subprocess.Popen(['python', '-c', 'import time; time.sleep(98765)', mark], start_new_session=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp('python', ['python', '-c', 'import time; time.sleep(98765)', mark])
+    os._exit(0)
+print('started', flush=True)
+if sys.argv[1] == 'wait':
+    time.sleep(98765)
+"""
+
+STUBBORN = """
+import signal, sys, time
+for number in (2, 15):
+    signal.signal(number, signal.SIG_IGN)
+print('started', flush=True)
+time.sleep(98765)
+"""
+
+
+def left(mark: str) -> list[psutil.Process]:
+    """Processes that were started with `mark` as an argument."""
+    return [process for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or [])[3:]]
+
+
+async def cancelled(engine: HostEngine, action: Action, log: Path) -> None:
+    """Run an action and cancel it once it has said that it started."""
+    async with engine, anyio.create_task_group() as group:
+        started = anyio.Event()
+
+        def listen(piece: bytes) -> None:
+            if b"started" in piece:
+                started.set()
+
+        group.start_soon(engine.execute, action, log, listen)
+        await started.wait()
+        group.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where actions get their directories, so that nobody else's are counted."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+@pytest.fixture(params=host.LEVELS, ids=lambda level: "+".join(level) or "none")
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostEngine:
+    """The engine with each set of namespaces that this system allows."""
+    best = host.best_level()
+    if not set(request.param) <= set(best):
+        pytest.skip(f"this system allows only {'+'.join(best) or 'no namespaces'}")
+    monkeypatch.setattr(host, "best_level", lambda: request.param)
+    return HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name)
+
+
+def test_what_an_action_leaves_running_ends_with_it(engine: HostEngine, tmp_path: Path) -> None:
+    async def main() -> ActionResult:
+        async with engine:
+            return await engine.execute(
+                Action(argv=("python", "-c", ESCAPES, "leave", str(tmp_path))), tmp_path / "log", lambda _: None
+            )
+
+    assert anyio.run(main).exit_code == 0
+    assert left(str(tmp_path)) == []
+
+
+def test_a_cancelled_action_leaves_nothing_running_and_no_directory(engine: HostEngine, tmp_path: Path, own_tmp: Path) -> None:
+    anyio.run(cancelled, engine, Action(argv=("python", "-c", ESCAPES, "wait", str(tmp_path))), tmp_path / "log")
+    assert left(str(tmp_path)) == []
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_an_action_that_ignores_signals_is_killed(engine: HostEngine, tmp_path: Path) -> None:
+    anyio.run(cancelled, engine, Action(argv=("python", "-c", STUBBORN, str(tmp_path))), tmp_path / "log")
+    assert left(str(tmp_path)) == []
+
+
+def test_an_output_that_links_out_of_the_action_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name) as opened:
+            await opened.execute(
+                Action(argv=("ln", "-s", "/etc/hostname", "out"), outputs=("out",)), tmp_path / "log", lambda _: None
+            )
+
+    with pytest.raises(EngineError, match="the output 'out' is a link out of the action's directory"):
+        anyio.run(main)
+
+
+def test_directories_an_action_made_unwritable_are_removed(tmp_path: Path, own_tmp: Path) -> None:
+    store = Store(tmp_path / "store")
+    blob = store.put(b"x")
+    source = store.tree([Entry("d/f", "file", blob.digest, 1)])
+
+    async def main() -> ActionResult:
+        async with HostEngine(store, tmp_path, lambda name: name) as opened:
+            action = Action(argv=("sh", "-c", "chmod 0555 src/d"), inputs={"src": source})
+            return await opened.execute(action, tmp_path / "log", lambda _: None)
+
+    assert anyio.run(main).exit_code == 0
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_an_engine_that_was_not_entered_says_so(tmp_path: Path) -> None:
+    engine = HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name)
+    with pytest.raises(EngineError, match="was not entered"):
+        anyio.run(engine.execute, Action(argv=("true",)), tmp_path / "log", lambda _: None)

@@ -1,0 +1,175 @@
+"""What a pipeline refuses when it is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gates import Check, Passed, QualityGate, Verdict
+from gates.verdict import passed
+from pipeline import Pipeline, Result, Stage, WiringError, Work
+from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sum, Thing
+
+
+def fine(_: Number) -> Verdict:
+    return passed("fine", "fine")
+
+
+def test_stages_are_named_by_keyword_and_otherwise_after_their_class() -> None:
+    one = Constant(value=1)
+    pipeline = Pipeline("thing", total=Sum(parts=(one, Half(of=one))))
+    assert [pipeline.name_of(stage) for stage in pipeline] == ["constant", "half", "total"]
+    assert pipeline.inputs(pipeline["half"]) == (one,)
+
+
+def test_a_matrix_is_named_by_the_settings_that_differ() -> None:
+    source = Constant(value=1)
+    pipeline = Pipeline("thing", sums=tuple(Sum(parts=(source,), plus=plus) for plus in (1, 2)))
+    assert [pipeline.name_of(stage) for stage in pipeline] == ["constant", "sums[1]", "sums[2]"]
+
+
+def test_a_matrix_of_equal_stages_is_numbered() -> None:
+    pipeline = Pipeline("thing", many=(Constant(value=1), Constant(value=1)))
+    assert [pipeline.name_of(stage) for stage in pipeline] == ["many[0]", "many[1]"]
+
+
+def test_a_cycle_is_shown_as_a_path() -> None:
+    one = Half(of=Constant(value=1))
+    two = Half(of=one)
+    object.__setattr__(one, "of", two)
+    with pytest.raises(WiringError, match=r"cycle: (one -> two -> one|two -> one -> two)"):
+        Pipeline("thing", one=one, two=two)
+
+
+def test_two_stages_of_one_name_are_refused_with_the_way_to_name_one() -> None:
+    with pytest.raises(WiringError, match="two stages have the name 'constant'") as caught:
+        Pipeline("thing", total=Sum(parts=(Constant(value=1), Constant(value=2))))
+    assert "Pipeline(..., other_constant=...)" in str(caught.value)
+
+
+def test_one_stage_cannot_have_two_names() -> None:
+    one = Constant(value=1)
+    with pytest.raises(WiringError, match="two names, 'a' and 'b'"):
+        Pipeline("thing", a=one, b=one)
+
+
+@pytest.mark.parametrize("name", ["", "Thing", "a b", "-x"])
+def test_a_name_that_cannot_be_used_is_refused(name: str) -> None:
+    with pytest.raises(WiringError, match="cannot be used"):
+        Pipeline(name, one=Constant(value=1))
+
+
+def test_a_pipeline_without_stages_is_refused() -> None:
+    with pytest.raises(WiringError, match="no stages"):
+        Pipeline("thing")
+
+
+def test_what_is_no_stage_is_refused() -> None:
+    wrong: Any = "unit"
+    with pytest.raises(WiringError, match="unit is a str"):
+        Pipeline("thing", unit=wrong)
+
+
+def test_a_stage_hidden_in_a_list_is_refused() -> None:
+    class Listed(Stage[Number]):
+        parts: Any
+
+        async def run(self, work: Work) -> Number:
+            return Number(value=0)
+
+    with pytest.raises(WiringError, match=r"Listed.parts holds stages in a list"):
+        Pipeline("thing", one=Listed(parts=[Constant(value=1)]))
+
+
+def test_an_unknown_stage_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(WiringError, match="did you mean 'image'") as caught:
+        Pipeline("thing", image=Constant(value=1))["imgae"]
+    assert caught.value.what == "there is no stage 'imgae'"
+
+
+def test_a_stage_that_does_not_say_what_it_returns_is_refused() -> None:
+    class Vague(Stage):  # type: ignore[type-arg]
+        async def run(self, work: Work) -> Any:
+            return None
+
+    with pytest.raises(WiringError, match="Vague does not say what it returns"):
+        Pipeline("thing", vague=Vague())
+
+
+def test_a_forged_passed_is_refused() -> None:
+    class Shortcut(Stage[Passed[Thing]]):
+        async def run(self, work: Work) -> Passed[Thing]:
+            return Passed[Thing](artifact=Thing(value=1), verdicts=())
+
+    with pytest.raises(WiringError, match=r"Passed\[Thing\], which only gates.gate.QualityGate may issue"):
+        Pipeline("thing", shortcut=Shortcut())
+
+
+def test_evidence_from_the_artifacts_own_source_may_vouch_for_it() -> None:
+    source = FromFile(path="n")
+    gate = QualityGate(artifact=Make(of=source), checks=(Check(evidence=Half(of=source), rule=fine),))
+    assert len(Pipeline("thing", gate=gate)) == 5
+
+
+def test_evidence_about_the_artifact_itself_may_vouch_for_it() -> None:
+    class Weigh(Stage[Number]):
+        of: Stage[Thing]
+
+        async def run(self, work: Work) -> Number:
+            return Number(value=1)
+
+    thing = Make(of=FromFile(path="n"))
+    gate = QualityGate(artifact=thing, checks=(Check(evidence=Weigh(of=thing), rule=fine),))
+    assert Pipeline("thing", gate=gate)["gate"] is gate
+
+
+def test_evidence_from_another_source_is_refused() -> None:
+    ours, theirs = FromFile(path="ours"), FromFile(path="theirs")
+    gate = QualityGate(artifact=Make(of=ours), checks=(Check(evidence=Half(of=theirs), rule=fine),))
+    with pytest.raises(WiringError, match="gate: check does not descend from make nor from its source"):
+        Pipeline("thing", ours=ours, theirs=theirs, gate=gate)
+
+
+def test_evidence_about_another_artifact_of_the_same_source_is_refused() -> None:
+    class Weigh(Stage[Number]):
+        of: Stage[Thing]
+
+        async def run(self, work: Work) -> Number:
+            return Number(value=1)
+
+    source = FromFile(path="n")
+    other = Make(of=Half(of=source))
+    gate = QualityGate(artifact=Make(of=source), checks=(Check(evidence=Weigh(of=other), rule=fine),))
+    with pytest.raises(WiringError, match="check is evidence about other, not about make"):
+        Pipeline("thing", other=other, gate=gate)
+
+
+def test_a_gate_without_checks_is_refused() -> None:
+    with pytest.raises(WiringError, match="lets everything through"):
+        QualityGate(artifact=Make(of=Constant(value=1)), checks=())
+
+
+def test_upstream_and_downstream_are_transitive() -> None:
+    one = Constant(value=1)
+    two = Half(of=one)
+    three = Sum(parts=(two,))
+    pipeline = Pipeline("thing", one=one, two=two, three=three, alone=Constant(value=4))
+    assert pipeline.upstream([three]) == {one, two, three}
+    assert pipeline.downstream(one) == {two, three}
+
+
+def test_a_stage_is_frozen() -> None:
+    one = Constant(value=1)
+    with pytest.raises(AttributeError):
+        one.value = 2  # type: ignore[misc]
+
+
+def test_results_are_frozen_and_refuse_what_they_do_not_know() -> None:
+    class Point(Result):
+        x: int
+
+    with pytest.raises(ValueError, match="frozen"):
+        Point(x=1).x = 2  # type: ignore[misc]
+    with pytest.raises(ValueError, match="Extra inputs"):
+        Point(x=1, y=2)  # type: ignore[call-arg]

@@ -1,0 +1,121 @@
+"""The journal: append-only, durable, shared, and never read wrongly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeline import Event, Journal
+from pipeline.errors import JournalError
+
+
+def test_events_come_back_in_order_with_what_was_written(journal: Journal) -> None:
+    journal.append(Event(run="r", kind="a", stage="s", data={"x": [1, "é"]}), Event(run="q", kind="b"))
+    journal.append(Event(run="r", kind="c"))
+    assert [(event.kind, event.data) for event in journal.events("r")] == [("a", {"x": [1, "é"]}), ("c", {})]
+    assert [event.seq for event in journal.events()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("statement", ["update event set kind = 'x'", "delete from event"])
+def test_nothing_recorded_can_be_changed_or_removed(journal: Journal, statement: str) -> None:
+    journal.append(Event(run="r", kind="a"))
+    other = sqlite3.connect(journal.path)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        other.execute(statement)
+    other.close()
+
+
+def test_events_of_one_transaction_are_all_there_or_none(journal: Journal) -> None:
+    with pytest.raises(TypeError):
+        journal.append(Event(run="r", kind="a"), Event(run="r", kind="b", data={"x": object()}))
+    assert list(journal.events()) == []
+    journal.append(Event(run="r", kind="c"))
+    assert [event.kind for event in journal.events()] == ["c"]
+
+
+def test_a_listener_hears_an_event_after_it_is_durable(journal: Journal) -> None:
+    heard: list[tuple[str, int]] = []
+
+    def listener(event: Event) -> None:
+        other = Journal(journal.path)
+        heard.append((event.kind, len(list(other.events()))))
+        other.close()
+
+    journal.listen(listener)
+    journal.append(Event(run="r", kind="a"))
+    assert heard == [("a", 1)]
+
+
+def write(path: Path, writer: int) -> None:
+    journal = Journal(path)
+    for number in range(20):
+        journal.append(Event(run=f"w{writer}", kind="k", data={"n": number}))
+    journal.close()
+
+
+def test_many_writers_at_once_lose_nothing_and_lock_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write, args=(path, writer)) for writer in range(8)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0] * 8
+    journal = Journal(path)
+    for writer in range(8):
+        assert [event.data["n"] for event in journal.events(f"w{writer}")] == list(range(20))
+    journal.close()
+
+
+def test_a_journal_of_a_newer_version_is_a_clear_error(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "journal.db")
+    db.execute("pragma user_version=99")
+    db.close()
+    with pytest.raises(JournalError, match=r"newer version \(format 99\)"):
+        Journal(tmp_path / "journal.db")
+
+
+def test_a_file_that_is_no_journal_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(JournalError, match="cannot be used: file is not a database"):
+        Journal(tmp_path / "journal.db")
+
+
+def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="cannot be written"):
+        Journal(tmp_path / "missing" / "journal.db")
+
+
+def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.append(Event(run="r", kind="before"))
+    pages = journal._db.execute("pragma page_count").fetchone()[0]
+    journal._db.execute(f"pragma max_page_count={pages}")  # SQLite reports SQLITE_FULL, as it does for ENOSPC
+    with pytest.raises(JournalError, match="the disk is full; what was recorded before is safe"):
+        journal.append(Event(run="r", kind="big", data={"x": "y" * 100_000}))
+    assert [event.kind for event in journal.events()] == ["before"]
+    journal.close()
+
+
+def test_what_a_killed_process_had_appended_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    child = os.fork()
+    if child == 0:
+        journal = Journal(path)
+        journal.append(Event(run="r", kind="a"))
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert [event.kind for event in Journal(path).events()] == ["a"]
+
+
+def test_the_latest_record_and_duration_of_each_stage_are_known(journal: Journal) -> None:
+    for key, seconds in (("k1", 1.0), ("k2", 2.0)):
+        journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": key, "seconds": seconds}))
+    journal.append(Event(run="r", kind="stage.finished", stage="effect", data={"key": None, "seconds": 3.0}))
+    assert journal.last_records() == {"s": "k2"}
+    assert journal.durations() == {"s": 2.0, "effect": 3.0}

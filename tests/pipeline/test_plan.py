@@ -1,0 +1,129 @@
+"""Plans: decided from what is given, with a reason for each stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import Facts, Pipeline, Stage
+from pipeline.plan import Decision, Plan, World, plan
+from pipeline.record import Record
+from pipeline.stage import Effect
+from tests.pipeline.toys import Constant, FromFile, Half, Number, Sends, Sum
+
+
+def world(records: dict[str, Record] | None = None, **more: Any) -> World:
+    known = records or {}
+    given_: dict[str, Any] = {"facts": Facts(), "engine": "host", "platform": "here", "observed": {}, "last": {}}
+    return World(lookup=known.get, **{**given_, **more})
+
+
+def made(result: str, components: dict[str, str] | None = None) -> Record:
+    return Record(result=result, size=1, components=components or {}, run="r1", seconds=1.0, summary="", concern="", contents=[])
+
+
+def decide(pipeline: Pipeline, given_: World) -> Plan:
+    return plan(pipeline, frozenset(pipeline), given_)
+
+
+def said(found: Plan) -> dict[str, tuple[str, str]]:
+    return {step.name: (step.decision.value, step.reason) for step in found.steps}
+
+
+def test_a_stage_that_never_ran_runs() -> None:
+    assert said(decide(Pipeline("thing", one=Constant(value=1)), world())) == {"one": ("run", "never ran here")}
+
+
+def test_a_known_key_is_cached_and_names_the_run_that_made_it() -> None:
+    pipeline = Pipeline("thing", one=Constant(value=1))
+    key = decide(pipeline, world()).steps[0].key
+    assert key is not None
+    found = decide(pipeline, world({key: made("a" * 64)}))
+    assert said(found) == {"one": ("cached", "nothing it depends on changed since run r1")}
+
+
+def test_what_waits_for_an_unknown_result_says_for_which() -> None:
+    one = Constant(value=1)
+    found = decide(Pipeline("thing", one=one, two=Half(of=one)), world())
+    assert said(found)["two"] == ("run", "decided when one is known")
+
+
+def test_a_side_effect_is_never_cached(tmp_path: Any) -> None:
+    one = Constant(value=1)
+    pipeline = Pipeline("thing", one=one, send=Sends(of=one, file=tmp_path))
+    key = decide(pipeline, world()).steps[0].key
+    assert key is not None
+    assert said(decide(pipeline, world({key: made("a" * 64)})))["send"] == ("run", "has a side effect (once)")
+
+
+def test_the_reason_names_the_components_that_changed() -> None:
+    pipeline = Pipeline("thing", one=Constant(value=2))
+    parts = decide(Pipeline("thing", one=Constant(value=1)), world()).steps[0].components
+    found = decide(pipeline, world({"old": made("a" * 64, dict(parts or {}))}, last={"one": "old"}, platform="elsewhere"))
+    assert said(found)["one"] == ("run", "platform, setting value changed")
+
+
+def test_a_result_that_is_gone_from_the_store_is_a_reason() -> None:
+    found = decide(Pipeline("thing", one=Constant(value=2)), world(last={"one": "gone"}))
+    assert said(found)["one"] == ("run", "its latest result is not in the store any more")
+
+
+def test_a_stage_for_another_engine_is_skipped_and_says_so() -> None:
+    class Contained(Stage[Number]):
+        engines = frozenset({"dagger"})
+
+        async def run(self, work: Any) -> Number:
+            return Number(value=1)
+
+    found = decide(Pipeline("thing", it=Contained()), world())
+    assert said(found) == {"it": ("skipped", "needs the engine dagger, this is host")}
+
+
+def test_what_a_stage_observes_is_part_of_its_key() -> None:
+    one = FromFile(path="n")
+    pipeline = Pipeline("thing", one=one)
+    keys = {decide(pipeline, world(observed={one: seen})).steps[0].key for seen in ("a", "b")}
+    assert len(keys) == 2
+
+
+@st.composite
+def pipelines(draw: st.DrawFn) -> Pipeline:
+    """Random DAGs of up to twelve stages."""
+    stages: list[Stage[Number]] = []
+    for number in range(draw(st.integers(1, 12))):
+        parts = draw(st.lists(st.sampled_from(stages), max_size=3, unique=True)) if stages else []
+        stages.append(Sum(parts=tuple(parts), plus=number))
+    return Pipeline("random", **{f"s{number}": stage for number, stage in enumerate(stages)})
+
+
+@given(pipelines(), st.sets(st.integers(0, 11)))
+def test_a_stage_is_cached_only_when_every_input_is_known(pipeline: Pipeline, have: set[int]) -> None:
+    """Against the plain statement of the rule, for random graphs and random contents of the store."""
+    keys: dict[str, Record] = {}
+    for number, stage in enumerate(pipeline):
+        steps = {step.stage: step for step in decide(pipeline, world(keys)).steps}
+        key = steps[stage].key
+        if number in have and key is not None:
+            keys[key] = made(f"{number:064x}")
+    steps = {step.stage: step for step in decide(pipeline, world(keys)).steps}
+    for stage in pipeline:
+        step, inputs = steps[stage], [steps[source] for source in pipeline.inputs(stage)]
+        known = all(one.decision is Decision.CACHED for one in inputs)
+        assert (step.key is not None) == known
+        assert (step.decision is Decision.CACHED) == (known and step.key in keys)
+
+
+@given(pipelines())
+def test_a_plan_is_in_topological_order_and_says_the_same_twice(pipeline: Pipeline) -> None:
+    first, second = decide(pipeline, world()), decide(pipeline, world())
+    assert first.steps == second.steps
+    seen: set[Stage[Any]] = set()
+    for step in first.steps:
+        assert set(pipeline.inputs(step.stage)) <= seen
+        seen.add(step.stage)
+
+
+def test_effects_have_the_names_the_documentation_uses() -> None:
+    assert [effect.value for effect in Effect] == ["pure", "retryable", "once"]

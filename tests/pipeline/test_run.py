@@ -1,0 +1,311 @@
+"""Runs: what is executed, what is reused, what is recorded, and what is taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from gates import Check, QualityGate
+from gates.verdict import Verdict, failed, passed
+from pipeline import Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, Store
+from pipeline.errors import Exit
+from pipeline.history import RunHistory, one
+from pipeline.run import Outcome
+from tests.conftest import run_pipeline
+from tests.pipeline.toys import (
+    Asks,
+    Breaks,
+    Constant,
+    Counted,
+    Fails,
+    FromFile,
+    Half,
+    Make,
+    Number,
+    Runs,
+    Sends,
+    Sum,
+)  # fmt: skip
+
+
+class Bench:
+    """A project in which pipelines are run one after the other."""
+
+    def __init__(self, project: Project, store: Store, journal: Journal) -> None:
+        self.project, self.store, self.journal = project, store, journal
+        self.counter = project.root / "counter"
+
+    def run(self, pipeline: Pipeline, **more: Any) -> tuple[Outcome, RunHistory, dict[str, Any]]:
+        outcome, results = run_pipeline(pipeline, self.project, self.store, self.journal, **more)
+        history = one(self.journal, outcome.run)
+        assert history is not None
+        return outcome, history, results
+
+    def states(self, pipeline: Pipeline, **more: Any) -> dict[str, str]:
+        return {stage.name: stage.state for stage in self.run(pipeline, **more)[1].stages.values()}
+
+    def write(self, name: str, number: int) -> None:
+        (self.project.root / name).write_text(str(number))
+
+    def counted(self) -> int:
+        return len(self.counter.read_text().splitlines()) if self.counter.exists() else 0
+
+
+@pytest.fixture
+def bench(project: Project, tmp_path: Path, journal: Journal) -> Bench:
+    return Bench(project, Store(tmp_path / "store"), journal)
+
+
+def chain(bench: Bench) -> Pipeline:
+    source = FromFile(path="n")
+    half = Half(of=source)
+    return Pipeline("thing", source=source, half=half, counted=Counted(of=half, file=bench.counter))
+
+
+def test_a_second_run_of_an_unchanged_pipeline_executes_nothing(bench: Bench) -> None:
+    bench.write("n", 4)
+    assert set(bench.states(chain(bench)).values()) == {"passed"}
+    assert set(bench.states(chain(bench)).values()) == {"cached"}
+    assert bench.counted() == 1
+
+
+def test_a_changed_source_runs_what_depends_on_it(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    bench.write("n", 10)
+    _, history, results = bench.run(chain(bench))
+    assert {stage.state for stage in history.stages.values()} == {"passed"}
+    assert results["counted"] == Number(value=5)
+
+
+def test_an_equal_result_leaves_everything_below_it_cached(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    bench.write("n", 5)
+    assert bench.states(chain(bench)) == {"source": "passed", "half": "passed", "counted": "cached"}
+    assert bench.counted() == 1
+
+
+def test_a_changed_setting_runs_the_stage_again(bench: Bench) -> None:
+    source = Constant(value=1)
+    bench.run(Pipeline("thing", total=Sum(parts=(source,), plus=1)))
+    _, history, results = bench.run(Pipeline("thing", total=Sum(parts=(source,), plus=2)))
+    assert history.stages["total"].reason == "setting plus changed"
+    assert results["total"] == Number(value=3)
+
+
+def test_a_stage_can_be_asked_to_run_again(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    states = bench.states(chain(bench), again=frozenset({"half"}))
+    assert states == {"source": "cached", "half": "passed", "counted": "cached"}
+
+
+def test_a_failure_stops_what_depends_on_it_and_nothing_else(bench: Bench) -> None:
+    source = Constant(value=1)
+    bad = Fails(of=source)
+    pipeline = Pipeline("thing", bad=bad, below=Half(of=bad), beside=Half(of=source))
+    outcome, history, _ = bench.run(pipeline)
+    assert {stage.name: stage.state for stage in history.stages.values()} == {
+        "constant": "passed",
+        "bad": "failed",
+        "below": "blocked",
+        "beside": "passed",
+    }
+    assert history.stages["below"].reason == "bad did not pass"
+    assert (outcome.exit, outcome.failed) == (Exit.FAILED, {"bad": "no\n  expected: yes"})
+
+
+def test_all_failures_are_reported_not_only_the_first(bench: Bench) -> None:
+    source = Constant(value=1)
+    outcome, _, _ = bench.run(Pipeline("thing", a=Fails(of=source), b=Fails(of=source, message="nor this")))
+    assert sorted(outcome.failed) == ["a", "b"]
+
+
+def test_a_bug_in_a_stage_fails_it_with_its_trace_in_the_journal(bench: Bench) -> None:
+    outcome, history, _ = bench.run(Pipeline("thing", bad=Breaks()))
+    assert outcome.failed == {"bad": "ZeroDivisionError: a bug"}
+    assert "raise ZeroDivisionError" in history.stages["bad"].trace
+
+
+def test_a_failing_attempt_is_repeated_as_often_as_allowed(bench: Bench) -> None:
+    stage = Counted(of=Constant(value=1), file=bench.counter, fail_first=2, retry=Retry(times=2, wait=0.01))
+    outcome, history, _ = bench.run(Pipeline("thing", it=stage))
+    assert (outcome.exit, history.stages["it"].attempts, bench.counted()) == (Exit.PASSED, 3, 3)
+
+
+def test_a_bug_is_not_repeated(bench: Bench) -> None:
+    _, history, _ = bench.run(Pipeline("thing", it=Breaks(retry=Retry(times=3, wait=0.01))))
+    assert history.stages["it"].attempts == 1
+
+
+def test_a_stage_that_takes_too_long_fails_with_its_limit(bench: Bench) -> None:
+    class Slow(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            await anyio.sleep_forever()
+            return Number(value=0)
+
+    outcome, _, _ = bench.run(Pipeline("thing", slow=Slow(timeout=0.05)))
+    assert "slow took longer than 0.05 s" in outcome.failed["slow"]
+
+
+def test_a_side_effect_happens_in_every_run_and_is_journalled_before_and_after(bench: Bench) -> None:
+    sent = bench.project.root / "sent"
+    pipeline = Pipeline("thing", send=Sends(of=Constant(value=1), file=sent))
+    bench.run(pipeline)
+    outcome, _, _ = bench.run(pipeline)
+    assert sent.read_text() == "sent\nsent\n"
+    kinds = [event.kind for event in bench.journal.events(outcome.run, stage="send")]
+    assert kinds == ["stage.started", "effect.intended", "effect.done", "stage.finished"]
+
+
+def test_an_effect_is_taken_back_when_something_below_it_fails(bench: Bench) -> None:
+    sent = bench.project.root / "sent"
+    send = Sends(of=Constant(value=7), file=sent)
+    outcome, history, _ = bench.run(Pipeline("thing", send=send, verify=Fails(of=send)))
+    assert sent.read_text() == "sent\ntook back 7\n"
+    assert outcome.exit is Exit.FAILED
+    assert history.stages["send"].undone == "undone"
+
+
+def test_an_effect_stays_when_only_something_beside_it_fails(bench: Bench) -> None:
+    sent = bench.project.root / "sent"
+    source = Constant(value=7)
+    send = Sends(of=source, file=sent)
+    bench.run(Pipeline("thing", send=send, verify=Half(of=send), beside=Fails(of=source)))
+    assert sent.read_text() == "sent\n"
+
+
+def test_an_effect_that_cannot_be_taken_back_is_reported(bench: Bench) -> None:
+    class Stuck(Sends):
+        async def undo(self, work: Any, result: Any) -> None:
+            raise RuntimeError("stuck")
+
+    send = Stuck(of=Constant(value=7), file=bench.project.root / "sent")
+    outcome, history, _ = bench.run(Pipeline("thing", send=send, verify=Fails(of=send)))
+    assert outcome.failed["send"] == "could not be undone: stuck"
+    assert history.stages["send"].undone == "could not be undone: stuck"
+
+
+def test_asking_for_a_stage_that_is_no_input_is_an_error_with_its_name(bench: Bench) -> None:
+    source, other = Constant(value=1), Constant(value=2)
+    outcome, _, _ = bench.run(Pipeline("thing", source=source, other=other, it=Asks(of=source, other=lambda: other)))
+    assert "it asked for other, which is not one of its inputs" in outcome.failed["it"]
+    assert "one of: source" in outcome.failed["it"]
+
+
+def test_a_result_of_another_type_than_declared_fails_the_stage(bench: Bench) -> None:
+    class Lies(Stage[Number]):
+        async def run(self, work: Any) -> Any:
+            return "five"
+
+    outcome, _, _ = bench.run(Pipeline("thing", lies=Lies()))
+    assert "lies returned a str" in outcome.failed["lies"]
+
+
+def test_a_stage_whose_condition_does_not_hold_is_skipped_with_what_depends_on_it(bench: Bench) -> None:
+    source = Constant(value=1)
+    only_main = Half(of=source, only=Only(branch=("main",)))
+    pipeline = Pipeline("thing", only_main=only_main, below=Half(of=only_main))
+    outcome, history, _ = bench.run(pipeline, facts=Facts(branch="topic"))
+    assert history.stages["only_main"].reason == "branch is topic, only on main"
+    assert history.stages["below"].reason == "needs only_main, which is skipped"
+    assert outcome.exit is Exit.PASSED
+
+
+def test_two_stages_that_need_one_lock_never_run_together(bench: Bench) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    class Alone(Stage[Number]):
+        number: int
+
+        async def run(self, work: Any) -> Number:
+            inside.append(1)
+            most.append(len(inside))
+            await anyio.sleep(0.01)
+            inside.pop()
+            return Number(value=self.number)
+
+    stages = tuple(Alone(number=number, resources=Resources(locks=("db",))) for number in range(4))
+    outcome, _, _ = bench.run(Pipeline("thing", alone=stages))
+    assert (outcome.exit, max(most), len(most)) == (Exit.PASSED, 1, 4)
+
+
+def test_a_verdict_that_no_gate_weighs_fails_the_run(bench: Bench) -> None:
+    def never(_: Number) -> Verdict:
+        return failed("never", "it is a number", wanted="no number")
+
+    pipeline = Pipeline("thing", check=Check(evidence=Constant(value=1), rule=never))
+    for _ in range(2):
+        outcome, _, _ = bench.run(pipeline)
+        assert outcome.failed == {"check": "it is a number"}
+
+
+def gate(bench: Bench, *rules: Any) -> Pipeline:
+    bench.write("n", 3)
+    source = FromFile(path="n")
+    checks = tuple(Check(evidence=source, rule=rule) for rule in rules)
+    passed_gate = QualityGate(artifact=Make(of=source), checks=checks)
+    return Pipeline("thing", checks=checks, gate=passed_gate)
+
+
+def fine(number: Number) -> Verdict:
+    return passed("fine", f"{number.value} is fine")
+
+
+def bad(number: Number) -> Verdict:
+    return failed("bad", f"{number.value} is bad", "the particulars", wanted="another number")
+
+
+def broken(_: Number) -> Verdict:
+    raise KeyError("oops")
+
+
+def test_a_gate_lets_the_artifact_through_with_its_verdicts(bench: Bench) -> None:
+    _, history, results = bench.run(gate(bench, fine))
+    assert results["gate"].artifact.value == 3
+    assert [verdict["said"] for verdict in history.stages["gate"].verdicts] == ["3 is fine"]
+
+
+def test_a_gate_stays_closed_on_one_failed_verdict_and_journals_all(bench: Bench) -> None:
+    outcome, history, _ = bench.run(gate(bench, fine, bad))
+    assert outcome.failed["gate"] == "gate is closed: 3 is bad\n  expected: another number"
+    assert [verdict["ruling"] for verdict in history.stages["gate"].verdicts] == ["passed", "failed"]
+
+
+def test_a_rule_that_raises_closes_the_gate(bench: Bench) -> None:
+    outcome, history, _ = bench.run(gate(bench, broken))
+    assert "the rule raised KeyError" in outcome.failed["gate"]
+    assert history.stages["gate"].verdicts[0]["ruling"] == "error"
+
+
+def test_a_command_that_fails_is_a_result_with_its_log(bench: Bench) -> None:
+    outcome, _, results = bench.run(Pipeline("thing", it=Runs(argv=("sh", "-c", "echo hello; exit 7"))))
+    assert results["it"] == Number(value=7)
+    logs = list((bench.project.home / "logs" / outcome.run / "it").glob("*.log"))
+    assert [log.read_text() for log in logs] == ["hello\n"]
+
+
+def test_a_damaged_record_is_a_miss_and_not_an_error(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    for path in (bench.store.root / "results").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+    assert set(bench.states(chain(bench)).values()) == {"passed"}
+    assert bench.counted() == 2
+
+
+def test_a_result_whose_bytes_were_damaged_is_a_miss(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    for path in (bench.store.root / "blobs").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"x" + path.read_bytes()[1:])
+    _, history, results = bench.run(chain(bench))
+    assert history.stages["source"].state == history.stages["half"].state == "passed"
+    assert results["counted"] == Number(value=2)

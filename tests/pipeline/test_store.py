@@ -1,0 +1,133 @@
+"""The store: what goes in comes out, or is reported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import Blob, Entry, Store, StoreError, Tree
+from pipeline.data import contents
+from pipeline.store import unwritable
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+names = st.text("abcdefghij._- é", min_size=1, max_size=8).filter(lambda name: name.strip(".") and name not in (".", ".."))
+files = st.dictionaries(names, st.tuples(st.binary(max_size=64), st.booleans()), max_size=8)
+
+
+@given(files)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_a_tree_comes_out_as_it_went_in(tmp_path_factory: pytest.TempPathFactory, listing: dict[str, tuple[bytes, bool]]) -> None:
+    base = tmp_path_factory.mktemp("tree")
+    source, store = base / "in", Store(base / "store")
+    source.mkdir()
+    for name, (data, executable) in listing.items():
+        (source / name).write_bytes(data)
+        (source / name).chmod(0o755 if executable else 0o644)
+    tree = store.put_tree(source)
+    store.lay_out(tree, base / "out")
+    assert {p.name: (p.read_bytes(), os.access(p, os.X_OK)) for p in (base / "out").iterdir()} == listing
+    assert tree == store.put_tree(base / "out")
+    assert (tree.files, tree.size) == (len(listing), sum(len(data) for data, _ in listing.values()))
+
+
+def test_links_and_directories_are_kept(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    (source / "a" / "b").mkdir(parents=True)
+    (source / "a" / "b" / "file").write_text("x")
+    (source / "a" / "link").symlink_to("b/file")
+    (source / "dir").symlink_to("a")
+    store.lay_out(store.put_tree(source), tmp_path / "out")
+    assert os.readlink(tmp_path / "out" / "a" / "link") == "b/file"
+    assert (tmp_path / "out" / "dir" / "b" / "file").read_text() == "x"
+
+
+def test_every_single_byte_flip_of_a_blob_is_found(store: Store) -> None:
+    data = bytes(range(64))
+    for position in range(len(data)):
+        blob = store.put(data)
+        store.path(blob).write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(StoreError, match="was damaged on disk and has been removed"):
+            store.read(blob)
+        assert not store.has(blob)
+
+
+def test_a_damaged_file_is_found_when_a_tree_is_laid_out(store: Store, tmp_path: Path) -> None:
+    blob = store.put(b"content")
+    tree = store.tree([Entry("file", "file", blob.digest, blob.size)])
+    store.path(blob).write_bytes(b"other!!")
+    with pytest.raises(StoreError, match="damaged"):
+        store.lay_out(tree, tmp_path / "out")
+    assert not (tmp_path / "out" / "file").exists()
+    assert not store.has(tree)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", ""])
+def test_a_path_that_leads_out_of_the_tree_is_refused(store: Store, path: str) -> None:
+    blob = store.put(b"")
+    with pytest.raises(StoreError, match="cannot hold the path"):
+        store.tree([Entry(path, "file", blob.digest)])
+
+
+def test_an_overlay_puts_each_part_at_its_path_and_the_later_one_wins(store: Store) -> None:
+    one, two = store.put(b"1"), store.put(b"2")
+    tree = store.tree([Entry("a", "file", one.digest, 1), Entry("b", "file", one.digest, 1)])
+    found = store.overlay({"": tree, "b": two, "in": tree})
+    assert {entry.path: entry.target for entry in store.entries(found)} == {
+        "a": one.digest, "b": two.digest, "in/a": one.digest, "in/b": one.digest,
+    }  # fmt: skip
+
+
+def test_a_missing_file_of_a_tree_is_refused_with_the_nearest_name(store: Store) -> None:
+    blob = store.put(b"")
+    tree = store.tree([Entry("requirements.lock", "file", blob.digest)])
+    with pytest.raises(StoreError) as caught:
+        store.file(tree, "requirements.loc")
+    assert caught.value.right == "did you mean 'requirements.lock'?"
+
+
+def test_a_shared_tree_is_laid_out_once_and_read_only(store: Store) -> None:
+    blob = store.put(b"x")
+    tree = store.tree([Entry("tool", "executable", blob.digest, 1)])
+    place = store.shared(tree)
+    assert store.shared(tree) == place
+    assert (place / "tool").stat().st_mode & 0o777 == 0o555
+    store.remove_shared(tree)
+    assert not place.exists()
+
+
+def test_what_is_not_there_is_said_plainly(store: Store) -> None:
+    missing = Blob(digest="0" * 64, size=1)
+    with pytest.raises(StoreError, match="000000000000 is not in the store"):
+        store.read(missing)
+    with pytest.raises(StoreError, match="is not in the store"):
+        store.path(missing)
+    assert store.load("0" * 64) is None
+    assert not store.has(Tree(digest="0" * 64, files=0, size=0))
+
+
+def test_a_directory_that_cannot_be_written_is_said_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path / "file" / "store")
+    assert "Not a directory" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written"), (5, "Input/output")]
+)
+def test_errors_of_the_system_become_sentences(tmp_path: Path, number: int, words: str) -> None:
+    assert words in str(unwritable(tmp_path, OSError(number, os.strerror(number))))
+
+
+def test_contents_finds_every_blob_and_tree_of_a_result(store: Store) -> None:
+    blob, tree = store.put(b"x"), store.tree([])
+    assert list(contents({"a": [blob, (tree,)], "b": 1})) == [blob, tree]
