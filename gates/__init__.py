@@ -41,5 +41,8 @@ from gates.tests import Case as Case
 from gates.tests import Status as Status
 from gates.tests import TestReport as TestReport
 from gates.tests import all_passed as all_passed
+from gates.validation import ValidationCheck as ValidationCheck
+from gates.validation import ValidationReport as ValidationReport
+from gates.validation import valid as valid
 from gates.verdict import Ruling as Ruling
 from gates.verdict import Verdict as Verdict

@@ -33,13 +33,14 @@ class Case(Result):
 
 
 class TestReport(Result):
-    """What a test tool found; `report` is its own report (JUnit XML)."""
+    """What a test tool found; `report` is its own report (JUnit XML), `coverage` the data it measured, if it did."""
 
     __test__ = False  # not a test class, whatever its name looks like to pytest
 
     tool: str
     cases: tuple[Case, ...]
     report: Blob
+    coverage: Blob | None = None
 
     def count(self, *statuses: Status) -> int:
         return sum(case.status in statuses for case in self.cases)

@@ -36,6 +36,9 @@ class Action:
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Environment variable to the name of a secret; values never enter argv, keys, logs or the store."""
     services: tuple[Service, ...] = ()
+    dockerfile: str = ""
+    """Path of a Dockerfile in the one input. Instead of a command, engines that have containers build it and
+    leave the image in the one output, as an archive of an OCI layout."""
     caches: Mapping[str, str] = field(default_factory=dict)
     """Relative path to the name of a directory kept between actions; only ever a matter of speed."""
 

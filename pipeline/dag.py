@@ -82,9 +82,10 @@ class Pipeline:
 
 def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterator[tuple[Stage[Any], str]]:
     seen: dict[Stage[Any], str] = {}
+    alone = {value: name for name, value in stages.items() if isinstance(value, Stage)}
     for name, value in stages.items():
         members = value if isinstance(value, tuple) else (value,)
-        for label, stage in zip(_labels(members), members, strict=True):
+        for label, stage in zip(_labels(members, alone), members, strict=True):
             if not isinstance(stage, Stage):
                 raise WiringError(f"{name} is a {type(stage).__name__}", right="a stage, or a tuple of stages")
             full = f"{name}[{label}]" if isinstance(value, tuple) else name
@@ -94,8 +95,8 @@ def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterato
             yield stage, full
 
 
-def _labels(members: tuple[Stage[Any], ...]) -> list[str]:
-    """What tells the members of a matrix apart: the settings that differ, or their numbers."""
+def _labels(members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
+    """What tells the members of a matrix apart: settings that differ, else the names of their inputs, else numbers."""
     if not all(isinstance(member, Stage) for member in members):
         return [str(number) for number in range(len(members))]
     all_settings = [settings(member) for member in members]
@@ -109,8 +110,10 @@ def _labels(members: tuple[Stage[Any], ...]) -> list[str]:
         if all_settings
         else []
     )
-    labels = [",".join(str(one[field]) for field in fields) for one in all_settings]
-    return labels if len(set(labels)) == len(members) else [str(number) for number in range(len(members))]
+    by_setting = [",".join(str(one[field]) for field in fields) for one in all_settings]
+    by_input = [",".join(names[source] for _, source in edges(member) if source in names) for member in members]
+    distinct = (labels for labels in (by_setting, by_input) if len(set(labels)) == len(members) and all(labels))
+    return next(distinct, [str(number) for number in range(len(members))])
 
 
 def _reach(named: Mapping[Stage[Any], str]) -> dict[Stage[Any], tuple[Stage[Any], ...]]:

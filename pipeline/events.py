@@ -47,5 +47,6 @@ def settled(step: Step, run: str) -> Event:
         "result": step.record.result,
         "run": step.record.run,
         "summary": step.record.summary,
+        "concern": step.record.concern,
     }
     return Event(run=run, kind="stage.cached", stage=step.name, data=data)

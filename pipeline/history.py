@@ -18,6 +18,8 @@ class StageHistory:
     """waiting, running, passed, cached, skipped, failed, blocked or interrupted."""
     reason: str = ""
     summary: str = ""
+    concern: str = ""
+    """Why nobody should go on because of the result; what a gate weighs."""
     error: str = ""
     tail: str = ""
     trace: str = ""
@@ -86,10 +88,10 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
             stage.started = stage.started or event.at
         case "stage.finished":
             stage.state, stage.summary, stage.seconds = "passed", data["summary"], data["seconds"]
-            stage.result, stage.key, stage.made_in = data["result"], data["key"] or "", event.run
+            stage.result, stage.key, stage.made_in, stage.concern = data["result"], data["key"] or "", event.run, data.get("concern", "")
         case "stage.cached":
             stage.state, stage.summary, stage.reason = "cached", data["summary"], data["reason"]
-            stage.result, stage.key, stage.made_in = data["result"], data["key"] or "", data["run"]
+            stage.result, stage.key, stage.made_in, stage.concern = data["result"], data["key"] or "", data["run"], data.get("concern", "")
         case "stage.skipped" | "stage.blocked":
             stage.state, stage.reason = event.kind.removeprefix("stage."), data["reason"]
         case "stage.failed" | "stage.retried":

@@ -181,7 +181,8 @@ class Runner:
         else:
             record = records.of(self._store, result, components=parts, run=self.id, seconds=seconds)
         self._done[stage] = replace(step, record=record)
-        self._write("stage.finished", stage, key=key, result=record.result, seconds=round(seconds, 6), summary=record.summary)
+        about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
+        self._write("stage.finished", stage, key=key, result=record.result, **about)
         self._weigh(stage, record)
 
     def _weigh(self, stage: Stage[Any], record: records.Record) -> None:

@@ -29,7 +29,8 @@ class Service(Result):
     env: dict[str, str] = Field(default_factory=dict)
     image: str = ""
     ready: str = ""
-    """Path of an HTTP readiness check that must answer 200; empty: the port must accept a connection."""
+    """Path of an HTTP readiness check that must answer 200; `postgresql`: a session must be let in (the port opens
+    before one can be served); empty: the port must accept a connection."""
     within: float = 60.0
     """Seconds until the server must be ready."""
 

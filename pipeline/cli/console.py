@@ -130,7 +130,7 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
 
 def outcome(stage: StageHistory, paint: Paint) -> str:
     """One line on how a stage ended."""
-    mark, colour = MARKS[stage.state]
+    mark, colour = ("!", "yellow") if stage.concern and stage.state in ("passed", "cached") else MARKS[stage.state]
     seconds = f" {stage.seconds:.1f}s" if stage.state in ("passed", "failed") else ""
     text = {
         "passed": stage.summary,

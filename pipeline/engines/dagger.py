@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -91,16 +92,37 @@ class DaggerEngine:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="lockgate-", ignore_cleanup_errors=True) as place:
             try:
-                container = await anyio.to_thread.run_sync(self._container, self._client, action)
-                await container.directory(OUT).export(place)
+                if action.dockerfile:
+                    await self._build(self._client, action, Path(place))
+                else:
+                    container = await anyio.to_thread.run_sync(self._container, self._client, action)
+                    await container.directory(OUT).export(place)
             except dagger.DaggerError as error:
                 raise EngineError(
-                    f"Dagger could not execute `{' '.join(action.argv[:4])}`: {_first(error)}",
+                    f"Dagger could not execute `{' '.join(action.argv[:4]) or action.dockerfile}`: {_first(error)}",
                     where=action.image or self._image,
                     right="an image the engine can pull, with /bin/sh in it",
                     next=f"see {self._home / 'dagger.log'}",
                 ) from error
             return await anyio.to_thread.run_sync(self._read, action, Path(place), log, listen, started)
+
+    async def _build(self, client: dagger.Client, action: Action, place: Path) -> None:
+        """Build the action's Dockerfile and leave in `place` what a command would have left; a build that fails is a result."""
+        import dagger
+
+        (context,), (output,) = action.inputs.values(), action.outputs
+        if not isinstance(context, Tree):
+            raise EngineError("the input of a Dockerfile is a file", right="a tree, the build's context")
+        directory = client.host().directory(str(await anyio.to_thread.run_sync(self._store.shared, context)))
+        archive = place / "files" / output
+        archive.parent.mkdir(parents=True)
+        code, said = 0, f"built {action.dockerfile}"
+        try:
+            await directory.docker_build(dockerfile=action.dockerfile).as_tarball().export(str(archive))
+        except dagger.QueryError as error:
+            code, said = 1, re.sub(r" \[traceparent:[^]]*\]", "", str(error))
+        (place / "code").write_text(str(code))
+        (place / "log").write_text(f"{said}\n")
 
     def _container(self, client: dagger.Client, action: Action) -> dagger.Container:
         """The container in which the command has run; nothing happens before something of it is asked for."""
@@ -109,7 +131,7 @@ class DaggerEngine:
             container = _with_network(client, container)
         for path, cache in action.caches.items():
             container = container.with_mounted_cache(f"{WORK}/{path}", client.cache_volume(f"lockgate-{cache}"))
-        ready = [f"http://{s.name}:{s.port}{s.ready}" for s in action.services if s.ready]
+        ready = [_readiness(service) for service in action.services if service.ready]
         bound = self._services(client, action.services)
         container, found = _with_services(container, bound)
         container = _with_env(container, action.env, found)
@@ -126,10 +148,18 @@ class DaggerEngine:
             .with_exec(["sh", "/lockgate/run.sh", action.cwd, *action.outputs, "--", *command])
         )
 
-    def _service(self, client: dagger.Client, service: Service) -> dagger.Service:
+    def _services(self, client: dagger.Client, services: tuple[Service, ...]) -> list[tuple[Service, dagger.Service]]:
+        """The services, each of them bound to those before it."""
+        bound: list[tuple[Service, dagger.Service]] = []
+        for service in services:
+            bound.append((service, self._service(client, service, bound)))
+        return bound
+
+    def _service(self, client: dagger.Client, service: Service, before: list[tuple[Service, dagger.Service]]) -> dagger.Service:
         container = self._laid_out(client, service.image, service.inputs, service.tools)
+        container, found = _with_services(container, before)
         everywhere = "0.0.0.0"  # noqa: S104 - inside a container of its own
-        container = _with_env(container, {"PORT": str(service.port), "HOST": everywhere, **service.env})
+        container = _with_env(container, {"PORT": str(service.port), "HOST": everywhere, **service.env}, found)
         container = container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
         prepared = ["sh", "-c", f'unset LOCKGATE_ATTEMPT; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
@@ -175,6 +205,12 @@ def where_to_find_it(environment: os._Environ[str]) -> None:
         environment.setdefault(CLI, program)
     if answers(local_engine()) and not environment.get("DAGGER_SESSION_PORT"):
         environment.setdefault(RUNNER, f"unix://{local_engine()}")
+
+
+def _readiness(service: Service) -> str:
+    """The URL that `ready.py` asks until the service is ready."""
+    place = f"{service.name}:{service.port}"
+    return f"postgresql://{place}" if service.ready == "postgresql" else f"http://{place}{service.ready}"
 
 
 def _with_env(container: dagger.Container, env: Mapping[str, str], found: Mapping[str, str]) -> dagger.Container:

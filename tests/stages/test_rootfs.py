@@ -1,0 +1,222 @@
+"""Images as file systems and as plain processes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pipeline import Action, Project, Result, Service, Stage, Store, Tree, Work
+from stages.image import BuildImage, Image, Placed
+from stages.rootfs import ImageService, Rootfs, find_program, image_service, paths_in, process_of, unpack_image
+from stages.scripts import unpack
+from stages.source import WorkingCopy
+from tests.conftest import RunStage
+
+SERVER = """\
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+        self.wfile.write(os.environ["GREETING_FILE"].encode())
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", link: str = "", mode: int = 0o644
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname, info.mode = kind, len(content), link, mode
+    return info, content
+
+
+def layer(place: Path, members: Iterable[tuple[tarfile.TarInfo, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(place, mode) as tar:  # type: ignore[call-overload]  # the mode is a parameter
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return place
+
+
+def test_layers_are_applied_in_order_with_their_whiteouts(tmp_path: Path) -> None:
+    lower = [
+        member("etc/", tarfile.DIRTYPE),
+        member("etc/old", content=b"old"),
+        member("etc/kept", content=b"kept"),
+        member("cache/a", content=b"a"),
+        member("cache/deep/b", content=b"b"),
+        member("bin/run", content=b"#!", mode=0o755),
+    ]
+    upper = [
+        member("etc/.wh.old"),
+        member("cache/new", content=b"new"),
+        member("cache/.wh..wh..opq"),
+        member("bin/again", tarfile.LNKTYPE, link="bin/run"),
+    ]
+    unpack.unpack([layer(tmp_path / "1", lower), layer(tmp_path / "2", upper, "w:gz")], tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"etc/kept", "cache/new", "bin/run", "bin/again"}
+    assert (tmp_path / "out/bin/again").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../escaped", content=b"x")],
+        [member("a/../../escaped", content=b"x")],
+        [member("way", tarfile.SYMTYPE, link="../.."), member("way/escaped", content=b"x")],
+        [member("copy", tarfile.LNKTYPE, link="../../etc/passwd")],
+        [member("a/b", content=b""), member("a/.wh..")],
+        [member("a/b", content=b""), member("a/.wh...")],
+        [member("circle", tarfile.SYMTYPE, link="circle"), member("circle/x", content=b"x")],
+    ],
+)
+def test_a_layer_that_leaves_the_image_is_refused(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    (tmp_path / "beside").write_text("mine")
+    with pytest.raises(unpack.Refused, match=r"leaves|circle"):
+        unpack.unpack([layer(tmp_path / "1", members)], tmp_path / "in" / "out")
+    assert (tmp_path / "beside").read_text() == "mine"
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_absolute_links_are_followed_inside_the_image(tmp_path: Path) -> None:
+    outside = tmp_path / "machine"
+    outside.mkdir()
+    members = [
+        member("usr/bin/", tarfile.DIRTYPE),
+        member("bin", tarfile.SYMTYPE, link="/usr/bin"),
+        member("bin/tool", content=b"t"),
+        member("away", tarfile.SYMTYPE, link=str(outside)),
+        member("away/file", content=b"x"),
+    ]
+    unpack.unpack([layer(tmp_path / "1", members)], tmp_path / "out")
+    assert (tmp_path / "out/usr/bin/tool").read_bytes() == b"t"
+    assert not list(outside.iterdir())
+
+
+def write_app(project: Project) -> None:
+    (project.root / "app").mkdir()
+    (project.root / "app" / "server.py").write_text(SERVER)
+    (project.root / "app" / "greeting").write_text("hello")
+    (project.root / "app" / "start").write_text("#!/bin/sh\necho started with $GREETING_FILE $*\n")
+    (project.root / "app" / "start").chmod(0o755)
+
+
+def image(entrypoint: tuple[str, ...] = ("python", "/app/server.py")) -> BuildImage:
+    env = (("GREETING_FILE", "/app/greeting"), ("PORT", "80"), ("SEARCHED", "/app:/elsewhere"))
+    return BuildImage(layers=(Placed(tree=WorkingCopy(include=("app",)), at="/"),), entrypoint=entrypoint, env=env)
+
+
+def test_an_unpacked_image_holds_what_was_put_into_it(project: Project, run_stage: RunStage, store: Store) -> None:
+    write_app(project)
+    tree = run_stage(Rootfs(image=image()))
+    assert {entry.path: entry.kind for entry in store.entries(tree)} == {
+        "app/server.py": "file", "app/greeting": "file", "app/start": "executable",
+    }  # fmt: skip
+
+
+def test_the_action_and_the_function_unpack_alike(project: Project, run_stage: RunStage, store: Store, tmp_path: Path) -> None:
+    write_app(project)
+    stage = image()
+    unpack_image(store, run_stage(stage), tmp_path / "out")
+    assert store.put_tree(tmp_path / "out") == run_stage(Rootfs(image=stage))
+
+
+def built(entrypoint: tuple[str, ...], **env: str) -> Image:
+    tree = Tree(digest="0" * 64, files=1, size=1)
+    return Image(
+        digest="sha256:" + "0" * 64, layout=tree, entrypoint=entrypoint, env=env, user="1", workdir="/", labels={}, size=1,
+        platform="linux/amd64",
+    )  # fmt: skip
+
+
+def in_image(*paths: str) -> frozenset[str]:
+    from pipeline import Entry
+
+    return paths_in(tuple(Entry(path, "file", "0" * 64) for path in paths))
+
+
+def test_paths_that_the_image_has_are_looked_for_in_it() -> None:
+    paths = in_image("app/site/x.py", "app/config")
+    one = built(
+        ("python", "-m", "x", "/app/config", "/etc/passwd"),
+        PYTHONPATH="/app/site:/opt/none",
+        CONFIG="/app/config",
+        URL="http://h:1/app",
+    )
+    argv, env = process_of(one, "/r", {"EXTRA": "/app/", "KEPT": "/app"}, exists=paths.__contains__, host_paths=("KEPT",))
+    assert argv == ("python", "-m", "x", "/r/app/config", "/etc/passwd")
+    assert env == {
+        "PYTHONPATH": "/r/app/site:/opt/none", "CONFIG": "/r/app/config", "URL": "http://h:1/app",
+        "EXTRA": "/r/app/", "KEPT": "/app",
+    }  # fmt: skip
+
+
+def test_the_program_is_taken_from_the_image_before_the_machine() -> None:
+    paths = in_image("usr/bin/tool")
+    assert process_of(built(("tool",)), "/r", {}, exists=paths.__contains__)[0] == ("/r/usr/bin/tool",)
+    assert process_of(built(("python",)), "/r", {}, exists=paths.__contains__)[0] == ("python",)
+    assert find_program(built(("tool",)), paths.__contains__) == "/usr/bin/tool"
+    assert find_program(built(("python",)), paths.__contains__) == ""
+
+
+def test_the_image_s_own_path_comes_before_the_machine_s() -> None:
+    paths = in_image("app/bin/tool")
+    one = built(("tool",), PATH="/app/bin:/usr/bin")
+    argv, env = process_of(one, "/r", {"PATH": "/opt/python:/bin"}, exists=paths.__contains__)
+    assert argv == ("/r/app/bin/tool",)
+    assert env["PATH"] == "/r/app/bin:/opt/python:/bin"
+    assert "PATH" not in process_of(built(("tool",)), "/r", {}, exists=paths.__contains__)[1]
+
+
+def test_a_command_replaces_the_entry_point() -> None:
+    assert process_of(built(("tool",)), "/r", {}, command=("other", "x"), exists=lambda _: False)[0] == ("other", "x")
+
+
+def test_an_image_runs_as_a_process(project: Project, run_stage: RunStage, store: Store, tmp_path: Path) -> None:
+    write_app(project)
+    one = run_stage(image(("/app/start",)))
+    unpack_image(store, one, tmp_path / "out")
+    argv, env = process_of(one, str(tmp_path / "out"), {})
+    done = subprocess.run([*argv, "now"], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"started with {tmp_path}/out/app/greeting now\n"
+
+
+class Fetched(Result):
+    """What a service answered."""
+
+    text: str
+
+
+class Fetch(Stage[Fetched]):
+    """Asks a service for a page."""
+
+    service: Stage[Service]
+
+    async def run(self, work: Work) -> Fetched:
+        code = (
+            "import os, urllib.request as r; "
+            "u = 'http://' + os.environ['APP_HOST'] + ':' + os.environ['APP_PORT'] + '/readyz'; "
+            "print(open('page', 'w').write(r.build_opener(r.ProxyHandler({})).open(u).read().decode()))"
+        )
+        result = await work.execute(Action(argv=("python", "-c", code), services=(work[self.service],), outputs=("page",)))
+        return Fetched(text=result.require().output("page").read().decode())
+
+
+def test_an_image_is_a_service_for_tests(project: Project, run_stage: RunStage) -> None:
+    write_app(project)
+    stage = image()
+    service = ImageService(image=stage, rootfs=Rootfs(image=stage), ready="/readyz")
+    assert run_stage(Fetch(service=service)).text.endswith("/rootfs/app/greeting")
+
+
+def test_host_and_port_are_never_the_image_s(project: Project) -> None:
+    tree = Tree(digest="0" * 64, files=1, size=1)
+    one = built(("python",), HOST="0.0.0.0", PORT="80", OTHER="1")
+    service = image_service(one, tree, frozenset(), name="app", port=8000, env={}, ready="/")
+    assert service.env == {"OTHER": "1"}
