@@ -88,10 +88,20 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
             stage.started = stage.started or event.at
         case "stage.finished":
             stage.state, stage.summary, stage.seconds = "passed", data["summary"], data["seconds"]
-            stage.result, stage.key, stage.made_in, stage.concern = data["result"], data["key"] or "", event.run, data.get("concern", "")
+            stage.result, stage.key, stage.made_in, stage.concern = (
+                data["result"],
+                data["key"] or "",
+                event.run,
+                data.get("concern", ""),
+            )
         case "stage.cached":
             stage.state, stage.summary, stage.reason = "cached", data["summary"], data["reason"]
-            stage.result, stage.key, stage.made_in, stage.concern = data["result"], data["key"] or "", data["run"], data.get("concern", "")
+            stage.result, stage.key, stage.made_in, stage.concern = (
+                data["result"],
+                data["key"] or "",
+                data["run"],
+                data.get("concern", ""),
+            )
         case "stage.skipped" | "stage.blocked":
             stage.state, stage.reason = event.kind.removeprefix("stage."), data["reason"]
         case "stage.failed" | "stage.retried":

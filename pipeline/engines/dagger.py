@@ -98,12 +98,7 @@ class DaggerEngine:
                     container = await anyio.to_thread.run_sync(self._container, self._client, action)
                     await container.directory(OUT).export(place)
             except dagger.DaggerError as error:
-                raise EngineError(
-                    f"Dagger could not execute `{' '.join(action.argv[:4]) or action.dockerfile}`: {_first(error)}",
-                    where=action.image or self._image,
-                    right="an image the engine can pull, with /bin/sh in it",
-                    next=f"see {self._home / 'dagger.log'}",
-                ) from error
+                raise self._not_executed(action, error) from error
             return await anyio.to_thread.run_sync(self._read, action, Path(place), log, listen, started)
 
     async def _build(self, client: dagger.Client, action: Action, place: Path) -> None:
@@ -177,6 +172,17 @@ class DaggerEngine:
             else:
                 container = container.with_file(place, client.host().file(str(self._store.path(content))))
         return _with_env(container, BASE, {})
+
+    def _not_executed(self, action: Action, error: Exception) -> EngineError:
+        """The engine says little of a service that ended: name the services, and where their words are."""
+        what = " ".join(action.argv[:4]) or action.dockerfile
+        names = ", ".join(service.name for service in action.services)
+        return EngineError(
+            f"Dagger could not execute `{what}`{' beside ' + names if names else ''}: {_first(error)}",
+            where=action.image or self._image,
+            right="an image the engine can pull, with /bin/sh in it" + (f"; {names} listening on its port" if names else ""),
+            next=f"see {self._home / 'dagger.log'}",
+        )
 
     def _read(self, action: Action, place: Path, log: Path, listen: Listener, started: float) -> ActionResult:
         """What the command left, brought into the store; its log masked."""

@@ -210,6 +210,9 @@ def test_colour_is_used_where_it_is_asked_for_and_nowhere_else(place: Place) -> 
     assert "\x1b[" in place("plan", "--color", "always").out
 
 
+EMPTY = "from pipeline import Pipeline\npipeline = Pipeline('x')\n"
+HIDES = "[tool.pipeline]\nfile = 'stages.py'\n"
+
 BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "broken TOML": ({"pyproject.toml": "[tool.pipeline\n"}, ["run"], 2, "is not valid TOML"),
     "an unknown key": ({"pyproject.toml": "[tool.pipeline]\nengin = 'host'\n"}, ["run"], 2, "did you mean 'engine'?"),
@@ -225,8 +228,8 @@ BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "a syntax error": ({"delivery.py": "x = (\n"}, ["plan"], 2, "delivery.py:1: syntax error"),
     "no pipeline object": ({"delivery.py": "x = 1\n"}, ["run"], 2, "`pipeline` is missing"),
     "something else as pipeline": ({"delivery.py": "pipeline = 1\n"}, ["run"], 2, "`pipeline` is a int"),
-    "a wiring error": ({"delivery.py": "from pipeline import Pipeline\npipeline = Pipeline('x')\n"}, ["run"], 2, "delivery.py:2: pipeline 'x' has no stages"),
-    "a file that hides the package": ({"pyproject.toml": "[tool.pipeline]\nfile = 'stages.py'\n", "stages.py": ""}, ["run"], 2, "hides the package"),
+    "a wiring error": ({"delivery.py": EMPTY}, ["run"], 2, "delivery.py:2: pipeline 'x' has no stages"),
+    "a file that hides the package": ({"pyproject.toml": HIDES, "stages.py": ""}, ["run"], 2, "hides the package"),
     "an unknown run": ({}, ["logs", "--run", "2001"], 2, "no run's id begins with '2001'"),
     "a stage that observes what is not there": ({"n": ""}, ["run"], 1, "ValueError"),
 }  # fmt: skip
@@ -311,7 +314,7 @@ def test_a_disk_that_takes_no_more_is_one_message_and_loses_nothing(place: Place
     assert place("run").code == 0
     before = place("runs").out
     place.write("n", "10")
-    done = place("run", prepare=limited(1000))
+    done = place("run", prepare=limited(1000), env={"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""})
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert "Traceback" not in done.err
