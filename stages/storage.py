@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -87,13 +88,12 @@ def files_of(store: Store, artifact: Kept) -> Tree:
 
 def keep(store: Store, tree: Tree, destination: Path, name: str, version: str) -> None:
     """Lay the files out under name and version, all or none, and list them. Raises StageFailed for other files there."""
-    from filelock import FileLock
-
     place = destination / name / version
     try:
         destination.mkdir(parents=True, exist_ok=True)
         (destination / ".gitignore").write_text("*\n", encoding="utf-8")
-        with FileLock(destination / ".lock"):
+        with (destination / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, however this ends
             if place.exists():
                 _need_same(store.put_tree(place), tree, place)
             else:
@@ -257,12 +257,13 @@ def publish_secrets(stage: PublishDistributions) -> dict[str, str]:
 
 
 def publish_action(built: Distributions, uv: Tree, *, url: str, check_url: str, secrets: Mapping[str, str]) -> Action:
-    """The command; the sdist goes last, so that a version with one is complete."""
+    """The command: wheel and sdist in one go, with nothing asked for."""
     trusted = "always" if "ACTIONS_ID_TOKEN_REQUEST_URL" in secrets else "never"
     check = ("--check-url", check_url) if check_url else ()
     return Action(
         argv=(
-            "{root}/uv/uv", "publish", "--no-config", "--no-progress", "--trusted-publishing", trusted, "--keyring-provider", "disabled",
+            "{root}/uv/uv", "publish", "--no-config", "--no-progress", "--trusted-publishing", trusted,
+            "--keyring-provider", "disabled",
             "--publish-url", url, *check, f"dist/{built.wheel_name}", f"dist/{built.sdist_name}",
         ),
         inputs={f"dist/{built.wheel_name}": built.wheel, f"dist/{built.sdist_name}": built.sdist},

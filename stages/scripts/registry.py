@@ -54,10 +54,13 @@ class Registry:
         """The registry's answer, after logging in where it asks for that. Raises Refused for an error."""
         answer = self._once(method, url, data, headers or {})
         if answer.status == HTTPStatus.UNAUTHORIZED:
+            answer.close()
             self._log_in(answer.headers.get("WWW-Authenticate", ""), url)
             answer = self._once(method, url, data, headers or {})
         if answer.status >= HTTPStatus.MULTIPLE_CHOICES and not (method == "HEAD" and answer.status == HTTPStatus.NOT_FOUND):
             raise Refused(f"{method} {urlsplit(url).path} at {self.host}: {answer.status} {answer.message()}")
+        if method != "GET":
+            answer.close()
         return answer
 
     def _once(self, method: str, url: str, data: bytes | None, headers: dict[str, str]) -> Answer:
@@ -107,6 +110,7 @@ class Registry:
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - as above
                 found = json.loads(answer.read(LARGEST))
         except urllib.error.HTTPError as error:
+            error.close()
             raise Refused(f"{urlsplit(realm).netloc} gives no token: {error.code}") from error
         except OSError as error:
             raise Refused(f"{urlsplit(realm).netloc}: {getattr(error, 'reason', error)}") from error
@@ -121,6 +125,9 @@ class Answer:
         self.headers = found.headers
         self.url: str = found.url
         self._body: IO[bytes] = found
+
+    def close(self) -> None:
+        self._body.close()
 
     def read(self) -> bytes:
         with self._body:

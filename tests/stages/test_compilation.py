@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import marshal
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline import Journal, Project, Store
 from stages.compilation import ByteCompiled, NativeExtension
+from stages.scripts import extension
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
 from tests.stages.package import run_again
@@ -56,7 +58,7 @@ def test_every_module_gets_byte_code_that_is_used_without_its_source_s_date(
         check=True,
     )
     assert done.stdout == f"{tmp_path}/out/pkg/one.py\n"
-    assert b"lockgate-" not in code  # where it was compiled
+    assert marshal.loads(code[16:]).co_filename == "pkg/one.py"
 
 
 def test_compiling_twice_gives_the_same_bytes(project: Project, run_stage: RunStage, store: Store, journal: Journal) -> None:
@@ -116,6 +118,12 @@ def test_a_missing_compiler_is_said_clearly(project: Project, run_stage: RunStag
     write(project, _fast_c=C)
     with pytest.raises(StageDidNotPass, match=r"no C compiler 'no-such-cc'(.|\n)*expected: a C compiler"):
         run_stage(NativeExtension(source=WorkingCopy(), compiler="no-such-cc"))
+
+
+def test_the_place_of_the_compilation_is_not_written_into_a_module() -> None:
+    command = extension.command("cc", "pkg/_fast.c", "/somewhere/src")
+    assert "-ffile-prefix-map=/somewhere/src=." in command
+    assert "-Wl,--build-id=none" in command
 
 
 def test_a_tree_without_c_is_no_success(project: Project, run_stage: RunStage) -> None:

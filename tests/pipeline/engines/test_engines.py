@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_python_runs_without_anybodys_site_packages(execute: Callable[[Action], 
 
 
 def test_a_cache_is_kept_between_actions(execute: Callable[[Action], ActionResult], tmp_path: Path) -> None:
-    name = f"test-{tmp_path.name}"
+    name = f"test-{uuid.uuid4().hex}"
     action = Action(argv=("sh", "-c", "cat kept/f 2>/dev/null; echo again >> kept/f"), caches={"kept": name})
     execute(action)
     assert execute(action).tail == "again\n"

@@ -1,0 +1,59 @@
+"""`init`: write a pipeline for the project here; nothing is asked that can be seen."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline import scaffold
+from pipeline.errors import ConfigError, Exit, LockgateError
+from pipeline.project import Project
+from pipeline.store import unwritable
+from pipeline.user_file import load
+
+
+def command(arguments: argparse.Namespace) -> int:
+    project = Project.at(Path(arguments.directory), os.environ)
+    file = project.root / project.settings.file
+    if file.exists() and not arguments.force:
+        raise ConfigError("there is a pipeline file already", where=str(file), next="python -m pipeline plan, or init --force")
+    found = scaffold.detect(project.root)
+    for lock, requirements in scaffold.needed_locks(found).items():
+        _resolve(project.root, lock, requirements, own=found.dependencies and lock == scaffold.LOCK)
+        print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if found.dependencies else ""))
+    try:
+        file.write_text(scaffold.text(found), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(file, error) from error
+    pipeline = load(project)
+    print(f"wrote {file.relative_to(project.root)}: {len(pipeline)} stages for {found.name}")
+    print("next: python -m pipeline plan")
+    return Exit.PASSED
+
+
+def _resolve(root: Path, lock: str, requirements: tuple[str, ...], *, own: bool) -> None:
+    """Make a lock with hashes by uv. Raises LockgateError with what uv says."""
+    from uv import find_uv_bin
+
+    sources = ["pyproject.toml"] if own else []
+    done = subprocess.run(
+        [
+            find_uv_bin(), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url",
+            "--no-annotate", "--no-header", *sources, "-", "--output-file", lock,
+        ],
+        cwd=root,
+        input="\n".join(requirements) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it said nothing"
+        raise LockgateError(
+            f"{lock} could not be resolved: {last}",
+            where=str(root),
+            right=f"a lock with hashes that holds {', '.join(requirements)}",
+            next=f"make {lock} by `uv pip compile --generate-hashes`, then python -m pipeline init",
+        )
