@@ -47,7 +47,7 @@ class GateClosed(StageFailed):
 
 
 @final
-class QualityGate(Stage[Passed[A]], Generic[A]):
+class QualityGate(Stage["Passed[A]"], Generic[A]):
     """Lets `artifact` through when every check passed. All verdicts are journalled either way.
 
     Every check must rest on evidence that descends from the artifact or from what it was built from;
@@ -74,7 +74,7 @@ class QualityGate(Stage[Passed[A]], Generic[A]):
 
 
 @final
-class Verification(Stage[Verified[D]], Generic[D]):
+class Verification(Stage["Verified[D]"], Generic[D]):
     """Confirms a deployment when every check of it passed; when one did not, the deployment is undone."""
 
     effect: ClassVar[Effect] = Effect.RETRYABLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from pipeline.service import Service
 from pipeline.store import Store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Action:
     """One command: what it runs, what it sees, what it may reach and what it leaves.
 
@@ -53,7 +53,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Service):
         return value.model_dump(mode="json")
     if isinstance(value, Action):
-        return {name: _plain(getattr(value, name)) for name in value.__slots__ if name != "caches"}
+        return {name: _plain(getattr(value, name)) for field_ in fields(value) if (name := field_.name) != "caches"}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Output:
     """A file or directory that an action left, held in the store."""
 
@@ -89,7 +89,7 @@ class Output:
 Network = Literal["refused", "allowed", "not enforced"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ActionResult:
     """What came of an action, also when its command failed."""
 

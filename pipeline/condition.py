@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of the occasion of a run. Empty strings and None mean: not known."""
 
@@ -22,7 +21,7 @@ class Facts:
     """The CI system the run takes place in; empty on a laptop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Only:
     """Every condition that is given must hold. Patterns are shell patterns; `**` crosses directories."""
 
@@ -55,7 +54,7 @@ def matches(path: str, pattern: str) -> bool:
     >>> matches("docs/x.md", "docs"), matches("a/docs/x.md", "docs")
     (True, False)
     """
-    return _match(PurePosixPath(path).parts, PurePosixPath(pattern).parts)
+    return _match(tuple(path.split("/")), tuple(part for part in pattern.split("/") if part not in ("", ".")))
 
 
 def _match(parts: tuple[str, ...], patterns: tuple[str, ...]) -> bool:

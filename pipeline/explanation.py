@@ -12,7 +12,7 @@ from pipeline.plan import Lookup, Step, difference
 from pipeline.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
     """One component of the key, before and now; `details` name the files where it stands for a tree."""
 

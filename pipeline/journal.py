@@ -30,7 +30,7 @@ create trigger event_no_delete before delete on event begin select raise(abort, 
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
     """One thing that happened. `at` in seconds since the epoch; `kind` as in `docs/journal.md`."""
 

@@ -28,7 +28,7 @@ class Decision(Enum):
     """A condition of the stage, or of one of its inputs, does not hold; or the engine cannot run it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What the plan says about one stage. `key` is None while an input's result is not known."""
 
@@ -41,7 +41,7 @@ class Step:
     record: Record | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
     """What a plan is made from: facts of the occasion, what stages observed, and what the store knows."""
 
@@ -56,7 +56,7 @@ class World:
     """Names of stages to run although the store has their result."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The steps in topological order."""
 

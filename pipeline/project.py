@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.condition import Facts
@@ -14,7 +16,7 @@ from pipeline.errors import ConfigError, LockgateError
 from pipeline.settings import Settings, read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Project:
     """A directory with a pyproject.toml, its settings and its state directory."""
 
@@ -33,6 +35,11 @@ class Project:
         home = Path(environment["PIPELINE_HOME"]).resolve() if environment.get("PIPELINE_HOME") else root / ".pipeline"
         return Project(root=root, home=home, settings=read(root))
 
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the project that git does not ignore, relative and sorted; listed once, so that all stages see the same."""
+        return tuple(sorted(listed(self.root)))
+
     def secret(self, name: str) -> str:
         """The value of a secret, from the environment variable of its name. Raises LockgateError when unset."""
         value = os.environ.get(name)
@@ -46,6 +53,31 @@ def log_directory(home: Path, run: str, stage: str) -> Path:
     return home / "logs" / run / stage.replace("/", "_")
 
 
+NEVER = (".git", ".pipeline")
+"""Never part of the project, whatever git says."""
+
+
+def listed(root: Path) -> list[str]:
+    """Paths below `root`, relative, that git tracks or would track. Raises LockgateError without git."""
+    program = shutil.which("git")
+    if program is None:
+        raise LockgateError("the program git is missing", right="git 2.20 or newer, which knows what is ignored")
+    done = _ls_files(root, program)
+    if done.returncode != 0:  # a tree without history still has its ignore files: an empty repository reads them
+        with tempfile.TemporaryDirectory() as empty:
+            subprocess.run([program, "init", "-q", "--bare", empty], check=True, capture_output=True)
+            done = _ls_files(root, program, f"--git-dir={empty}", f"--work-tree={root}")
+    if done.returncode != 0:
+        raise LockgateError(f"git cannot list the files: {done.stderr.decode(errors='replace').strip()}", where=str(root))
+    names = (os.fsdecode(name) for name in done.stdout.split(b"\0") if name)
+    return [name for name in names if name.split("/", 1)[0] not in NEVER]
+
+
+def _ls_files(root: Path, program: str, *where: str) -> subprocess.CompletedProcess[bytes]:
+    arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", "."]
+    return subprocess.run([program, *where, *arguments], cwd=root, capture_output=True, check=False)
+
+
 CI = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "JENKINS_URL": "jenkins", "BUILDKITE": "buildkite"}
 
 
@@ -53,9 +85,10 @@ def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[s
     """The occasion of a run, from what the user chose, the CI system and git, in this order."""
     ci = next((name for variable, name in CI.items() if environment.get(variable)), "ci" if environment.get("CI") else "")
     base = chosen.get("base") or project.settings.base or _base_of_ci(ci, environment)
+    commit, _, branch = git(project.root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").partition("\n")
     return Facts(
-        branch=chosen.get("branch") or _branch(ci, environment) or git(project.root, "branch", "--show-current"),
-        commit=git(project.root, "rev-parse", "HEAD"),
+        branch=chosen.get("branch") or _branch(ci, environment) or branch.removeprefix("HEAD"),
+        commit=commit,
         event=chosen.get("event") or _event(ci, environment),
         environment=chosen.get("environment") or project.settings.environment,
         changed=changed(project.root, base) if base else None,

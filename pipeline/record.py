@@ -14,7 +14,7 @@ from pipeline.stage import Stage
 from pipeline.store import Store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """What is kept under a key. `seconds` the execution took; `contents` what the result names."""
 

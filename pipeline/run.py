@@ -27,7 +27,7 @@ from pipeline.store import Store
 from pipeline.work import Work, inputs_only
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a run ended: `failed` maps stage names to what went wrong."""
 
@@ -36,7 +36,7 @@ class Outcome:
     failed: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How a plan is executed."""
 

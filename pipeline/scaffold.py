@@ -12,7 +12,7 @@ LOCK = "delivery.lock"
 BUILD_LOCK = "delivery-build.lock"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Detected:
     """What a project has. Paths are relative; empty where there is nothing."""
 

@@ -12,7 +12,7 @@ from pipeline.errors import WiringError
 from pipeline.stage import Resources, Stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capacity:
     """What all running stages may use together: processors, MiB of memory (0: not limited)."""
 

@@ -20,7 +20,7 @@ from pipeline.store import Store, unwritable
 from pipeline.user_file import load
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """Everything a command needs. `choice` is the engine and why."""
 

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, did_you_mean
 class Settings(BaseModel):
     """The table `[tool.pipeline]`. Every key is optional."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="[tool.pipeline]")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, title="[tool.pipeline]")
 
     file: str = Field(default="delivery.py", description="The Python file that holds the pipeline, relative to pyproject.toml.")
     object: str = Field(default="pipeline", description="The name of the Pipeline object in that file.")
@@ -30,7 +30,7 @@ def read(root: Path) -> Settings:
     """The settings of the project at `root`; the defaults where it has none. Raises ConfigError."""
     path = root / "pyproject.toml"
     if not path.exists():
-        return Settings()
+        return Settings.model_construct()
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -49,6 +49,8 @@ def checked(table: Any, path: Path) -> Settings:
     for name in table:
         if name not in known:
             raise ConfigError(f"[tool.pipeline] has no key {name!r}", where=str(path), right=did_you_mean(name, known))
+    if not table:
+        return Settings.model_construct()  # the defaults need no validation, and planning need not wait for it
     try:
         return Settings.model_validate(table, strict=True)
     except ValidationError as error:

@@ -10,36 +10,38 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.condition import matches
 from pipeline.data import Tree
-from pipeline.errors import LockgateError
 from pipeline.store import Entry, Store
 
 YOUNG = 2_000_000_000
 """Nanoseconds: the coarsest time stamps in use (FAT) tick every two seconds."""
 
-NEVER = (".git", ".pipeline")
-
 Stamp = tuple[int, int, int, int, int]
 """Size, modification time, change time (ns), inode, mode."""
 
 
-def take(root: Path, store: Store, index: Path, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Tree:
-    """The files below `root` that git does not ignore, chosen by patterns, as a tree in the store."""
+def take(
+    root: Path,
+    files: Iterable[str],
+    store: Store,
+    index: Path,
+    *,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+) -> Tree:
+    """Those of `files` below `root` that the patterns choose, as a tree in the store."""
     known = _read(index)
     entries: list[Entry] = []
     fresh: dict[str, tuple[Stamp, str]] = {}
     now = time.time_ns()
     prefix = str(root) + os.sep
-    for path in sorted(_chosen(listed(root), include, exclude)):
+    for path in _chosen(files, include, exclude):
         full = prefix + path
         try:
             info = os.lstat(full)
@@ -59,25 +61,6 @@ def take(root: Path, store: Store, index: Path, *, include: tuple[str, ...] = ()
     if fresh.items() - known.items():
         _write(index, known | fresh)
     return store.tree(entries)
-
-
-def listed(root: Path) -> list[str]:
-    """Paths below `root`, relative, that git tracks or would track. Raises LockgateError without git."""
-    git = shutil.which("git")
-    if git is None:
-        raise LockgateError("the program git is missing", right="git 2.20 or newer, which knows what is ignored")
-    arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", "."]
-    with tempfile.TemporaryDirectory() as empty:
-        inside = subprocess.run([git, "rev-parse", "--git-dir"], cwd=root, capture_output=True, check=False).returncode == 0
-        where: list[str] = []
-        if not inside:  # a tree without history still has its ignore files: an empty repository reads them
-            subprocess.run([git, "init", "-q", "--bare", empty], check=True, capture_output=True)
-            where = [f"--git-dir={empty}", f"--work-tree={root}"]
-        done = subprocess.run([git, *where, *arguments], cwd=root, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise LockgateError(f"git cannot list the files: {done.stderr.decode(errors='replace').strip()}", where=str(root))
-    names = (os.fsdecode(name) for name in done.stdout.split(b"\0") if name)
-    return [name for name in names if not any(part in NEVER for part in name.split("/", 1)[:1])]
 
 
 def _chosen(paths: Iterable[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> Iterable[str]:

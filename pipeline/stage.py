@@ -32,7 +32,7 @@ class Effect(Enum):
     """A side effect that must not be sent twice: journalled as intent, then done; never resent blindly."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retry:
     """Up to `times` further attempts, the first after `wait` seconds, each wait twice the one before, with jitter."""
 
@@ -40,7 +40,7 @@ class Retry:
     wait: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resources:
     """What a stage needs while it runs: processors, memory in MiB, and locks by name."""
 
@@ -55,7 +55,11 @@ class _Frozen:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
+
+    def __repr__(self) -> str:
+        """The class and no fields: an input shown with its own inputs would show the whole pipeline."""
+        return f"<{type(self).__name__}>"
 
 
 class Stage(_Frozen, ABC, Generic[T_co]):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.action import Action, ActionResult
-from pipeline.condition import Facts
-from pipeline.engine import Engine
 from pipeline.errors import UndeclaredInput
-from pipeline.journal import Event, Journal
-from pipeline.masking import Masker
-from pipeline.project import Project
 from pipeline.stage import Stage
-from pipeline.store import Store
+
+if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
+    from pathlib import Path
+
+    from pipeline.action import Action, ActionResult
+    from pipeline.condition import Facts
+    from pipeline.engine import Engine
+    from pipeline.journal import Event, Journal
+    from pipeline.project import Project
+    from pipeline.store import Store
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ class Work:
 
     def say(self, text: str) -> None:
         """Write a line to the stage's log."""
-        line = Masker(()).mask(text.encode()) + b"\n"
+        line = text.encode() + b"\n"
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{self.attempt}-{self._actions}.note.log").open("ab") as file:
             file.write(line)
@@ -87,6 +89,8 @@ class Work:
 
     def record(self, kind: str, **data: Any) -> None:
         """Write an event about this stage to the journal; durable when this returns."""
+        from pipeline.journal import Event
+
         self._journal.append(Event(run=self.run, stage=self.name, kind=kind, data=data))
 
     def events(self, kind: str) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def script(store: Store, name: str) -> Blob:
     return store.put_file(SCRIPTS / name)
 
 
+@cache
 def uv_version() -> str:
     return metadata.version("uv")
 

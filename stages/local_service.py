@@ -9,8 +9,7 @@ from typing import ClassVar
 import anyio
 
 from pipeline import Effect, Service, Stage, StageFailed, Store, Work
-from pipeline.engines.host import free_port, isolated_python
-from pipeline.engines.sandbox import answers
+from pipeline.engines.local import free_port, isolated_python
 from pipeline.service import ROOT
 from stages.delivery import process
 from stages.delivery.model import Address, Binding
@@ -88,6 +87,8 @@ def command(
 
 async def wait(service: Service, address: Address, state: Path) -> None:
     """Return once the service answers. Raises StageFailed with the end of its log."""
+    from pipeline.engines.sandbox import answers
+
     probe = {"ready": service.ready, "port": address.port}
     with anyio.move_on_after(service.within):
         while next(process.running(str(state)), None) is not None:

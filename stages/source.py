@@ -40,7 +40,7 @@ class WorkingCopy(Stage[Tree]):
         return tree
 
     def _take(self, project: Project, store: Store) -> Tree:
-        return take(project.root, store, index(project), include=self.include, exclude=self.exclude)
+        return take(project.root, project.files, store, index(project), include=self.include, exclude=self.exclude)
 
 
 class Commit(Stage[Tree]):
@@ -90,11 +90,14 @@ class SourceProvenance(Stage[Provenance]):
 
 
 def provenance(root: Path) -> Provenance:
-    commit = git(root, "rev-parse", "HEAD")
+    """What git says of the working copy below `root`; all empty where there is no history."""
+    status = git(root, "status", "--porcelain=v2", "--branch", "--", ".").splitlines()
+    about = dict(line.removeprefix("# ").split(" ", 1) for line in status if line.startswith("# "))
+    commit, branch = about.get("branch.oid", ""), about.get("branch.head", "")
     return Provenance(
-        commit=commit,
-        branch=git(root, "branch", "--show-current"),
-        dirty=bool(git(root, "status", "--porcelain", "--", ".")),
+        commit="" if commit == "(initial)" else commit,
+        branch="" if branch == "(detached)" else branch,
+        dirty=any(not line.startswith("# ") for line in status),
         committed=int(git(root, "log", "-1", "--format=%ct") or 0),
     )
 

@@ -18,7 +18,7 @@ from pipeline.engines.choose import choose, runner
 from pipeline.errors import Exit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing that is here or is missing. What is `needed` by every run fails the command when it is missing."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Paint:
     """Wraps text in ANSI colours, or leaves it as it is."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUNNER = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Choice:
     """The engine by name, and the reason as it is shown and journalled."""
 

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pipeline.action import Action, ActionResult, Network, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines import sandbox
+from pipeline.engines.local import free_port, isolated_python
 from pipeline.engines.network import network_environment
 from pipeline.engines.platform import host_platform
 from pipeline.errors import EngineError
@@ -219,25 +219,6 @@ class HostEngine:
         return found
 
 
-def isolated_python(directory: Path) -> Path:
-    """A directory with a `python` that runs this interpreter without anybody's site-packages."""
-    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    place = directory / f"{base.parent.parent.name}-{'.'.join(map(str, sys.version_info[:3]))}"
-    programs = place / "bin"
-    if not (programs / "python3").exists():
-        try:
-            programs.mkdir(parents=True, exist_ok=True)
-            (place / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
-            for name in ("python", "python3"):
-                link = programs / name
-                fresh = programs / f".{name}-{os.getpid()}"
-                fresh.symlink_to(base)
-                fresh.replace(link)
-        except OSError as error:
-            raise unwritable(directory, error) from error
-    return programs
-
-
 @functools.cache
 def best_level() -> tuple[str, ...]:
     """The first of LEVELS under which a command runs on this system."""
@@ -253,14 +234,6 @@ def best_level() -> tuple[str, ...]:
         if tried.returncode == 0:
             return level
     return ()
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as handle:
-        handle.bind(("127.0.0.1", 0))
-        port: int = handle.getsockname()[1]
-        return port
 
 
 def _network(action: Action, level: tuple[str, ...]) -> Network:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import LockgateError, Store
-from pipeline.snapshot import take
+from pipeline import LockgateError, Store, Tree
+from pipeline.project import listed
+from pipeline.snapshot import take as take_listed
 
 
 @pytest.fixture
@@ -27,6 +28,10 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def take(root: Path, store: Store, index: Path, **chosen: tuple[str, ...]) -> Tree:
+    return take_listed(root, sorted(listed(root)), store, index, **chosen)
 
 
 def listing(store: Store, root: Path, **chosen: tuple[str, ...]) -> dict[str, str]:

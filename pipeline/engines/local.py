@@ -1,0 +1,37 @@
+"""What running programs on this machine needs: an interpreter of one's own, and free ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from pipeline.store import unwritable
+
+
+def isolated_python(directory: Path) -> Path:
+    """A directory with a `python` that runs this interpreter without anybody's site-packages."""
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    place = directory / f"{base.parent.parent.name}-{'.'.join(map(str, sys.version_info[:3]))}"
+    programs = place / "bin"
+    if not (programs / "python3").exists():
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+            (place / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+            for name in ("python", "python3"):
+                link = programs / name
+                fresh = programs / f".{name}-{os.getpid()}"
+                fresh.symlink_to(base)
+                fresh.replace(link)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+    return programs
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as handle:
+        handle.bind(("127.0.0.1", 0))
+        port: int = handle.getsockname()[1]
+        return port
