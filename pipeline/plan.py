@@ -58,11 +58,12 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The steps in topological order."""
+    """The steps in topological order. `skipped` maps the stages that take no part to the reason."""
 
     pipeline: Pipeline
     steps: tuple[Step, ...]
     world: World
+    skipped: Mapping[Stage[Any], str]
 
     def of(self, decision: Decision) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.decision is decision)
@@ -70,25 +71,51 @@ class Plan:
 
 def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Plan:
     """Decide for every wanted stage, given in a set that is closed under inputs."""
+    skipped = skips(pipeline, wanted, world)
     steps: dict[Stage[Any], Step] = {}
     for stage in pipeline:
         if stage in wanted:
-            steps[stage] = decide(pipeline, stage, steps, world)
-    return Plan(pipeline=pipeline, steps=tuple(steps.values()), world=world)
+            steps[stage] = decide(pipeline, stage, steps, skipped, world)
+    return Plan(pipeline=pipeline, steps=tuple(steps.values()), world=world, skipped=skipped)
 
 
-def decide(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step], world: World) -> Step:
+def skips(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> dict[Stage[Any], str]:
+    """The stages that take no part: refused by a condition or the engine, below such a stage, or needed by such ones only."""
+    stages = [stage for stage in pipeline if stage in wanted]
+    skipped: dict[Stage[Any], str] = {}
+    for stage in stages:
+        above = [source for source in pipeline.inputs(stage) if source in skipped]
+        reason = _refusal(stage, world) or (f"needs {_names(pipeline, above)}, which is skipped" if above else None)
+        if reason:
+            skipped[stage] = reason
+    below: dict[Stage[Any], list[Stage[Any]]] = {stage: [] for stage in stages}
+    for stage in reversed(stages):
+        if stage not in skipped and below[stage] and all(other in skipped for other in below[stage]):
+            skipped[stage] = f"only {_names(pipeline, below[stage])} needs it, which is skipped"
+        for source in pipeline.inputs(stage):
+            below[source].append(stage)
+    return skipped
+
+
+def decide(
+    pipeline: Pipeline,
+    stage: Stage[Any],
+    done: Mapping[Stage[Any], Step],
+    skipped: Mapping[Stage[Any], str],
+    world: World,
+) -> Step:
     """The step for one stage, from the steps of its inputs."""
     name = pipeline.name_of(stage)
-    refusal = _refusal(pipeline, stage, done, world)
-    if refusal:
-        return Step(stage=stage, name=name, decision=Decision.SKIPPED, reason=refusal)
-    open_inputs = [done[source] for source in pipeline.inputs(stage) if done[source].record is None]
+    if stage in skipped:
+        return Step(stage=stage, name=name, decision=Decision.SKIPPED, reason=skipped[stage])
+    unknown = [source for source in pipeline.inputs(stage) if done[source].record is None]
     if stage.effect is not Effect.PURE:
-        after = f", after {_names(open_inputs)}" if open_inputs else ""
-        return Step(stage=stage, name=name, decision=Decision.RUN, reason=f"has a side effect ({stage.effect.value}){after}")
-    if open_inputs:
-        return Step(stage=stage, name=name, decision=Decision.RUN, reason=f"decided when {_names(open_inputs)} is known")
+        after = f", after {_names(pipeline, unknown)}" if unknown else ""
+        reason = f"has a side effect ({stage.effect.value}){after}"
+        return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
+    if unknown:
+        reason = f"decided when {_names(pipeline, unknown)} is known"
+        return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     inputs = {source: _record(done[source]).result for source in pipeline.inputs(stage)}
     return keyed(stage, name, inputs, world)
 
@@ -129,18 +156,14 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
 
 
-def _refusal(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step], world: World) -> str | None:
-    refusal = stage.only.refuses(world.facts)
-    if refusal:
-        return refusal
+def _refusal(stage: Stage[Any], world: World) -> str | None:
     if world.engine not in stage.engines:
         return f"needs the engine {' or '.join(sorted(stage.engines))}, this is {world.engine}"
-    skipped = [done[source] for source in pipeline.inputs(stage) if done[source].decision is Decision.SKIPPED]
-    return f"needs {_names(skipped)}, which is skipped" if skipped else None
+    return stage.only.refuses(world.facts)
 
 
-def _names(steps: list[Step]) -> str:
-    names = [step.name for step in steps]
+def _names(pipeline: Pipeline, stages: list[Stage[Any]]) -> str:
+    names = [pipeline.name_of(stage) for stage in stages]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

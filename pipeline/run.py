@@ -127,7 +127,7 @@ class Runner:
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
             self._write("stage.blocked", stage, reason=why)
             return None
-        step = decide(self._pipeline, stage, self._done, self._world)
+        step = decide(self._pipeline, stage, self._done, self._plan.skipped, self._world)
         if step.decision is Decision.RUN:
             return step
         self._done[stage] = step

@@ -47,7 +47,8 @@ async def walk(steps: AsyncIterator[str]) -> AsyncIterator[Probe]:
             name = await anext(steps)
         except StopAsyncIteration:
             return
-        except Exception as error:  # noqa: BLE001 - whatever ends the journey is what the user would have met
+        except Exception as error:
+            # whatever ends the journey is what the user would have met
             yield Probe(name=f"after {last}", passed=False, said=f"{type(error).__name__}: {error}", milliseconds=since(started))
             return
         yield Probe(name=name, passed=True, said="as expected", milliseconds=since(started))

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import anyio
 
-from pipeline import Effect, Service, Stage, StageFailed, Store, Work
+from pipeline import Effect, Retry, Service, Stage, StageFailed, Store, Work
 from pipeline.engines.local import free_port, isolated_python
 from pipeline.service import ROOT
 from stages.delivery import process
+from stages.delivery.lock import alone
 from stages.delivery.model import Address, Binding
 
 
@@ -25,19 +26,22 @@ class LocalService(Stage[Address]):
 
     service: Stage[Service]
     keep: tuple[tuple[str, str], ...] = ()
+    retry: Retry = Retry(times=2)
+    """Its port was free when it was chosen, and may be somebody else's when the service listens."""
 
     async def run(self, work: Work) -> Address:
         service = work[self.service]
         state = work.state(f"service/{service.name}")
-        found = next(process.running(str(state)), None)
-        if found is None:
-            port = free_port()
-            await anyio.to_thread.run_sync(lay_out, service, state, work.store)
-            argv, env = command(service, state, port, isolated_python(work.project.home / "python"), dict(self.keep))
-            process.start(str(state), argv, env, cwd=state, log=state / "log")
-            found = next(process.running(str(state)), None)
-        address = Address(host="127.0.0.1", port=int(found.env["PORT"]) if found else 0)
-        await wait(service, address, state)
+        async with alone(state, work.say):
+            found = next(process.running(mark(state)), None)
+            if found is None:
+                port = free_port()
+                await anyio.to_thread.run_sync(lay_out, service, state, work.store)
+                argv, env = command(service, state, port, isolated_python(work.project.home / "python"), dict(self.keep))
+                process.start(mark(state), argv, env, cwd=state, log=state / "log")
+                found = next(process.running(mark(state)), None)
+            address = Address(host="127.0.0.1", port=int(found.env["PORT"]) if found else 0)
+            await wait(service, address, state)
         return address
 
 
@@ -53,6 +57,11 @@ class Bound(Stage[Binding]):
     async def run(self, work: Work) -> Binding:
         address = work[self.address]
         return Binding(variable=self.variable, value=self.template.format(host=address.host, port=address.port))
+
+
+def mark(state: Path) -> str:
+    """What the process of the service is found by."""
+    return f"{state}:"
 
 
 def lay_out(service: Service, state: Path, store: Store) -> None:
@@ -91,8 +100,8 @@ async def wait(service: Service, address: Address, state: Path) -> None:
 
     probe = {"ready": service.ready, "port": address.port}
     with anyio.move_on_after(service.within):
-        while next(process.running(str(state)), None) is not None:
-            if await anyio.to_thread.run_sync(answers, probe):
+        while (found := next(process.running(mark(state)), None)) is not None:
+            if process.listens(found, address.port) and await anyio.to_thread.run_sync(answers, probe):
                 return
             await anyio.sleep(0.05)
     words = (state / "log").read_text(errors="replace").strip().splitlines()

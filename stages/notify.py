@@ -31,7 +31,7 @@ class Notify(Stage[Notified]):
 
     subject: Stage[Any]
     title: str
-    secret: str = "NOTIFY_URLS"
+    secret: str = "NOTIFY_URLS"  # noqa: S105 - the name of a secret, not one
     optional: bool = False
 
     async def run(self, work: Work) -> Notified:

@@ -1,4 +1,9 @@
-"""The delivery of the camera counting service: from the working copy to a verified deployment behind HAProxy."""
+"""The delivery of the camera counting service: from the working copy to a verified deployment behind HAProxy.
+
+    python -m pipeline plan       what would run, and why
+    python -m pipeline run        all of it
+    python -m pipeline run gate   up to the quality gate: no deployment
+"""
 
 from __future__ import annotations
 
@@ -7,67 +12,177 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gates import Check, QualityGate, Verification, WithinBudget, all_passed, all_probes_passed
-from pipeline import Pipeline
+from gates import (
+    AllowedLicences,
+    Check,
+    Compare,
+    CoverageReport,
+    MaxComplexity,
+    MaxFindings,
+    MaxSize,
+    MinCoverage,
+    NoDrop,
+    QualityGate,
+    Severity,
+    Verification,
+    WithinBudget,
+    all_passed,
+    all_probes_passed,
+    no_findings,
+    valid,
+)
+from pipeline import Only, Pipeline, Resources
+from stages.acceptance import AcceptanceTests
+from stages.assets import OptimizeAssets, WithAssets
+from stages.bandit import Bandit
+from stages.baseline import Baseline, KeepBaseline
+from stages.compilation import ByteCompiled
+from stages.coverage import Coverage
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.strategy import BlueGreen
-from stages.environment import PythonEnvironment
-from stages.image import BuildImage, Placed
+from stages.environment import PythonEnvironment, Tool
+from stages.image import BuildImage, ImageSize, Placed
 from stages.journey import UserJourney
+from stages.licences import Licences
+from stages.load import LoadTest, PerformanceTest
 from stages.local_service import Bound, LocalService
+from stages.metrics import Metrics
+from stages.mypy import TypeCheck
+from stages.notify import Notify
+from stages.pip_audit import PipAudit
 from stages.postgres import PostgresService
 from stages.probe import WatchService
-from stages.pytest import UnitTests
+from stages.pytest import IntegrationTests, UnitTests
+from stages.rootfs import ImageService, Rootfs
+from stages.ruff import Formatted, Lint
 from stages.smoke import Request, SmokeChecks
 from stages.source import SourceProvenance, WorkingCopy
+from stages.storage import StoreArtifact
+from stages.tag import TagImage
+from stages.trivy import TrivyImage, TrivySecrets
+from stages.validation import ValidateDistributions, ValidateImage
 from stages.wheel import BuildDistributions, InstalledWheel
 
 if TYPE_CHECKING:
     import httpx
 
-# Sources: what is shipped, what tests it, and each lock on its own, so that an edit runs only what it touches.
+STATIC = "src/camera_counting/static"
+
+# Source. Code, tests and each lock are taken on their own, so that an edit runs only what it touches.
+provenance = SourceProvenance()
 code = WorkingCopy(include=("src", "pyproject.toml", "README.md"))
 tested = WorkingCopy(include=("src", "tests", "pyproject.toml"))
 runtime_lock = WorkingCopy(include=("requirements.lock",))
 test_lock = WorkingCopy(include=("test.lock",))
 build_lock = WorkingCopy(include=("build.lock",))
-provenance = SourceProvenance()
+baselines = WorkingCopy(include=("baselines",))
 
-# Environments: the only stages that reach the network.
+# Environments: only these stages reach the network.
 runtime = PythonEnvironment(source=runtime_lock, lock="requirements.lock")
-test_environment = PythonEnvironment(source=test_lock, lock="test.lock")
-build_environment = PythonEnvironment(source=build_lock, lock="build.lock")
+testing = PythonEnvironment(source=test_lock, lock="test.lock")
+building = PythonEnvironment(source=build_lock, lock="build.lock")
 
-# Build.
-wheel = BuildDistributions(source=code, environment=build_environment)
+# Build: assets, wheel, image, its tags; and whether all of them are what they should be.
+assets = OptimizeAssets(source=code, tool=Tool(name="assets"), directory=STATIC)
+shipped = WithAssets(source=code, assets=assets, directory=STATIC)
+wheel = BuildDistributions(source=shipped, environment=building)
 installed = InstalledWheel(wheel=wheel)
+compiled = ByteCompiled(source=installed)
+valid_wheel = ValidateDistributions(distributions=wheel, installed=installed, environment=runtime, twine=Tool(name="twine"))
 image = BuildImage(
-    layers=(Placed(tree=runtime, at="app/site"), Placed(tree=installed, at="app/lib")),
+    layers=(Placed(tree=runtime, at="app/site"), Placed(tree=compiled, at="app/lib")),
     entrypoint=("python", "-m", "camera_counting", "serve"),
     env=(("PYTHONPATH", "/app/lib:/app/site"),),
     ports=(8000,),
 )
+tags = TagImage(provenance=provenance, source=code)
+rootfs = Rootfs(image=image)
+valid_image = ValidateImage(image=image, rootfs=rootfs, provided=("python",))
 
-# Test.
-unit = UnitTests(source=tested, environment=test_environment, packages=(installed,), tests=("tests/unit",))
+# Test: the code, the code with a real PostgreSQL, and the started image with one.
 database = PostgresService()
-integration = UnitTests(
-    source=tested, environment=test_environment, packages=(installed,), tests=("tests/integration",), services=(database,)
+unit = UnitTests(
+    source=tested, environment=testing, packages=(installed,), tests=("tests/unit",), cover=("camera_counting",), reruns=2
 )
+integration = IntegrationTests(
+    source=tested,
+    environment=testing,
+    packages=(installed,),
+    tests=("tests/integration",),
+    services=(database,),
+    cover=("camera_counting",),
+    reruns=2,
+)
+coverage = Coverage(tests=(unit, integration), source=tested, environment=testing)
+coverage_before = Baseline(model=CoverageReport, source=baselines, path="baselines/coverage.json")
+app = ImageService(
+    image=image,
+    rootfs=rootfs,
+    env=(("DATABASE_URL", "postgresql://postgres@{DB_HOST}:{DB_PORT}/postgres"), ("CAMERA_COUNTING_MIGRATE", "1")),
+    ready="/readyz",
+)
+acceptance = AcceptanceTests(source=tested, environment=testing, paths=("tests",), service=app, services=(database,))
+alone = Resources(cpu=os.cpu_count() or 1, locks=("load",))  # what is timed shares the machine with nothing
+performance = PerformanceTest(
+    source=tested, environment=testing, paths=("tests",), service=app, services=(database,), users=2, seconds=8, resources=alone
+)
+load = LoadTest(
+    source=tested,
+    environment=testing,
+    paths=("tests",),
+    service=app,
+    services=(database,),
+    users=8,
+    rate=8,
+    seconds=8,
+    resources=alone,
+)
+
+# Quality and security.
+lint = Lint(source=tested)
+formatted = Formatted(source=tested)
+types = TypeCheck(source=tested, environment=testing)
+metrics = Metrics(source=tested)
+bandit = Bandit(source=code)
+secrets = TrivySecrets(source=tested)
+image_secrets = TrivyImage(image=rootfs, scanners=("secret",))
+licences = Licences(environment=runtime)
+size = ImageSize(image=image)
+audit = PipAudit(source=runtime_lock, only=Only(event=("schedule",)))  # asks a service on the internet: every night, not here
+
+ALLOWED = frozenset({"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "PSF-2.0", "ISC", "Zlib", "CC0-1.0", "0BSD", "HPND", "MIT-CMU"})
 
 gate = QualityGate(
     artifact=image,
-    checks=(Check(evidence=unit, rule=all_passed), Check(evidence=integration, rule=all_passed)),
+    checks=(
+        Check(evidence=unit, rule=all_passed),
+        Check(evidence=integration, rule=all_passed),
+        Check(evidence=acceptance, rule=all_passed),
+        Check(evidence=coverage, rule=MinCoverage(total=90, each_file=75)),
+        Compare(evidence=coverage, baseline=coverage_before, rule=NoDrop(points=0.5)),
+        Check(evidence=performance, rule=WithinBudget(p95=500, requests=5)),
+        Check(evidence=load, rule=WithinBudget(p95=1000, errors=0.0, requests=30, held=0.8)),
+        Check(evidence=lint, rule=no_findings),
+        Check(evidence=formatted, rule=no_findings),
+        Check(evidence=types, rule=no_findings),
+        Check(evidence=metrics, rule=MaxComplexity(each=10, duplicated=0.05)),
+        Check(evidence=bandit, rule=MaxFindings(severity=Severity.MEDIUM)),
+        Check(evidence=secrets, rule=no_findings),
+        Check(evidence=image_secrets, rule=MaxFindings(severity=Severity.HIGH)),
+        Check(evidence=licences, rule=AllowedLicences(ALLOWED, exceptions=frozenset({"psycopg", "psycopg-binary", "psycopg-pool"}))),
+        Check(evidence=size, rule=MaxSize(total=200_000_000)),
+        Check(evidence=valid_wheel, rule=valid),
+        Check(evidence=valid_image, rule=valid),
+    ),
 )
+stored = StoreArtifact(artifact=gate, name="camera-counting", tags=tags)
 
 # Deploy: instances of the image as processes of this machine, behind HAProxy, with a PostgreSQL that stays.
 target = LocalProcesses(name="camera-counting")
 local_database = LocalService(service=database, keep=(("PGDATA", "pgdata"),))
-database_url = Bound(
-    address=local_database, variable="DATABASE_URL", template="postgresql://postgres@{host}:{port}/postgres"
-)
+database_url = Bound(address=local_database, variable="DATABASE_URL", template="postgresql://postgres@{host}:{port}/postgres")
 migrate = RunOnce(release=gate, target=target, command=("python", "-m", "camera_counting", "migrate"), bindings=(database_url,))
 deploy = Deploy(
     release=gate,
@@ -114,29 +229,60 @@ verified = Verification(
     checks=(
         Check(evidence=smoke, rule=all_probes_passed),
         Check(evidence=journey, rule=all_probes_passed),
-        Check(evidence=watch, rule=WithinBudget(p95=250, errors=0.0, requests=50)),
+        Check(evidence=watch, rule=WithinBudget(p95=500, errors=0.0, requests=50)),
     ),
 )
+# A new baseline to commit: python -m pipeline run keep_coverage --event baseline
+keep_coverage = KeepBaseline(evidence=coverage, file="baselines/coverage.json", only=Only(event=("baseline",)))
+notice = Notify(subject=verified, title="camera-counting is deployed", optional=True)
 
 pipeline = Pipeline(
     "camera-counting",
+    provenance=provenance,
     code=code,
     tested=tested,
     runtime_lock=runtime_lock,
     test_lock=test_lock,
     build_lock=build_lock,
+    baselines=baselines,
     runtime=runtime,
-    test_environment=test_environment,
-    build_environment=build_environment,
+    testing=testing,
+    building=building,
+    assets_tool=assets.tool,
+    assets=assets,
+    shipped=shipped,
     wheel=wheel,
     installed=installed,
+    compiled=compiled,
+    twine=valid_wheel.twine,
+    valid_wheel=valid_wheel,
     layers=image.layers,
     image=image,
+    tags=tags,
+    rootfs=rootfs,
+    valid_image=valid_image,
+    database=database,
     unit=unit,
     integration=integration,
+    coverage=coverage,
+    coverage_before=coverage_before,
+    app=app,
+    acceptance=acceptance,
+    performance=performance,
+    load=load,
+    lint=lint,
+    formatted=formatted,
+    types=types,
+    metrics=metrics,
+    bandit=bandit,
+    secrets=secrets,
+    image_secrets=image_secrets,
+    licences=licences,
+    size=size,
+    audit=audit,
     checks=gate.checks,
     gate=gate,
-    database=database,
+    stored=stored,
     local_database=local_database,
     database_url=database_url,
     migrate=migrate,
@@ -144,6 +290,8 @@ pipeline = Pipeline(
     smoke=smoke,
     journey=journey,
     watch=watch,
-    verification_checks=verified.checks,
+    verify=verified.checks,
     verified=verified,
+    keep_coverage=keep_coverage,
+    notice=notice,
 )

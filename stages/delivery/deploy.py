@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Protocol
 
 from gates import Passed
 from pipeline import Effect, Resources, Result, Stage, StageFailed, Work
+from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
-from stages.delivery.rollout import Rollout
+from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.router import Router
 from stages.delivery.strategy import BlueGreen, Strategy
 from stages.delivery.target import Target
@@ -21,9 +22,9 @@ class Opens(Protocol):
 
 
 class OpensRouter(Protocol):
-    """Configuration of a router, opened when a stage runs."""
+    """Configuration of a router, opened when a stage runs; `ready` is the path by which it sees who can serve."""
 
-    def open(self, work: Work) -> Router: ...
+    def open(self, work: Work, ready: str) -> Router: ...
 
 
 class Deploy(Stage[Deployment]):
@@ -51,25 +52,48 @@ class Deploy(Stage[Deployment]):
     ready: str = "/readyz"
 
     async def run(self, work: Work) -> Deployment:
-        release = self._release(work)
-        rollout = Rollout(self.target.open(work), self.router.open(work), release, work.record)
-        before = await rollout.forward(self.strategy)
-        warm = [group for group in (await rollout.state()).groups if group != release.group]
-        return Deployment(
-            address=rollout.router.address,
-            image=release.image.digest,
-            group=release.group,
-            previous=warm[0] if warm else "",
-            before=dict(before.weights),
-            started=release.group not in before.groups,
-        )
+        async with alone(work.state("deploy"), work.say):
+            rollout = self._rollout(work)
+            group = rollout.release.group
+            before = await rollout.forward(
+                self.strategy, unfinished(work.events("rollout.started"), work.events("rollout.finished"))
+            )
+            warm = [name for name in (*before.serving, *(await rollout.state()).groups) if name != group]
+            return Deployment(
+                address=rollout.router.address,
+                image=rollout.release.image.digest,
+                group=group,
+                previous=warm[0] if warm else "",
+                before=dict(before.weights),
+                started=group not in before.groups,
+            )
 
     async def undo(self, work: Work, result: Any) -> None:
-        """Back to what served before, kept warm for this."""
-        rollout = Rollout(self.target.open(work), self.router.open(work), self._release(work), work.record)
-        now = await rollout.state()
-        groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
-        await rollout.back(self.strategy, State(groups=groups, weights=result.before))
+        """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
+        async with alone(work.state("deploy"), work.say):
+            rollout = self._rollout(work)
+            if not (await rollout.router.current()).get(result.group):
+                work.say(f"{result.group} does not serve any more: there is nothing to go back from")
+                return
+            now = await rollout.state()
+            groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
+            weights = result.before
+            if weights.get(result.group):  # it served before this rollout too: its way back is the group kept warm
+                weights = await self._warm(rollout, result)
+            await rollout.back(self.strategy, State(groups=groups, weights=weights))
+
+    async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
+        """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
+        reason = await rollout.target.unready(result.previous, self.ready) if result.previous else "there is none"
+        if reason is not None:
+            raise StageFailed(
+                f"{result.group} goes on serving, as before this run; it has no release to go back to: {reason}",
+                right="a release kept warm from an earlier deployment",
+            )
+        return {result.previous: 100}
+
+    def _rollout(self, work: Work) -> Rollout:
+        return Rollout(self.target.open(work), self.router.open(work, self.ready), self._release(work), work.record)
 
     def _release(self, work: Work) -> Release:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
@@ -111,7 +135,8 @@ class RunOnce(Stage[Ran]):
     async def run(self, work: Work) -> Ran:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
         release = Release(image=work[self.release].artifact, env={**dict(self.env), **bound}, secrets=self.secrets)
-        code, output = await self.target.open(work).run_once(release, self.command)
+        async with alone(work.state("deploy"), work.say):
+            code, output = await self.target.open(work).run_once(release, self.command)
         work.say(output)
         if code != 0:
             last = output.strip().splitlines()[-1] if output.strip() else "it printed nothing"

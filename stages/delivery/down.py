@@ -22,7 +22,7 @@ async def down(project: Project) -> list[str]:
 
 def _order(project: Project, mark: str) -> int:
     kind = Path(mark).relative_to(project.home / "state").parts[0]
-    return ("router", "deploy", "service").index(kind)
+    return {"router": 0, "deploy": 1}.get(kind, 2)
 
 
 def main(directory: str) -> int:

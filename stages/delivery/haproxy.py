@@ -1,8 +1,10 @@
 """A router: HAProxy (2.4 or newer), driven through its runtime API so that no switch costs a request.
 
 The configuration has a fixed number of server slots. A group takes free slots, gets their addresses
-by `set server addr`, and its share by `set server weight`; nothing is reloaded. After every change the
-configuration is written anew, so that HAProxy comes back with the same split.
+by `set server addr`, and its share by `set server weight`; nothing is reloaded. HAProxy knows addresses and
+weights, a file the group of each slot; the file is written before a change, so that a crash leaves no slot
+without a name, and after it, so that HAProxy comes back with the same split. Other settings (another port)
+are taken over by a new process that gets the listening sockets of the old one.
 Protocol: HAProxy Management Guide 2.8, section 9.3 (Unix socket commands).
 """
 
@@ -16,13 +18,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
 
 import anyio
 
 from pipeline import StageFailed, Work
+from pipeline.digest import of_json
 from stages.delivery import process
 from stages.delivery.model import Address, Group
 
@@ -32,22 +35,25 @@ FREE = "127.0.0.1:9"
 """The address of a slot that no group has (the discard port: nobody serves there)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+SETTINGS = "LOCKGATE_SETTINGS"
+"""The variable in which a running HAProxy carries the digest of the settings it was started with."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HAProxy:
-    """The load balancer users talk to, on `host`:`port`; it outlives the run. `check` is asked of every instance."""
+    """The load balancer users talk to, on `host`:`port`; it outlives the run."""
 
     name: str
     port: int
     host: str = "127.0.0.1"
-    check: str = "/readyz"
     timeout: float = 30.0
     """Seconds a server may take to answer."""
 
-    def open(self, work: Work) -> HAProxyRouter:
-        return HAProxyRouter(config=self, state=work.state(f"router/{self.name}"))
+    def open(self, work: Work, ready: str) -> HAProxyRouter:
+        return HAProxyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Slot:
     """A server line: the group that has it, where it sends, and its weight (0 to 256)."""
 
@@ -56,11 +62,13 @@ class Slot:
     weight: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class HAProxyRouter:
     """A running HAProxy, started when there is none. Below `state`: its configuration, slots and log."""
 
     config: HAProxy
+    ready: str
+    """Path HAProxy asks of every instance each second; one that does not answer 200 gets no requests."""
     state: Path
     _sockets: Path = field(init=False)
 
@@ -73,76 +81,94 @@ class HAProxyRouter:
         return Address(host=self.config.host, port=self.config.port)
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-        unknown = sorted(name for name in weights if name not in groups)
+        unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].instances))
         if unknown:
             raise StageFailed(
                 f"{', '.join(unknown)} cannot get traffic: no such group runs", right=", ".join(groups) or "a group"
             )
-        before = self._slots()
+        before = await self._now()
         after = assigned(before, weights, groups)
-        await self._ensure()
-        for command in commands(before, after):
-            await self._tell(command)
-        self._keep(after)
+        if any(slot.weight for slot in after):
+            await self._ensure(before)
+        await self._change(before, after)
 
     async def current(self) -> dict[str, int]:
-        return shares(self._slots())
+        return shares(await self._now())
 
     async def in_flight(self, group: str) -> int:
-        if not self._running():
+        mine = {slot_name(number) for number, slot in enumerate(await self._now()) if slot.group == group}
+        if not mine or not self._running():
             return 0
-        mine = {slot_name(number) for number, slot in enumerate(self._slots()) if slot.group == group}
         return sum(count for server, count in used(await self._ask("show stat")).items() if server in mine)
 
     async def forget(self, group: str) -> None:
-        before = self._slots()
+        before = await self._now()
         after = tuple(Slot() if slot.group == group else slot for slot in before)
+        await self._change(before, after)
+        if not any(slot.group for slot in after):
+            await self.stop()
+
+    async def stop(self) -> None:
+        """End HAProxy; users find nobody there any more."""
+        for found in list(process.running(self._mark)):
+            await process.stop(found)
+
+    async def _now(self) -> tuple[Slot, ...]:
+        """The slots as HAProxy tells; as they were kept when it does not run."""
+        kept = self._kept()
+        return told(await self._ask(f"show servers state {BACKEND}"), kept) if self._running() else kept
+
+    async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
+        """Make `after` true: names first, then HAProxy, then the shares it comes back with."""
+        self._keep(named(before, after))
         if self._running():
             for command in commands(before, after):
                 await self._tell(command)
         self._keep(after)
 
-    async def stop(self) -> None:
-        """End HAProxy; users find nobody there any more."""
-        for found in list(process.running(str(self.state))):
-            await process.stop(found)
-
-    async def _ensure(self) -> None:
-        """Start HAProxy when it does not run; returns when it answers on its socket."""
-        if self._running():
+    async def _ensure(self, slots: tuple[Slot, ...]) -> None:
+        """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others."""
+        settings = of_json([self.config.host, self.config.port, self.config.timeout, self.ready])[:12]
+        found = self._running()
+        if any(one.env.get(SETTINGS) == settings for one in found):
             return
-        self._sockets.mkdir(mode=0o700, exist_ok=True)
-        self._socket.unlink(missing_ok=True)
-        self._keep(self._slots())
-        argv = (program(), "-db", "-f", str(self._file))
+        self._private()
+        self._keep(slots)
+        argv = [program(), "-db", "-f", str(self._file)]
         checked = await anyio.run_process([*argv, "-c"], check=False)
         if checked.returncode != 0:
             said = (checked.stdout + checked.stderr).decode(errors="replace").strip().splitlines()
             raise StageFailed(
                 f"HAProxy refuses its configuration: {said[-1] if said else 'without a word'}", where=str(self._file)
             )
-        process.start(str(self.state), argv, {"PATH": os.defpath}, cwd=self.state, log=self.state / "haproxy.log")
+        if found:
+            argv += ["-x", str(self._socket), "-sf", *(str(one.pid) for one in found)]
+        else:
+            self._socket.unlink(missing_ok=True)
+        log = self.state / "haproxy.log"
+        said_before = log.stat().st_size if log.exists() else 0
+        pid = process.start(self._mark, tuple(argv), {"PATH": os.defpath, SETTINGS: settings}, cwd=self.state, log=log)
         with anyio.move_on_after(10):
-            while not await self._answers():
-                if not self._running():
+            while not await self._answers(pid):
+                if not any(one.pid == pid for one in self._running()):
                     break
                 await anyio.sleep(0.02)
             else:
                 return
-        log = (self.state / "haproxy.log").read_text(errors="replace").strip().splitlines()
         raise StageFailed(
-            f"HAProxy does not start: {log[-1] if log else 'it said nothing'}",
+            f"HAProxy does not start: {alert(log.read_bytes()[said_before:].decode(errors='replace'))}",
             where=f"{self.config.host}:{self.config.port}",
-            right="a port that nobody else listens on",
+            right="an address of this machine, and a port that nobody else listens on",
         )
 
-    def _running(self) -> bool:
-        return any(True for _ in process.running(str(self.state)))
+    def _running(self) -> list[process.Process]:
+        return list(process.running(self._mark))
 
-    async def _answers(self) -> bool:
+    async def _answers(self, pid: int) -> bool:
+        """Whether it is that process that answers on the socket."""
         try:
-            return "Uptime" in await self._ask("show info")
-        except OSError:
+            return f"\nPid: {pid}\n" in await self._ask("show info")
+        except StageFailed:
             return False
 
     async def _tell(self, command: str) -> None:
@@ -152,14 +178,30 @@ class HAProxyRouter:
             raise StageFailed(f"HAProxy did not obey `{command}`: {answer}")
 
     async def _ask(self, command: str) -> str:
-        async with await anyio.connect_unix(str(self._socket)) as stream:
-            await stream.send(command.encode() + b"\n")
-            answer = bytearray()
-            try:
-                while True:
-                    answer += await stream.receive()
-            except anyio.EndOfStream:
-                return answer.decode()
+        answer = bytearray()
+        try:
+            async with await anyio.connect_unix(str(self._socket)) as stream:
+                await stream.send(command.encode() + b"\n")
+                async for piece in stream:
+                    answer += piece
+        except (OSError, anyio.BrokenResourceError) as error:
+            raise StageFailed(
+                f"HAProxy does not answer: {error}",
+                where=str(self._socket),
+                right="the socket of the HAProxy that runs",
+                next=f"end the process with {process.MARK}={self._mark} in its environment, and run again",
+            ) from error
+        return answer.decode()
+
+    def _private(self) -> None:
+        """The directory of the socket, which nobody else may write to."""
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        if self._sockets.stat().st_uid != os.getuid():
+            raise StageFailed("somebody else's directory is where the socket of HAProxy has to be", where=str(self._sockets))
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.state}:"
 
     @property
     def _socket(self) -> Path:
@@ -169,7 +211,7 @@ class HAProxyRouter:
     def _file(self) -> Path:
         return self.state / "haproxy.cfg"
 
-    def _slots(self) -> tuple[Slot, ...]:
+    def _kept(self) -> tuple[Slot, ...]:
         path = self.state / "slots.json"
         if not path.exists():
             return (Slot(),) * SLOTS
@@ -178,9 +220,13 @@ class HAProxyRouter:
     def _keep(self, slots: tuple[Slot, ...]) -> None:
         """Write slots and configuration, each in one step."""
         rows = [{"group": slot.group, "address": slot.address, "weight": slot.weight} for slot in slots]
-        for name, text in (("slots.json", json.dumps(rows)), ("haproxy.cfg", configuration(self.config, self._socket, slots))):
+        text = configuration(self.config, self.ready, self._socket, slots)
+        for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
             made = self.state / f".{name}.{os.getpid()}"
-            made.write_text(text)
+            with made.open("w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             made.replace(self.state / name)
 
 
@@ -200,6 +246,12 @@ def slot_name(number: int) -> str:
     return f"slot{number + 1}"
 
 
+def alert(log: str) -> str:
+    """The reason in what HAProxy says when it ends: its first alert, else its last words."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("[ALERT]")), lines[-1] if lines else "it said nothing")
+
+
 def shares(slots: tuple[Slot, ...]) -> dict[str, int]:
     """Each group's share of all weights, in percent."""
     total = sum(slot.weight for slot in slots)
@@ -213,40 +265,70 @@ def shares(slots: tuple[Slot, ...]) -> dict[str, int]:
 def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mapping[str, Group]) -> tuple[Slot, ...]:
     """The slots with which each group of `weights` has its share and every other one none.
 
-    A group keeps the slots it has; slots of groups that do not run any more become free.
-    Raises StageFailed when there are more instances than slots.
+    A group keeps the slots it has; slots of groups that do not run any more become free. The largest weight is
+    256, and every instance of a group with a share has at least 1. Raises StageFailed when there are more
+    instances than slots.
     """
     kept = [slot if slot.group in groups else Slot() for slot in slots]
-    for name, share in weights.items():
+    each = {name: share / len(groups[name].instances) for name, share in weights.items() if share > 0}
+    for name in weights:
         have = {slot.address for slot in kept if slot.group == name}
-        want = {f"{address.host}:{address.port}" for address in groups[name].instances}
+        want = {f"{address.host}:{address.port}" for address in groups[name].instances} if name in groups else set()
         kept = [Slot() if slot.group == name and slot.address not in want else slot for slot in kept]
         for address in sorted(want - have):
             free = next((number for number, slot in enumerate(kept) if not slot.group), None)
             if free is None:
                 raise StageFailed(f"{name} has more instances than HAProxy has free slots", right=f"at most {SLOTS} in all")
             kept[free] = Slot(name, address)
-        each = max(1, round(256 * share / 100 / max(1, len(want)))) if share else 0
-        kept = [Slot(name, slot.address, min(256, each)) if slot.group == name else slot for slot in kept]
-    return tuple(slot if slot.group in weights else Slot(slot.group, slot.address, 0) for slot in kept)
+    scale = 256 / max(each.values(), default=1.0)
+    weight = {name: max(1, round(scale * part)) for name, part in each.items()}
+    return tuple(replace(slot, weight=weight.get(slot.group, 0)) for slot in kept)
+
+
+def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """The groups and addresses of `after` with the weights that are still those of `before`."""
+    return tuple(
+        replace(new, weight=old.weight if old.address == new.address else 0) for old, new in zip(before, after, strict=True)
+    )
+
+
+def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """The slots as `show servers state` tells them; a slot's group is the kept one where the address is still the kept one."""
+    _, header, *rows = answer.strip().splitlines()
+    names = header.removeprefix("# ").split(" ")
+    found = {row["srv_name"]: row for row in (dict(zip(names, line.split(" "), strict=False)) for line in rows)}
+    slots = []
+    for number, known in enumerate(kept):
+        row = found.get(slot_name(number))
+        if row is None:
+            raise StageFailed(f"HAProxy has no server {slot_name(number)}: {answer[:200]}", right=f"{len(kept)} servers")
+        address = f"{row['srv_addr']}:{row['srv_port']}"
+        in_maintenance = int(row["srv_admin_state"]) & 1
+        slots.append(
+            Slot(known.group if known.address == address else "", address, 0 if in_maintenance else int(row["srv_uweight"]))
+        )
+    return tuple(slots)
 
 
 def commands(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> list[str]:
-    """What to tell HAProxy: new addresses first, then rising weights, then falling ones, so that somebody always serves."""
-    addresses: list[str] = []
+    """What to tell HAProxy: new servers first, then rising weights, then falling ones, so that somebody always serves."""
+    fresh: list[str] = []
     rising: list[str] = []
     falling: list[str] = []
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         server = f"{BACKEND}/{slot_name(number)}"
-        if new.address != old.address:
-            host, _, port = new.address.rpartition(":")
-            falling_first = [f"set server {server} state maint"] if new.address == FREE else []
-            addresses += [*falling_first, f"set server {server} addr {host} port {port}"]
-        if new.address != FREE:
-            rising += [f"set server {server} state ready"] if old.address != new.address else []
-            change = f"set server {server} weight {new.weight}"
-            (rising if new.weight > 0 else falling).append(change)
-    return [*addresses, *rising, *falling]
+        weight = f"set server {server} weight {new.weight}"
+        if new.address == old.address:
+            if new.weight != old.weight:
+                (rising if new.weight > old.weight else falling).append(weight)
+            continue
+        host, _, port = new.address.rpartition(":")
+        change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
+        if new.address == FREE:
+            falling += change
+        else:
+            fresh += [*change, f"set server {server} state ready"]
+    return [*fresh, *rising, *falling]
 
 
 def used(stat: str) -> dict[str, int]:
@@ -259,35 +341,43 @@ def used(stat: str) -> dict[str, int]:
     }
 
 
-def configuration(config: HAProxy, socket: Path, slots: tuple[Slot, ...]) -> str:
-    """haproxy.cfg: one frontend, one backend of slots, the admin socket."""
-    limit = f"{config.timeout:g}s"
+def configuration(config: HAProxy, ready: str, socket: Path, slots: tuple[Slot, ...]) -> str:
+    """haproxy.cfg: one frontend, one backend of slots, the admin socket.
+
+    A request that reached no server is repeated on another one; one that a server may have begun to process only
+    when repeating it changes nothing (RFC 9110, idempotent methods). Each has a connection to the server of its
+    own, as on a kept one nobody can tell whether the server was still there to process it.
+    """
     head = f"""\
 # Written by Lockgate after every change; what is edited here is lost with the next.
 global
-    stats socket {socket} mode 600 level admin
+    stats socket {socket} mode 600 level admin expose-fd listeners
     log stdout format raw local0 notice
+    noreuseport
 
 defaults
     mode http
     log global
-    option redispatch
+    option http-server-close
+    option idle-close-on-response
+    option redispatch 1
     retries 3
     retry-on conn-failure empty-response
     timeout connect 2s
     timeout client 60s
-    timeout server {limit}
+    timeout server {config.timeout:g}s
     timeout queue 5s
     timeout http-keep-alive 30s
 
 frontend public
     bind {config.host}:{config.port}
+    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
     default_backend {BACKEND}
 
 backend {BACKEND}
     balance roundrobin
-    option httpchk GET {config.check}
-    default-server check inter 1s fall 3 rise 1 init-addr none
+    option httpchk GET {ready}
+    default-server check inter 1s fastinter 200ms fall 3 rise 1 init-addr none
 """
     return head + "".join(f"    {line(number, slot)}\n" for number, slot in enumerate(slots))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio
 
 from pipeline import Store, Work
-from pipeline.engines.host import free_port, isolated_python
+from pipeline.engines.local import free_port, isolated_python
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
@@ -21,7 +20,7 @@ from stages.rootfs import process_of, unpack_image
 HOST = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalProcesses:
     """Runs each instance as a process that outlives the run; `name` keeps services apart.
 
@@ -42,7 +41,7 @@ class LocalProcesses:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalTarget:
     """Below `state`: a directory for each group with the unpacked image and the logs of its instances."""
 
@@ -64,11 +63,14 @@ class LocalTarget:
     async def unready(self, group: str, path: str) -> str | None:
         import httpx
 
-        instances = (await self.groups()).get(group, Group(group, ())).instances
+        instances = self._running(group)
         if not instances:
-            return f"it has ended; its last words: {self._last_words(group)}"
+            return "none of its instances runs"
         async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-            for address in instances:
+            for one in instances:
+                address = _address(one)
+                if not process.listens(one, address.port):
+                    return f"it does not listen on {address.summary()}"
                 try:
                     answer = await client.get(address.url + path)
                 except httpx.HTTPError as error:
@@ -77,52 +79,68 @@ class LocalTarget:
                     return f"{address.url}{path} answers {answer.status_code}: {answer.text[:200].strip()}"
         return None
 
+    async def ended(self, release: Release) -> str | None:
+        running = [_address(one).port for one in self._running(release.group)]
+        if len(running) >= release.instances:
+            return None
+        logs = [log for log in (self.state / release.group).glob("*.log") if int(log.stem) not in running]
+        text = max(logs, key=lambda log: log.stat().st_mtime).read_text(errors="replace").strip() if logs else ""
+        words = text.splitlines()[-1] if text else "it said nothing"
+        return f"{release.instances - len(running)} of {release.instances} instances ended; last words: {words}"
+
     async def stop(self, group: str) -> None:
         async with anyio.create_task_group() as tasks:
-            for found in list(process.running(self._mark(group))):
+            for found in self._running(group):
                 tasks.start_soon(process.stop, found, self.patience)
-        await anyio.to_thread.run_sync(partial(shutil.rmtree, self.state / group, ignore_errors=True))
+        await anyio.to_thread.run_sync(self._remove, group)
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
-        for one in process.running(self._mark("")):
-            group = one.mark.removeprefix(self._mark(""))
-            found.setdefault(group.partition(":")[0], []).append(Address(host=HOST, port=int(one.env["PORT"])))
+        for one in process.running(f"{self.state}:"):
+            group = one.mark.removeprefix(f"{self.state}:").partition(":")[0]
+            found.setdefault(group, []).append(_address(one))
         return {name: Group(name, tuple(sorted(found[name], key=lambda address: address.port))) for name in sorted(found)}
 
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
-        rootfs = await anyio.to_thread.run_sync(self._unpack, release)
-        argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
-        done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
+        with tempfile.TemporaryDirectory(dir=self.state, prefix=".once-", ignore_cleanup_errors=True) as place:
+            rootfs = Path(place) / "rootfs"
+            await anyio.to_thread.run_sync(unpack_image, self.store, release.image, rootfs)
+            argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
+            done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
         return done.returncode, done.stdout.decode(errors="replace")
+
+    def _running(self, group: str) -> list[process.Process]:
+        return list(process.running(f"{self.state}:{group}:"))
 
     def _unpack(self, release: Release) -> Path:
         """The image's files below the group's directory, laid out once."""
         place = self.state / release.group / "rootfs"
         if not place.exists():
-            fresh = place.with_name(f"rootfs.{os.getpid()}")
+            fresh = place.with_name("rootfs.unfinished")
             shutil.rmtree(fresh, ignore_errors=True)
             unpack_image(self.store, release.image, fresh)
             fresh.replace(place)
         return place
 
+    def _remove(self, group: str) -> None:
+        """Remove what the group leaves; renamed first, so that half of it is never taken for the whole."""
+        gone = self.state / f".gone-{group}"
+        shutil.rmtree(gone, ignore_errors=True)
+        if (self.state / group).exists():
+            (self.state / group).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
     def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), "HOST": HOST, "PORT": str(port)})
-        process.start(f"{self._mark(release.group)}:{port}", argv, env, cwd=rootfs, log=self._log(release.group, port))
+        log = self.state / release.group / f"{port}.log"
+        process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
 
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}
         base = {"PATH": f"{self.python}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
         return {**base, **release.env, **secrets}
 
-    def _mark(self, group: str) -> str:
-        return f"{self.state}:{group}"
 
-    def _log(self, group: str, port: int) -> Path:
-        return self.state / group / f"{port}.log"
-
-    def _last_words(self, group: str) -> str:
-        logs = sorted((self.state / group).glob("*.log"), key=lambda log: log.stat().st_mtime)
-        text = logs[-1].read_text(errors="replace").strip() if logs else ""
-        return text.splitlines()[-1] if text else "it said nothing"
+def _address(instance: process.Process) -> Address:
+    return Address(host=HOST, port=int(instance.env["PORT"]))

@@ -33,7 +33,7 @@ class Binding(Result):
         return f"{self.variable}={self.value}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """What is to run: an image that passed its gate, and its configuration. Both make up its name."""
 
@@ -52,7 +52,7 @@ class Release:
         return "r-" + of_json([self.image.digest, sorted(self.env.items()), self.secrets, self.instances, self.ready])[:12]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """Instances of one release that run now."""
 
@@ -60,7 +60,7 @@ class Group:
     instances: tuple[Address, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """What target and router say is true: groups that run, and each group's share of the traffic in percent."""
 

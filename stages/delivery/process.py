@@ -17,7 +17,7 @@ from pipeline import StageFailed
 MARK = "LOCKGATE_PROCESS"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Process:
     """A running process: its number, the mark it was started with, and its environment."""
 
@@ -41,6 +41,7 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
             )
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
+    child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
     return child.pid
 
 
@@ -54,29 +55,59 @@ def running(prefix: str) -> Iterator[Process]:
 
 
 async def stop(process: Process, patience: float = 10.0) -> None:
-    """Ask the process group to end; kill it when it has not after `patience` seconds."""
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with anyio.move_on_after(seconds):
-            while alive(process):
-                await anyio.sleep(0.05)
-            return
+    """Ask the process and its family to end; kill those that have not after `patience` seconds."""
+    _signal(process, signal.SIGTERM)
+    with anyio.move_on_after(patience):
+        while alive(process):
+            await anyio.sleep(0.05)
+    with anyio.fail_after(10):
+        while alive(process):
+            _signal(process, signal.SIGKILL)
+            await anyio.sleep(0.05)
+    _reap(process.pid)
 
 
 def alive(process: Process) -> bool:
-    """Whether that very process still runs (not a zombie, nor another one with its number)."""
-    return _mark(process.pid) == process.mark
+    """Whether anything of that very family still runs (not a zombie, nor another process with its number)."""
+    return any(True for _ in _family(process))
+
+
+def listens(process: Process, port: int) -> bool:
+    """Whether it is this family that listens on the TCP port, and not somebody else who was quicker."""
+    sockets = {f"socket:[{inode}]" for inode in _listeners(port)}
+    return any(not sockets.isdisjoint(_files(pid)) for pid in _family(process))
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    for pid in list(_family(process)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    """Take leave of a process that this one started, so that no zombie stays; nothing to do for any other."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _family(process: Process) -> Iterator[int]:
+    """Who has the mark, and who is in the session of the first of them: programs that write their title over their
+    environment, as PostgreSQL does, have no mark."""
+    first = _environment(process.pid).get(MARK) == process.mark
+    for pid in _pids():
+        if _environment(pid).get(MARK) == process.mark or (first and _stat(pid)[3:4] == [str(process.pid)]):
+            yield pid
 
 
 def _marked(prefix: str) -> Iterator[Process]:
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (env := _environment(int(name))).get(MARK, "").startswith(prefix) and MARK in env:
-            yield Process(int(name), env[MARK], env)
+    for pid in _pids():
+        env = _environment(pid)
+        if MARK in env and env[MARK].startswith(prefix):
+            yield Process(pid, env[MARK], env)
 
 
-def _mark(pid: int) -> str:
-    return _environment(pid).get(MARK, "")
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _environment(pid: int) -> dict[str, str]:
@@ -90,7 +121,33 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def _parent(pid: int) -> int:
+    return int("".join(_stat(pid)[1:2]) or 0)
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group, session and more of a process (proc(5), /proc/PID/stat); empty for one that is gone or a zombie."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if fields[0] in "ZX" else fields
+
+
+def _listeners(port: int) -> Iterator[str]:
+    """Inodes of the sockets that listen on a port (proc(5), /proc/net/tcp: local address, state 0A, inode)."""
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                column = line.split()
+                if column[3] == "0A" and int(column[1].rpartition(":")[2], 16) == port:
+                    yield column[9]
+
+
+def _files(pid: int) -> set[str]:
+    """What the open files of a process are."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import anyio
 
-from pipeline import StageFailed
+from pipeline import LockgateError, StageFailed
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
 from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
+if TYPE_CHECKING:
+    from pipeline.journal import Event
+
 Note = Callable[..., None]
 """Writes one event to the journal: `note(kind, **data)`."""
 
+STARTS = 3
+"""How often a rollout starts instances that end before they are ready: one may lose its port to somebody else."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Rollout:
     """Target, router and journal of one rollout of `release`."""
 
@@ -29,24 +36,33 @@ class Rollout:
     note: Note
 
     async def state(self) -> State:
-        """What target and router say is true."""
-        return State(groups=await self.target.groups(), weights=await self.router.current())
+        """What target and router say is true; the share of a group that does not run is nobody's."""
+        groups, weights = await self.target.groups(), await self.router.current()
+        return State(groups=groups, weights={name: share for name, share in weights.items() if name in groups})
 
-    async def forward(self, strategy: Strategy) -> State:
-        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first."""
-        before = await self.state()
+    async def forward(self, strategy: Strategy, interrupted: Event | None = None) -> State:
+        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first.
+
+        After a crash `interrupted` tells of the rollout that has no end: what was true before that one is the
+        state to begin from and to go back to.
+        """
+        now = await self.state()
+        before = recovered(now, interrupted)
+        self.note("rollout.started", group=self.release.group, groups=sorted(before.groups), weights=dict(before.weights))
         try:
-            await self.run(strategy.forward(before, self.release.group))
-        except BaseException:
+            await self.run(strategy.forward(replace(now, weights=before.weights), self.release.group))
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
-                await self.back(strategy, before)
+                await self._back_after(error, strategy, before)
             raise
+        self.note("rollout.finished", group=self.release.group)
         return before
 
     async def back(self, strategy: Strategy, before: State) -> None:
         """Run the strategy's way back to `before`."""
         self.note("rollout.back", to=dict(before.weights))
         await self.run(strategy.back(before, self.release.group))
+        self.note("rollout.finished", group=self.release.group, back=True)
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -55,6 +71,16 @@ class Rollout:
             started = time.monotonic()
             await self._step(step)
             self.note("rollout.done", number=number, step=str(step), seconds=round(time.monotonic() - started, 3))
+
+    async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
+        """The way back; should it fail too, both reasons are told."""
+        try:
+            await self.back(strategy, before)
+        except Exception as second:
+            self.note("rollout.stuck", error=str(second))
+            first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, Exception):
+                raise StageFailed(f"{first}; then the way back failed: {second}") from error
 
     async def _step(self, step: Step) -> None:
         match step:
@@ -71,16 +97,29 @@ class Rollout:
                 await self.target.stop(step.group)
 
     async def _wait_ready(self, step: WaitReady) -> None:
-        """Poll until ready; a group that is not ready in time fails the rollout with its reason."""
+        """Poll until ready; a group that is not ready in time, or ends again and again, fails the rollout with its reason."""
         reason: str | None = "never asked"
+        starts = 1
         with anyio.move_on_after(step.within):
-            while (reason := await self.target.unready(step.group, self.release.ready)) is not None:
+            while (reason := await self._unready(step.group)) is not None:
+                if step.group == self.release.group and await self.target.ended(self.release) is not None:
+                    if starts == STARTS:
+                        break
+                    starts += 1
+                    await self.target.start(self.release)
                 await anyio.sleep(0.1)
         if reason is not None:
             raise StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
                 right=f"every instance answers {self.release.ready} with 200",
             )
+
+    async def _unready(self, group: str) -> str | None:
+        """Why the group cannot serve, or None; of the release's own group no instance may be missing."""
+        reason = await self.target.unready(group, self.release.ready)
+        if group == self.release.group:
+            return await self.target.ended(self.release) or reason
+        return reason
 
     async def _drain(self, step: Drain) -> None:
         """Poll until nothing is in flight; requests that take longer are left to the router's own limit."""
@@ -90,3 +129,20 @@ class Rollout:
                 await anyio.sleep(0.05)
         if left > 0:
             self.note("rollout.undrained", group=step.group, requests=left)
+
+
+def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> Event | None:
+    """The last rollout that was started, if nothing in the journal says how it ended: its run was killed. Pure."""
+    last = max(started, key=lambda event: event.seq, default=None)
+    return last if last and all(event.seq < last.seq for event in finished) else None
+
+
+def recovered(now: State, interrupted: Event | None) -> State:
+    """What was true before the interrupted rollout, as far as it still runs; `now` when there is nothing to go back to. Pure."""
+    if interrupted is None:
+        return now
+    served: dict[str, int] = {name: share for name, share in interrupted.data["weights"].items() if share > 0}
+    weights = {name: share for name, share in served.items() if name in now.groups}
+    if served and not weights:
+        return now
+    return State(groups={name: now.groups[name] for name in interrupted.data["groups"] if name in now.groups}, weights=weights)

@@ -21,7 +21,7 @@ class Router(Protocol):
         ...
 
     async def current(self) -> dict[str, int]:
-        """Each known group's share, as the router itself tells."""
+        """Each known group's share, as the router itself tells; as it was told last when it does not run."""
         ...
 
     async def in_flight(self, group: str) -> int:
@@ -29,5 +29,5 @@ class Router(Protocol):
         ...
 
     async def forget(self, group: str) -> None:
-        """The group is about to be stopped: it can get no traffic any more."""
+        """The group is about to be stopped: it can get no traffic any more. A router that knows no group ends."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Start:
     """Start the instances of a group; those that run already are left alone."""
 
@@ -15,7 +15,7 @@ class Start:
         return f"start {self.group}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WaitReady:
     """Wait until every instance of a group answers its readiness check."""
 
@@ -26,7 +26,7 @@ class WaitReady:
         return f"wait until {self.group} is ready, at most {self.within:g} s"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Split:
     """Give each group its share of the traffic, in percent; groups that are not named get none."""
 
@@ -37,7 +37,7 @@ class Split:
         return f"send {shares}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drain:
     """Wait until a group that gets no new requests has answered the ones it has."""
 
@@ -48,7 +48,7 @@ class Drain:
         return f"drain {self.group}, at most {self.within:g} s"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stop:
     """Stop the instances of a group and remove what they leave."""
 

@@ -21,7 +21,7 @@ class Strategy(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlueGreen:
     """Start green beside blue, switch all traffic at once, drain blue and keep it warm for the way back.
 
@@ -40,18 +40,12 @@ class BlueGreen:
             Start(green),
             WaitReady(green, self.ready),
             Split(((green, 100),)),
-            *(Drain(group, self.drain) for group in blue),
+            *(Drain(group, self.drain) for group in (*blue, *older)),
             *(Stop(group) for group in older),
         )
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
         shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
-        if green in before.weights and before.weights[green] > 0:
-            return self._back_to_the_one_before(before, green)
-        gone: tuple[Step, ...] = () if green in before.groups else (Stop(green),)
-        return (Split(shares), Drain(green, self.drain), *gone)
-
-    def _back_to_the_one_before(self, before: State, green: str) -> tuple[Step, ...]:
-        """The release was serving already: its way back is the group kept warm, if there is one."""
-        warm = sorted(group for group in before.groups if group != green)
-        return (WaitReady(warm[0], self.ready), Split(((warm[0], 100),)), Drain(green, self.drain)) if warm else ()
+        drained = () if before.weights.get(green) else (Drain(green, self.drain),)
+        gone = () if green in before.groups else (Stop(green),)
+        return (Split(shares), *drained, *gone)

@@ -18,6 +18,10 @@ class Target(Protocol):
         """Why the group cannot serve yet, or None when every instance answers `path` with 200."""
         ...
 
+    async def ended(self, release: Release) -> str | None:
+        """The last words of instances of the release that ended on their own, or None when all of them run."""
+        ...
+
     async def stop(self, group: str) -> None:
         """End the group's instances and remove what they leave; nothing when there is no such group."""
         ...

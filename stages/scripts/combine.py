@@ -10,14 +10,15 @@ from pathlib import Path
 
 
 def main(report: str, *pieces: str) -> int:
-    import coverage
+    from coverage import Coverage
+    from coverage.exceptions import CoverageException
 
-    found = coverage.Coverage(data_file=str(Path(report).with_suffix(".data")))
+    found = Coverage(data_file=str(Path(report).with_suffix(".data")))
     found.set_option("run:relative_files", True)
     try:
         found.combine(list(pieces), strict=True, keep=True)
         found.json_report(outfile=report)
-    except coverage.exceptions.CoverageException as error:
+    except CoverageException as error:
         print(error)
         return 1
     return 0

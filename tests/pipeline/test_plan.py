@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import Facts, Pipeline, Stage
+from pipeline import Facts, Only, Pipeline, Stage
 from pipeline.plan import Decision, Plan, World, plan
 from pipeline.record import Record
 from pipeline.stage import Effect
@@ -79,6 +79,14 @@ def test_a_stage_for_another_engine_is_skipped_and_says_so() -> None:
 
     found = decide(Pipeline("thing", it=Contained()), world())
     assert said(found) == {"it": ("skipped", "needs the engine dagger, this is host")}
+
+
+def test_what_only_a_skipped_stage_needs_is_skipped_too() -> None:
+    tool, shared = Constant(value=1), Constant(value=2)
+    nightly = Sum(parts=(tool, shared), only=Only(event=("schedule",)))
+    found = decide(Pipeline("thing", tool=tool, shared=shared, nightly=nightly, other=Half(of=shared)), world())
+    assert said(found)["tool"] == ("skipped", "only nightly needs it, which is skipped")
+    assert said(found)["shared"] == ("run", "never ran here")
 
 
 def test_what_a_stage_observes_is_part_of_its_key() -> None:

@@ -15,7 +15,7 @@ import pytest
 from gates import all_passed
 from pipeline import Project, Store
 from pipeline.engines.choose import open_engine, runner
-from pipeline.engines.host import free_port
+from pipeline.engines.local import free_port
 from pipeline.engines.sandbox import answers
 from stages.environment import PythonEnvironment
 from stages.postgres import PostgresService, PostgresTool

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "migrate":
             _migrate(_database_url(), options.down_to)
         else:
+            if os.environ.get("CAMERA_COUNTING_MIGRATE") == "1":
+                _migrate(_database_url(), None)
             _serve(_database_url())
     except (SettingError, CommandError, psycopg.Error) as error:
         # libpq spreads its messages over several lines.
@@ -44,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m camera_counting",
         description="Counts people in the frames of fixed cameras.",
         epilog="Environment: DATABASE_URL (both commands), HOST and PORT (serve, default "
-        "127.0.0.1 and 8000), CAMERA_COUNTING_COMMIT (serve, shown at /version).",
+        "127.0.0.1 and 8000), CAMERA_COUNTING_COMMIT (serve, shown at /version), "
+        "CAMERA_COUNTING_MIGRATE=1 (serve, migrates first: for a database of its own).",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="answer HTTP requests until SIGTERM")

@@ -84,7 +84,7 @@ def test_metrics_follow_the_frames(client: httpx.Client, camera: str) -> None:
 def test_the_live_page_and_all_its_assets_load(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
-    assets = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assets = re.findall(r"""(?:src|href)=["']?(/[^"'> ]+)""", page.text)
     assert len(assets) >= 3
     for asset in assets:
         assert client.get(asset).status_code == 200

@@ -1,0 +1,111 @@
+"""Fixtures of delivery: a project with a state directory of its own, an image of a small service, a target and a router."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from gates import Check, QualityGate
+from gates.size import SizeReport
+from gates.verdict import Verdict, passed
+from pipeline import Project, Store
+from pipeline.engines.local import free_port, isolated_python
+from pipeline.settings import Settings
+from stages.delivery.down import down
+from stages.delivery.haproxy import HAProxy, HAProxyRouter
+from stages.delivery.local import LocalTarget
+from stages.delivery.model import Group, Release
+from stages.image import BuildImage, Image, ImageSize, Placed
+from stages.source import WorkingCopy
+from tests.conftest import RunStage
+
+SERVE = Path(__file__).with_name("serve.py")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project of the small service; whatever it left running is taken down."""
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copy(SERVE, root)
+    (root / "pyproject.toml").write_text("[project]\nname = 'small'\nversion = '1'\n")
+    subprocess.run(["git", "init", "-q", "-b", "main", root], check=True)
+    found = Project(root=root, home=tmp_path / "home", settings=Settings())
+    found.home.mkdir()
+    yield found
+    anyio.run(down, found)
+
+
+def image_stage() -> BuildImage:
+    source = WorkingCopy(include=("serve.py",))
+    return BuildImage(layers=(Placed(tree=source, at="/app"),), entrypoint=("python", "/app/serve.py"))
+
+
+def gated(image: BuildImage) -> QualityGate[Image]:
+    def small(report: SizeReport) -> Verdict:
+        return passed("small", f"{report.total} bytes", wanted="a small image")
+
+    return QualityGate(artifact=image, checks=(Check(evidence=ImageSize(image=image), rule=small),))
+
+
+@pytest.fixture
+def image(run_stage: RunStage) -> Image:
+    built: Image = run_stage(image_stage())
+    return built
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Path:
+    """The file in which the instances note every POST."""
+    return tmp_path / "posts"
+
+
+def state(project: Project, kind: str, name: str = "app") -> Path:
+    place = project.home / "state" / kind / name
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@pytest.fixture
+def target(project: Project, store: Store) -> LocalTarget:
+    return local_target(project, store)
+
+
+def local_target(project: Project, store: Store, name: str = "app") -> LocalTarget:
+    return LocalTarget(
+        state=state(project, "deploy", name),
+        store=store,
+        python=isolated_python(project.home / "python"),
+        secret=lambda variable: os.environ[variable],
+        patience=10.0,
+    )
+
+
+@pytest.fixture
+def router(project: Project) -> HAProxyRouter:
+    return haproxy(project, port=free_port())
+
+
+def haproxy(project: Project, *, port: int, name: str = "app", **more: Any) -> HAProxyRouter:
+    return HAProxyRouter(config=HAProxy(name=name, port=port, **more), ready="/readyz", state=state(project, "router", name))
+
+
+def release(image: Image, posts: Path | None = None, *, instances: int = 1, version: str = "one", **env: str) -> Release:
+    noted = {"POSTS": str(posts)} if posts else {}
+    return Release(image=image, env={"VERSION": version, **noted, **env}, instances=instances)
+
+
+async def up(target: LocalTarget, wanted: Release) -> Group:
+    """Start a release; returns when it is ready."""
+    await target.start(wanted)
+    with anyio.fail_after(30):
+        while await target.unready(wanted.group, wanted.ready) is not None:
+            await anyio.sleep(0.02)
+    return (await target.groups())[wanted.group]

@@ -1,0 +1,57 @@
+"""A small service for tests, standard library only: what it does is said by its environment.
+
+VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; STUBBORN: it ignores SIGTERM;
+CRASHES: it ends at once; POSTS: the file in which it notes every POST.
+"""
+
+import http.server
+import os
+import signal
+import sys
+import threading
+import time
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer leaves in one piece
+    timeout = 5
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz":
+            self.answer(503 if "UNREADY" in os.environ else 200, "ready?")
+        elif self.path.startswith("/slow"):
+            time.sleep(float(self.path.partition("?")[2]))
+            self.answer(200, os.environ["VERSION"])
+        else:
+            self.answer(500 if "BROKEN" in os.environ else 200, os.environ["VERSION"])
+
+    def do_POST(self) -> None:
+        with open(os.environ["POSTS"], "ab", buffering=0) as file:
+            file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\n")
+        self.answer(200, os.environ["VERSION"])
+
+    def answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 128
+
+
+if "CRASHES" in os.environ:
+    sys.exit("cannot go on")
+server = Server((os.environ["HOST"], int(os.environ["PORT"])), Handler)
+if "STUBBORN" in os.environ:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever(0.05)
+server.server_close()  # returns when the requests in flight are answered
