@@ -119,7 +119,7 @@ class Journal:
             if value:
                 conditions.append(f"{column} = ?")
                 parameters.append(value)
-        query = f"select seq, run, at, kind, stage, data from event where {' and '.join(conditions)} order by seq"  # noqa: S608 - fixed words
+        query = f"select seq, run, at, kind, stage, data from event where {' and '.join(conditions)} order by seq"  # noqa: S608 # nosec B608 - fixed words
         try:
             for seq, run_, at, kind_, stage_, data in self._db.execute(query, parameters):
                 yield Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))

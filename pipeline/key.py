@@ -37,7 +37,8 @@ def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed:
     for name, value in settings(stage).items():
         parts[f"setting {name}"] = _text(value, f"{type(stage).__name__}.{name}")
     for name, source in edges(stage):
-        parts[f"input {name}"] = inputs[source]
+        if not name.startswith("after["):
+            parts[f"input {name}"] = inputs[source]
     return parts
 
 

@@ -69,6 +69,8 @@ class Stage(_Frozen, ABC, Generic[T_co]):
     and change when and how it runs, never what it returns, so they are no part of its key.
     """
 
+    after: tuple[Stage[Any], ...] = ()
+    """Stages that must have passed first although nothing of theirs is used: a migration, the tests before a load test."""
     only: Only = Only()
     timeout: float = 3600.0
     """Seconds that one attempt may take."""
@@ -127,7 +129,7 @@ def _declared_result(cls: type) -> Any:
     return None
 
 
-COMMON = frozenset({"only", "timeout", "retry", "resources"})
+COMMON = frozenset({"after", "only", "timeout", "retry", "resources"})
 """The fields every stage has; they say when and how a stage runs, never what it returns."""
 
 

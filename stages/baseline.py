@@ -26,7 +26,7 @@ class KeepBaseline(Stage[KeptBaseline], Generic[R]):
     """Keeps `evidence` as the baseline `kept`, in place of the one before: in the project's state directory.
 
     With `file`, a path below the project, it is written there too, to be committed. Where it may run is said by
-    `only`, as in `only=Only(branch=("main",))`; what else must have happened before, by the stages in `after`.
+    `only`, as in `only=Only(branch=("main",))`.
     """
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
@@ -34,7 +34,6 @@ class KeepBaseline(Stage[KeptBaseline], Generic[R]):
     evidence: Stage[R]
     kept: str = "main"
     file: str = ""
-    after: tuple[Stage[Any], ...] = ()
 
     async def run(self, work: Work) -> KeptBaseline:
         text = canonical(work[self.evidence].model_dump(mode="json"))

@@ -31,7 +31,7 @@ from gates import (
     no_findings,
     valid,
 )
-from pipeline import Only, Pipeline, Resources
+from pipeline import Only, Pipeline
 from stages.acceptance import AcceptanceTests
 from stages.assets import OptimizeAssets, WithAssets
 from stages.bandit import Bandit
@@ -124,9 +124,15 @@ app = ImageService(
     ready="/readyz",
 )
 acceptance = AcceptanceTests(source=tested, environment=testing, paths=("tests",), service=app, services=(database,))
-alone = Resources(cpu=os.cpu_count() or 1, locks=("load",))  # what is timed shares the machine with nothing
 performance = PerformanceTest(
-    source=tested, environment=testing, paths=("tests",), service=app, services=(database,), users=2, seconds=8, resources=alone
+    source=tested,
+    environment=testing,
+    paths=("tests",),
+    service=app,
+    services=(database,),
+    users=2,
+    seconds=8,
+    after=(integration,),  # no load on a build that does not work
 )
 load = LoadTest(
     source=tested,
@@ -137,7 +143,7 @@ load = LoadTest(
     users=8,
     rate=8,
     seconds=8,
-    resources=alone,
+    after=(performance,),
 )
 
 # Quality and security.

@@ -45,8 +45,6 @@ class Deploy(Stage[Deployment]):
     strategy: Strategy = BlueGreen()
     env: tuple[tuple[str, str], ...] = ()
     bindings: tuple[Stage[Binding], ...] = ()
-    after: tuple[Stage[Any], ...] = ()
-    """Stages that must have passed first, as a database migration."""
     secrets: tuple[str, ...] = ()
     instances: int = 1
     ready: str = "/readyz"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
     child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
+    while not _environment(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
+        time.sleep(0.001)
     return child.pid
 
 

@@ -107,7 +107,7 @@ class Registry:
         if self._basic:
             request.add_unredirected_header("Authorization", f"Basic {self._basic}")
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - as above
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 # nosec B310 - as above
                 found = json.loads(answer.read(LARGEST))
         except urllib.error.HTTPError as error:
             error.close()

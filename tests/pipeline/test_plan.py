@@ -89,6 +89,18 @@ def test_what_only_a_skipped_stage_needs_is_skipped_too() -> None:
     assert said(found)["shared"] == ("run", "never ran here")
 
 
+def test_what_a_stage_only_comes_after_is_no_part_of_its_key() -> None:
+    one, two = Constant(value=1), Constant(value=2)
+    keys = set()
+    for first in (one, two):
+        pipeline = Pipeline("thing", first=first, it=Constant(value=3, after=(first,)))
+        known = {str(decide(pipeline, world()).steps[0].key): made("a" * 64)}
+        steps = {step.name: step for step in decide(pipeline, world(known)).steps}
+        keys.add(steps["it"].key)
+        assert said(decide(pipeline, world()))["it"] == ("run", "decided when first is known")
+    assert len(keys) == 1
+
+
 def test_what_a_stage_observes_is_part_of_its_key() -> None:
     one = FromFile(path="n")
     pipeline = Pipeline("thing", one=one)

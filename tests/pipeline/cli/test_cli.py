@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 PIPELINE = """
 from pipeline import Pipeline
@@ -49,7 +50,7 @@ class Place:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(env or {})},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **(env or {})},
             capture_output=True,
             text=True,
             timeout=120,
@@ -293,7 +294,7 @@ def test_output_that_the_terminal_cannot_encode_is_no_reason_to_fail(place: Plac
 
 def test_a_closed_pipe_is_no_error(place: Place) -> None:
     command = f"{sys.executable} -m pipeline list | head -n 1"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False
     )
@@ -338,7 +339,7 @@ def test_an_interrupted_run_cleans_up_takes_effects_back_and_ends_with_130(place
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run"],
         cwd=place.root,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
         text=True,
     )

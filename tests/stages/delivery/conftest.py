@@ -12,9 +12,6 @@ from typing import Any
 import anyio
 import pytest
 
-from gates import Check, QualityGate
-from gates.size import SizeReport
-from gates.verdict import Verdict, passed
 from pipeline import Project, Store
 from pipeline.engines.local import free_port, isolated_python
 from pipeline.settings import Settings
@@ -22,9 +19,9 @@ from stages.delivery.down import down
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
-from stages.image import BuildImage, Image, ImageSize, Placed
-from stages.source import WorkingCopy
+from stages.image import Image
 from tests.conftest import RunStage
+from tests.stages.delivery.small import image_stage
 
 SERVE = Path(__file__).with_name("serve.py")
 
@@ -41,18 +38,6 @@ def project(tmp_path: Path) -> Iterator[Project]:
     found.home.mkdir()
     yield found
     anyio.run(down, found)
-
-
-def image_stage() -> BuildImage:
-    source = WorkingCopy(include=("serve.py",))
-    return BuildImage(layers=(Placed(tree=source, at="/app"),), entrypoint=("python", "/app/serve.py"))
-
-
-def gated(image: BuildImage) -> QualityGate[Image]:
-    def small(report: SizeReport) -> Verdict:
-        return passed("small", f"{report.total} bytes", wanted="a small image")
-
-    return QualityGate(artifact=image, checks=(Check(evidence=ImageSize(image=image), rule=small),))
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from typing import Self
 class Load:
     """Three users on one port: one keeps its connection, one takes a new one for each request, one sends POSTs on a kept one."""
 
-    def __init__(self, port: int, *, path: str = "/", posts: bool = True) -> None:
+    def __init__(self, port: int, *, path: str = "/", posts: bool = True, pause: float = 0.002) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.posted: list[str] = []
         """What was sent in POSTs and answered."""
-        self._port, self._path, self._done = port, path, threading.Event()
+        self._port, self._path, self._pause, self._done = port, path, pause, threading.Event()
         users = [self._keeping, self._fresh, *([self._posting] if posts else [])]
         self._threads = [threading.Thread(target=user) for user in users]
 
@@ -45,19 +45,19 @@ class Load:
 
     def _keeping(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        while not self._done.wait(0.002):
+        while not self._done.wait(self._pause):
             self._ask(connection, "GET", self._path)
         connection.close()
 
     def _fresh(self) -> None:
-        while not self._done.wait(0.002):
+        while not self._done.wait(self._pause):
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
             self._ask(connection, "GET", self._path)
             connection.close()
 
     def _posting(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        while not self._done.wait(0.002):
+        while not self._done.wait(self._pause):
             name = f"post {len(self.posted)} {len(self.failures)}"
             if self._ask(connection, "POST", self._path, name):
                 self.posted.append(name)

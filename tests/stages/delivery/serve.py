@@ -37,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
 
-    def log_message(self, format: str, *values: object) -> None:
+    def log_message(self, *values: object) -> None:
         pass
 
 

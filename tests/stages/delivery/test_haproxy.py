@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 from hypothesis import given
@@ -173,7 +174,7 @@ def test_a_crash_in_the_middle_of_a_change_leaves_no_serving_slot_without_its_gr
         servers.obey(command)
         found = told(answer(servers), kept)
         assert all(slot.group for slot in found if slot.weight and slot.address in {s.address for s in after if s.group})
-        assert assigned(found, {name: 0 for name in groups}, groups)  # and the next change begins from there
+        assert assigned(found, dict.fromkeys(groups, 0), groups)  # and the next change begins from there
 
 
 def answer(servers: Servers) -> str:
@@ -189,7 +190,9 @@ def answer(servers: Servers) -> str:
 
 def test_a_group_whose_instances_do_not_fit_is_refused() -> None:
     many = group("many", *range(2000, 2000 + SLOTS + 1))
-    with pytest.raises(StageFailed, match=f"many has more instances than HAProxy has free slots\n  expected: at most {SLOTS} in all"):
+    with pytest.raises(
+        StageFailed, match=f"many has more instances than HAProxy has free slots\n  expected: at most {SLOTS} in all"
+    ):
         assigned((Slot(),) * SLOTS, {"many": 100}, {"many": many})
 
 
@@ -199,7 +202,7 @@ def test_an_answer_without_a_server_is_an_error() -> None:
 
 
 def test_requests_in_flight_are_counted_for_each_server() -> None:
-    text = "# pxname,svname,qcur,qmax,scur,smax\npublic,FRONTEND,,,5,5\nservice,slot1,1,1,2,3\nservice,slot2,0,0,0,1\nservice,BACKEND,0,0,3,3\n\n"
+    text = "# pxname,svname,qcur,scur\npublic,FRONTEND,,5\nservice,slot1,1,2\nservice,slot2,0,0\nservice,BACKEND,0,3\n\n"
     assert used(text) == {"slot1": 3, "slot2": 0}
 
 
@@ -217,6 +220,11 @@ def test_the_reason_in_a_log_is_its_first_alert() -> None:
 
 
 # A real HAProxy.
+
+
+async def get(router: HAProxyRouter) -> str:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(router.address.url)).text
 
 
 def test_two_hundred_switches_under_load_lose_no_request(
@@ -263,7 +271,7 @@ def test_an_instance_that_is_killed_loses_no_request_that_may_be_repeated(
     assert set(load.posted) <= set(noted)
 
 
-def test_a_post_that_an_instance_died_of_is_not_sent_again(project: Project, router: HAProxyRouter) -> None:
+def test_a_post_that_an_instance_died_of_is_not_sent_again(router: HAProxyRouter) -> None:
     """Two servers that read a request and hang up: HAProxy asks the other one for a GET, and nobody for a POST."""
     met: list[str] = []
 
@@ -290,6 +298,8 @@ def test_a_post_that_an_instance_died_of_is_not_sent_again(project: Project, rou
                     (await client.get("/")).raise_for_status()
                 assert met == ["POST", "GET", "GET", "GET", "GET"]
             tasks.cancel_scope.cancel()
+        for server in servers:
+            await server.aclose()
 
     anyio.run(main)
 
@@ -371,7 +381,7 @@ def test_other_settings_are_taken_over_without_losing_a_request(
         assert "timeout server 60s" in (router.state / "haproxy.cfg").read_text()
         moved = haproxy(project, port=free_port())
         await moved.split({blue.name: 100}, {blue.name: blue})
-        assert httpx.get(moved.address.url, trust_env=False).text == "blue"
+        assert await get(moved) == "blue"
         return load
 
     load = anyio.run(main)
@@ -414,9 +424,9 @@ def test_a_router_whose_name_begins_another_ones_is_another(
         await longer.split({blue.name: 100}, {blue.name: blue})
         assert await router.current() == {}
         await router.split({blue.name: 100}, {blue.name: blue})
-        assert httpx.get(router.address.url, trust_env=False).text == "one"
+        assert await get(router) == "one"
         await router.stop()
-        assert httpx.get(longer.address.url, trust_env=False).text == "one"
+        assert await get(longer) == "one"
 
     anyio.run(main)
 
@@ -436,7 +446,7 @@ def test_a_router_that_knows_no_group_any_more_ends(target: LocalTarget, router:
         blue = await up(target, release(image))
         await router.split({blue.name: 100}, {blue.name: blue})
         await router.split({}, {blue.name: blue})
-        assert httpx.get(router.address.url, trust_env=False).status_code == 503
+        assert "503" in await get(router)
         await router.forget(blue.name)
         assert list(process.running(str(router.state))) == []
         assert await router.current() == {}

@@ -1,0 +1,201 @@
+"""The example, from a commit to a verified deployment: it is delivered, and planted faults are caught where they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline import Journal, Project
+from pipeline.engines.local import free_port
+from pipeline.history import RunHistory, one
+from pipeline.settings import Settings
+from stages.delivery.down import down
+from stages.delivery.haproxy import HAProxy, HAProxyRouter
+from tests.stages.delivery.load import Load
+
+TOP = Path(__file__).parents[2]
+EXAMPLE = TOP / "examples" / "camera_counting"
+IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+AGAIN = {
+    *("stored", "local_database", "database_url", "migrate", "deploy"),
+    *("smoke", "journey", "watch", "verify[smoke]", "verify[journey]", "verify[watch]", "verified", "notice"),
+}  # fmt: skip
+"""What runs in every run: effects, and what looks at them."""
+
+FAILING_TEST = """\
+import pytest
+
+pytestmark = pytest.mark.unit
+
+
+def test_planted():
+    assert 1 == 2
+"""
+
+INJECTION = """\
+def find(cursor, name):
+    cursor.execute("SELECT * FROM cameras WHERE id = '%s'" % name)
+"""
+
+UNTESTED = "def far(name: str) -> str:\n" + "    name += name\n" * 80 + "    return name\n"
+
+SECRET = "aws_access_key_id = AKIA" + "Y3TQ4QFKXV2PLNOB\n"
+"""Made up, and cut in two so that nobody finds it here."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A working copy of the example that is delivered again and again on one port."""
+
+    root: Path
+    home: Path
+    port: int
+
+    def run(self) -> tuple[int, RunHistory, str]:
+        """`python -m pipeline run`: exit code, what the journal tells, output."""
+        env = {**os.environ, "PIPELINE_HOME": str(self.home), "CAMERA_COUNTING_PORT": str(self.port)}
+        command = [sys.executable, "-m", "pipeline", "run", "-C", str(self.root), "--engine", "host"]
+        done = subprocess.run(command, cwd=TOP, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        journal = Journal(self.home / "journal.db")
+        history = one(journal, "")
+        journal.close()
+        assert history is not None, done.stdout
+        return done.returncode, history, done.stdout
+
+    def serving(self) -> list[str]:
+        """The groups that get traffic, as HAProxy tells."""
+        state = self.home / "state" / "router" / "camera-counting"
+        router = HAProxyRouter(config=HAProxy(name="camera-counting", port=self.port), ready="/readyz", state=state)
+        return [group for group, share in anyio.run(router.current).items() if share]
+
+    def clean(self) -> None:
+        """Take every planted fault out again."""
+        self.git("checkout", "-q", ".")
+        self.git("clean", "-q", "-fd")
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=self.root, check=True, env={**os.environ, **IDENTITY})
+
+
+def patient(pipeline: str) -> str:
+    """The pipeline without its budgets of time: how quick a busy machine is, is not what is tested. Errors still count."""
+    short = re.sub(r"seconds=8\b", "seconds=5", pipeline)
+    return re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", short)
+
+
+@pytest.fixture
+def example(tmp_path: Path, shared_home: Path) -> Iterator[Example]:
+    """A commit of the example; only what was downloaded is shared with other tests."""
+    found = Example(tmp_path / "camera_counting", tmp_path / "home", free_port())
+    shutil.copytree(EXAMPLE, found.root, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    pipeline = found.root / "delivery.py"
+    pipeline.write_text(patient(pipeline.read_text()))
+    (shared_home / "caches").mkdir(exist_ok=True)
+    found.home.mkdir()
+    (found.home / "caches").symlink_to(shared_home / "caches")
+    found.git("init", "-q", "-b", "main")
+    found.git("add", "-A")
+    found.git("commit", "-q", "-m", "The example")
+    yield found
+    anyio.run(down, Project(root=found.root, home=found.home, settings=Settings()))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, how to plant it in a working copy, and what has to be said of it."""
+
+    what: str
+    plant: Callable[[Path], object]
+    said: str
+
+
+def write(path: str, text: str) -> Callable[[Path], object]:
+    return lambda root: (root / path).write_text(text)
+
+
+def edit(path: str, old: str, new: str) -> Callable[[Path], object]:
+    def plant(root: Path) -> None:
+        text = (root / path).read_text()
+        assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path}"
+        (root / path).write_text(text.replace(old, new))
+
+    return plant
+
+
+CAUGHT_BY_THE_GATE = (
+    Fault("a unit test that fails", write("tests/unit/test_planted.py", FAILING_TEST), "test_planted"),
+    Fault("an SQL injection", write("src/camera_counting/planted.py", INJECTION), "B608"),
+    Fault("a secret", write("src/camera_counting/planted.ini", SECRET), "planted.ini"),
+    Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py"),
+)
+
+
+def configured(more: str) -> Callable[[Path], object]:
+    """Other configuration of the release: no test before the deployment can know it."""
+    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=5), env={more},")
+
+
+CAUGHT_AFTER_IT = {
+    "deploy": Fault(
+        "a release that never gets ready",
+        configured('(("PGOPTIONS", "-c search_path=nowhere"),)'),
+        "/readyz answers 503",
+    ),
+    "verified": Fault(
+        "a release that is ready and answers errors",
+        configured('(("PGOPTIONS", "-c default_transaction_read_only=on"),)'),
+        "read-only transaction",
+    ),
+}
+"""By the stage that has to fail."""
+
+
+def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Example) -> None:
+    code, first, output = example.run()
+    assert code == 0, output
+    assert {stage.state for stage in first.stages.values()} <= {"passed", "skipped"}
+    serving = example.serving()
+    assert len(serving) == 1
+
+    with Load(example.port, posts=False, pause=0.02) as load:
+        code, second, output = example.run()
+        assert code == 0, output
+        executed = {name for name, stage in second.stages.items() if stage.state == "passed"}
+        assert executed == AGAIN, output
+        assert example.serving() == serving
+
+        for fault in CAUGHT_BY_THE_GATE:
+            fault.plant(example.root)
+        code, history, output = example.run()
+        assert (code, failed(history)) == (1, {"gate"}), output
+        against = [verdict for verdict in history.stages["gate"].verdicts if verdict["ruling"] != "passed"]
+        for fault in CAUGHT_BY_THE_GATE:
+            assert any(fault.said in json.dumps(verdict) for verdict in against), f"{fault.what}: {against}"
+        example.clean()
+
+        for stage, fault in CAUGHT_AFTER_IT.items():
+            fault.plant(example.root)
+            code, history, output = example.run()
+            assert (code, failed(history)) == (1, {stage}), f"{fault.what}: {output}"
+            assert fault.said in output, f"{fault.what}: {output}"
+            assert example.serving() == serving, f"{fault.what}: {output}"
+            example.clean()
+            load.more(20)
+
+    print(f"{load.sent} requests, {len(load.failures)} lost in {2 + len(CAUGHT_AFTER_IT)} runs")
+    assert load.failures == []
+
+
+def failed(history: RunHistory) -> set[str]:
+    return {name for name, stage in history.stages.items() if stage.state == "failed"}

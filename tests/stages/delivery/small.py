@@ -1,0 +1,99 @@
+"""The delivery of the small service, also as a program of its own, which can be told to die.
+
+python -m tests.stages.delivery.small ROOT HOME STORE PORT VERSION [NUMBER]: with a number, the process is killed
+as soon as so many events of the rollout are in the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gates import Check, QualityGate, Verification, all_probes_passed
+from gates.size import SizeReport
+from gates.verdict import Verdict, passed
+from pipeline import Journal, Pipeline, Project, Stage, Store
+from pipeline.journal import Event
+from pipeline.run import Outcome
+from pipeline.settings import Settings
+from stages.delivery.deploy import Deploy
+from stages.delivery.haproxy import HAProxy
+from stages.delivery.local import LocalProcesses
+from stages.delivery.model import Deployment
+from stages.delivery.strategy import BlueGreen
+from stages.image import BuildImage, Image, ImageSize, Placed
+from stages.smoke import Request, SmokeChecks
+from stages.source import WorkingCopy
+from tests.conftest import run_pipeline
+
+TOP = Path(__file__).parents[3]
+
+
+def image_stage() -> BuildImage:
+    source = WorkingCopy(include=("serve.py",))
+    return BuildImage(layers=(Placed(tree=source, at="/app"),), entrypoint=("python", "/app/serve.py"))
+
+
+def small(report: SizeReport) -> Verdict:
+    return passed("small", f"{report.total} bytes", wanted="a small image")
+
+
+def gated(image: BuildImage) -> QualityGate[Image]:
+    return QualityGate(artifact=image, checks=(Check(evidence=ImageSize(image=image), rule=small),))
+
+
+def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30) -> Deploy:
+    return Deploy(
+        release=gated(image_stage()),
+        target=LocalProcesses(name="app", patience=10),
+        router=HAProxy(name="app", port=port),
+        strategy=BlueGreen(ready=ready),
+        env=(("VERSION", version), *env),
+        instances=2,
+    )
+
+
+def delivery(deploy: Deploy, wanted: str = "", *, watch: Stage[Any] | None = None) -> Pipeline:
+    """Deploy, and verify that `/` answers 200 with `wanted` in it, or what `watch` says."""
+    smoke = watch or SmokeChecks(deployment=deploy, requests=(Request(path="/", contains=wanted),))
+    verified: Verification[Deployment] = Verification(deployment=deploy, checks=(Check(evidence=smoke, rule=all_probes_passed),))
+    gate: Any = deploy.release
+    return Pipeline("small", checks=gate.checks, deploy=deploy, smoke=smoke, verification=verified.checks, verified=verified)
+
+
+def deploy_in_another_process(
+    project: Project, store: Store, port: int, version: str, die_at: int = 0
+) -> subprocess.Popen[bytes]:
+    """A run of its own of the same project; it dies at the event of that number."""
+    words = (project.root, project.home, store.root, port, version, die_at)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.stages.delivery.small", *map(str, words)],
+        cwd=TOP,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def main(root: str, home: str, store: str, port: str, version: str, die_at: str) -> int:
+    project = Project(root=Path(root), home=Path(home), settings=Settings())
+    journal = Journal(project.home / "journal.db")
+    seen: list[str] = []
+
+    def die(event: Event) -> None:
+        if event.kind.startswith("rollout."):
+            seen.append(event.kind)
+            if len(seen) == int(die_at):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    journal.listen(die)
+    outcome: Outcome = run_pipeline(delivery(deployment(int(port), version)), project, Store(Path(store)), journal)[0]
+    print(outcome.failed)
+    return int(outcome.exit)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

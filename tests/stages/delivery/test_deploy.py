@@ -1,0 +1,278 @@
+"""Deploy as a stage: releases one after the other, failures, and runs that are killed; all under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import httpx
+import pytest
+
+from gates.probes import Probe, ProbeReport
+from pipeline import Effect, Journal, Pipeline, Project, Stage, Store, Work
+from pipeline.engines.local import free_port
+from pipeline.errors import Exit
+from pipeline.run import Outcome
+from stages.delivery import process
+from stages.delivery.deploy import Deploy, RunOnce
+from stages.delivery.local import LocalProcesses, LocalTarget
+from stages.delivery.model import Deployment
+from tests.conftest import run_pipeline
+from tests.stages.delivery.load import Load
+from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
+
+
+@dataclass
+class Bench:
+    """A project that is deployed again and again on one port."""
+
+    project: Project
+    store: Store
+    journal: Journal
+    target: LocalTarget
+    port: int
+
+    def run(self, pipeline: Pipeline) -> tuple[Outcome, dict[str, Any]]:
+        return run_pipeline(pipeline, self.project, self.store, self.journal)
+
+    def deploy(self, version: str) -> Deployment:
+        """Deploy and verify a release that is fine."""
+        outcome, found = self.run(delivery(deployment(self.port, version), version))
+        assert outcome.failed == {}
+        result: Deployment = found["deploy"]
+        return result
+
+    def die(self, version: str, event: int) -> None:
+        """Deploy in a process that is killed at that event of the rollout."""
+        with deploy_in_another_process(self.project, self.store, self.port, version, event) as other:
+            output = other.communicate()[0].decode()
+        assert other.returncode == -signal.SIGKILL, output
+
+    def answer(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
+
+    def groups(self) -> set[str]:
+        return set(anyio.run(self.target.groups))
+
+    def processes(self) -> list[int]:
+        return [one.pid for one in process.running(str(self.project.home))]
+
+
+@pytest.fixture
+def bench(project: Project, store: Store, target: LocalTarget, tmp_path: Path) -> Any:
+    journal = Journal(project.home / "journal.db")
+    yield Bench(project, store, journal, target, free_port())
+    journal.close()
+
+
+def test_the_first_deployment_serves(bench: Bench) -> None:
+    result = bench.deploy("one")
+    assert bench.answer() == "one"
+    assert (result.previous, result.before, result.started) == ("", {}, True)
+    assert bench.groups() == {result.group}
+    assert result.summary() == f"{result.group} serves at http://127.0.0.1:{bench.port}"
+
+
+def test_a_second_release_keeps_the_first_warm_and_a_third_ends_it(bench: Bench) -> None:
+    one = bench.deploy("one")
+    with Load(bench.port, posts=False) as load:
+        two = bench.deploy("two")
+        assert (two.previous, two.before) == (one.group, {one.group: 100})
+        assert bench.groups() == {one.group, two.group}
+        three = bench.deploy("three")
+        assert bench.groups() == {two.group, three.group}
+        load.more(20)
+    assert load.failures == []
+    assert set(load.answers) == {"one", "two", "three"}
+
+
+def test_the_same_release_again_starts_nothing(bench: Bench) -> None:
+    first = bench.deploy("one")
+    running = bench.processes()
+    again = bench.deploy("one")
+    assert bench.processes() == running
+    assert (again.group, again.started, again.before) == (first.group, False, {first.group: 100})
+
+
+def test_the_release_before_is_back_without_starting_anything(bench: Bench) -> None:
+    bench.deploy("one")
+    bench.deploy("two")
+    running = bench.processes()
+    bench.deploy("one")
+    assert bench.processes() == running
+    assert bench.answer() == "one"
+
+
+def test_a_release_that_is_never_ready_is_not_switched_to_and_removed(bench: Bench) -> None:
+    one = bench.deploy("one")
+    with Load(bench.port, posts=False) as load:
+        outcome, _ = bench.run(delivery(deployment(bench.port, "bad", ("UNREADY", "1"), ready=1)))
+        load.more(20)
+    assert (outcome.exit, sorted(outcome.failed)) == (Exit.FAILED, ["deploy"])
+    assert "was not ready within 1 s" in outcome.failed["deploy"]
+    assert (set(load.answers), load.failures) == ({"one"}, [])
+    assert bench.groups() == {one.group}
+
+
+def test_a_verification_that_fails_goes_back_and_users_see_no_error_of_the_way_back(bench: Bench) -> None:
+    one = bench.deploy("one")
+    with Load(bench.port, posts=False) as load:
+        outcome, _ = bench.run(delivery(deployment(bench.port, "two"), "something else"))
+        load.more(20)
+    assert sorted(outcome.failed) == ["verified"]
+    assert load.failures == []
+    assert bench.answer() == "one"
+    assert bench.groups() == {one.group}
+    kinds = [event.kind for event in bench.journal.events(outcome.run, stage="deploy")]
+    assert kinds.count("rollout.back") == kinds.count("undo.done") == 1
+
+
+def test_the_first_deployment_ever_that_fails_its_verification_leaves_nothing_running(bench: Bench) -> None:
+    outcome, _ = bench.run(delivery(deployment(bench.port, "one"), "something else"))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.processes() == []
+
+
+def test_a_release_that_served_before_goes_back_to_the_one_kept_warm(bench: Bench) -> None:
+    bench.deploy("one")
+    bench.deploy("two")
+    outcome, _ = bench.run(delivery(deployment(bench.port, "two"), "something else"))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.answer() == "one"
+
+
+def test_a_release_with_nothing_to_go_back_to_goes_on_serving_and_says_so(bench: Bench) -> None:
+    one = bench.deploy("one")
+    outcome, _ = bench.run(delivery(deployment(bench.port, "one"), "something else"))
+    assert f"{one.group} goes on serving, as before this run" in outcome.failed["deploy"]
+    assert bench.answer() == "one"
+
+
+class Meanwhile(Stage[ProbeReport]):
+    """While this deployment is verified another run deploys another release; then the verification fails."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    deployment: Stage[Deployment]
+    port: int
+
+    async def run(self, work: Work) -> ProbeReport:
+        other = deploy_in_another_process(work.project, work.store, self.port, "newer")
+        output, _ = await anyio.to_thread.run_sync(other.communicate)
+        assert other.returncode == 0, output.decode()
+        return ProbeReport(url="", probes=(Probe(name="it", passed=False, said="is bad"),))
+
+
+def test_going_back_leaves_a_newer_deployment_alone(bench: Bench) -> None:
+    bench.deploy("one")
+    deploy = deployment(bench.port, "two")
+    outcome, _ = bench.run(delivery(deploy, watch=Meanwhile(deployment=deploy, port=bench.port)))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.answer() == "newer"
+
+
+def test_two_runs_at_once_deploy_one_after_the_other(bench: Bench) -> None:
+    bench.deploy("one")
+    with Load(bench.port, posts=False) as load:
+        others = [deploy_in_another_process(bench.project, bench.store, bench.port, version) for version in ("two", "three")]
+        outputs = [other.communicate()[0] for other in others]
+        load.more(20)
+    assert [other.returncode for other in others] == [0, 0], outputs
+    assert load.failures == []
+    events = [
+        (event.run, event.kind)
+        for event in bench.journal.events(stage="deploy")
+        if event.kind in {"rollout.started", "rollout.finished"}
+    ]
+    assert [kind for _, kind in events] == ["rollout.started", "rollout.finished"] * 3
+    assert all(events[number][0] == events[number + 1][0] for number in (0, 2, 4))
+    assert len(bench.groups()) == 2
+
+
+def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -> None:
+    with deploy_in_another_process(bench.project, bench.store, bench.port, "one") as other:
+        other.communicate()
+    assert other.returncode == 0
+    assert bench.answer() == "one"
+    command = [sys.executable, "-m", "stages.delivery.down", str(bench.project.root)]
+    env = {**os.environ, "PIPELINE_HOME": str(bench.project.home)}
+    done = [subprocess.run(command, cwd=TOP, env=env, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert done == ["took down 3 processes\n", "nothing was running\n"]
+    assert bench.processes() == []
+
+
+# Runs that are killed.
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_request_is_lost(bench: Bench, first: int) -> None:
+    """Fourteen points: the rollout is started, six steps are intended and done, the rollout is finished."""
+    before = [bench.deploy("a"), bench.deploy("b")][-1]
+    with Load(bench.port, posts=False) as load:
+        for point in range(first, 15, 4):
+            bench.die(f"v{point}", point)
+            load.more(10)
+            after = bench.deploy(f"v{point}")
+            assert bench.groups() == {before.group, after.group}
+            if point < 14:
+                assert (after.previous, after.before) == (before.group, {before.group: 100})
+            before = after
+            load.more(10)
+    print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 15, 4))} killed runs")
+    assert load.failures == []
+
+
+@pytest.mark.parametrize("point", range(1, 9))
+def test_a_first_deployment_killed_at_any_point_is_still_a_first_one(bench: Bench, point: int) -> None:
+    """Eight points: started, three steps intended and done, finished. One that fails leaves nothing, as at any first time."""
+    bench.die("one", point)
+    if point == 8:  # it had ended: what serves stays
+        assert bench.deploy("one").started is False
+        return
+    outcome, found = bench.run(delivery(deployment(bench.port, "one"), "something else"))
+    assert sorted(outcome.failed) == ["verified"]
+    assert (found["deploy"].started, found["deploy"].before) == (True, {})
+    assert bench.processes() == []
+
+
+def test_another_release_after_a_killed_run_keeps_the_one_that_was_whole(bench: Bench) -> None:
+    whole = bench.deploy("whole")
+    with Load(bench.port, posts=False) as load:
+        bench.die("half", 7)  # switched, and nothing more
+        assert bench.answer() == "half"
+        next_ = bench.deploy("next")
+        load.more(10)
+    assert load.failures == []
+    assert next_.previous == whole.group
+    assert bench.groups() == {whole.group, next_.group}
+
+
+# Commands of a release.
+
+
+def once(*command: str) -> Pipeline:
+    gate = gated(image_stage())
+    return Pipeline("small", once=RunOnce(release=gate, target=LocalProcesses(name="app"), command=command))
+
+
+def test_a_command_of_the_release_runs_once_and_its_output_is_kept(bench: Bench) -> None:
+    outcome, found = bench.run(once("python", "-c", "print('migrated')"))
+    assert outcome.failed == {}
+    assert (found["once"].output, found["once"].summary()) == ("migrated\n", "migrated")
+    assert bench.processes() == []
+
+
+def test_a_command_of_the_release_that_fails_stops_what_comes_after_it(bench: Bench) -> None:
+    gate = gated(image_stage())
+    migrate = RunOnce(release=gate, target=LocalProcesses(name="app"), command=("python", "-c", "raise SystemExit('no schema')"))
+    base = deployment(bench.port, "one")
+    deploy = Deploy(release=gate, target=base.target, router=base.router, after=(migrate,), env=base.env)
+    outcome, _ = bench.run(Pipeline("small", deploy=deploy, migrate=migrate))
+    assert "ended with exit code 1: no schema" in outcome.failed["migrate"]
+    assert bench.processes() == []

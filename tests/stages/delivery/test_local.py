@@ -1,0 +1,358 @@
+"""Instances as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from pipeline import Project, StageFailed, Store
+from stages.delivery import process
+from stages.delivery.down import down
+from stages.delivery.local import LocalTarget
+from stages.delivery.lock import alone
+from stages.delivery.process import Process
+from stages.image import Image
+from tests.stages.delivery.conftest import local_target, release, up
+
+
+async def gone(pid: int) -> None:
+    with anyio.fail_after(10):
+        while process._environment(pid):
+            await anyio.sleep(0.01)
+
+
+def test_a_release_runs_as_so_many_instances_and_is_found_again(
+    target: LocalTarget, image: Image, project: Project, store: Store
+) -> None:
+    async def main() -> None:
+        wanted = release(image, instances=2)
+        found = await up(target, wanted)
+        assert len(found.instances) == 2
+        assert await local_target(project, store).groups() == {wanted.group: found}
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert [(await client.get(one.url)).text for one in found.instances] == ["one", "one"]
+
+    anyio.run(main)
+
+
+def test_starting_again_starts_nothing(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image, instances=2)
+        first = await up(target, wanted)
+        pids = [one.pid for one in process.running(str(target.state))]
+        assert await target.start(wanted) == first
+        assert [one.pid for one in process.running(str(target.state))] == pids
+
+    anyio.run(main)
+
+
+def test_starting_again_replaces_the_instances_that_are_missing(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image, instances=2)
+        await up(target, wanted)
+        kept, killed = process.running(str(target.state))
+        os.kill(killed.pid, signal.SIGKILL)
+        await gone(killed.pid)
+        assert await target.ended(wanted) == "1 of 2 instances ended; last words: it said nothing"
+        await up(target, wanted)
+        assert await target.ended(wanted) is None
+        pids = {one.pid for one in process.running(str(target.state))}
+        assert kept.pid in pids
+        assert len(pids - {kept.pid, killed.pid}) == 1
+
+    anyio.run(main)
+
+
+def test_an_instance_that_was_started_and_not_journalled_is_found_by_its_mark(
+    target: LocalTarget, image: Image, project: Project, store: Store
+) -> None:
+    """As after a crash between starting the process and writing it down: nothing but the process itself knows."""
+
+    async def main() -> None:
+        wanted = release(image)
+        rootfs = target._unpack(wanted)
+        target._start_one(wanted, rootfs)
+        again = local_target(project, store)
+        found = await up(again, wanted)
+        assert len(found.instances) == 1
+
+    anyio.run(main)
+
+
+def test_half_an_unpacked_image_is_not_taken_for_the_whole(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image)
+        (target.state / wanted.group / "rootfs.unfinished" / "app").mkdir(parents=True)
+        await up(target, wanted)
+        assert not (target.state / wanted.group / "rootfs.unfinished").exists()
+
+    anyio.run(main)
+
+
+def test_a_group_that_is_stopped_leaves_nothing(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image, instances=2)
+        await up(target, wanted)
+        await target.stop(wanted.group)
+        await target.stop(wanted.group)
+        assert await target.groups() == {}
+        assert list(target.state.iterdir()) == []
+
+    anyio.run(main)
+
+
+def test_stopping_a_group_stops_no_other(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image, version="one"), release(image, version="two")
+        await up(target, one)
+        await up(target, two)
+        await target.stop(one.group)
+        assert list(await target.groups()) == [two.group]
+
+    anyio.run(main)
+
+
+def test_stopping_waits_for_the_requests_in_flight(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image)
+        found = await up(target, wanted)
+        answers: list[str] = []
+
+        async def ask() -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                answers.append((await client.get(f"{found.instances[0].url}/slow?1", headers={"Connection": "close"})).text)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            while not established(found.instances[0].port):
+                await anyio.sleep(0.01)
+            await target.stop(wanted.group)
+        assert answers == ["one"]
+
+    anyio.run(main)
+
+
+def established(port: int) -> bool:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[3] == "01" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+
+
+def test_a_group_that_ignores_sigterm_is_killed(target: LocalTarget, image: Image, project: Project, store: Store) -> None:
+    async def main() -> None:
+        wanted = release(image, STUBBORN="1")
+        await up(target, wanted)
+        (stubborn,) = process.running(str(target.state))
+        await process.stop(stubborn, patience=0.2)
+        assert not process.alive(stubborn)
+        assert await target.groups() == {}
+
+    anyio.run(main)
+
+
+def test_children_that_outlive_the_first_of_the_family_are_ended_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        script = (
+            "import os, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN) if os.fork() == 0 else None; signal.pause()"
+        )
+        process.start(f"{tmp_path}:", (sys.executable, "-c", script), {}, cwd=tmp_path, log=tmp_path / "log")
+        (first,) = process.running(f"{tmp_path}:")
+        with anyio.fail_after(10):
+            while len(list(process._marked(f"{tmp_path}:"))) < 2:
+                await anyio.sleep(0.01)
+        await process.stop(first, patience=0.5)
+        assert list(process._marked(f"{tmp_path}:")) == []
+
+    anyio.run(main)
+
+
+def test_a_number_that_belongs_to_another_process_now_is_not_the_process(tmp_path: Path) -> None:
+    """As after the kernel gave the number away: same pid, no such mark. It is not alive, and stopping it harms nobody."""
+
+    async def main() -> None:
+        process.start(f"{tmp_path}/other:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        (other,) = process.running(f"{tmp_path}/other:")
+        former = Process(other.pid, f"{tmp_path}/former:", {})
+        assert not process.alive(former)
+        await process.stop(former)
+        assert process.alive(other)
+        await process.stop(other)
+
+    anyio.run(main)
+
+
+def state_of(pid: int) -> str:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.read_text().rpartition(")")[2].split()[0] if stat.exists() else ""
+
+
+def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
+    async def main() -> None:
+        process.start(f"{tmp_path}:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        (found,) = process.running(f"{tmp_path}:")
+        os.kill(found.pid, signal.SIGKILL)
+        with anyio.fail_after(10):
+            while state_of(found.pid) != "Z":
+                await anyio.sleep(0.01)
+        assert not process.alive(found)
+        assert list(process.running(f"{tmp_path}:")) == []
+        await process.stop(found)
+        assert state_of(found.pid) == ""  # its parent took leave of it
+
+    anyio.run(main)
+
+
+def test_a_program_that_writes_over_its_environment_still_belongs_to_its_family(tmp_path: Path) -> None:
+    async def main() -> None:
+        script = "import os, subprocess; subprocess.run(['sleep', '60'], env={})"
+        process.start(f"{tmp_path}:", (sys.executable, "-c", script), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        (first,) = process.running(f"{tmp_path}:")
+        with anyio.fail_after(10):
+            while len(list(process._family(first))) < 2:
+                await anyio.sleep(0.01)
+        (child,) = [pid for pid in process._family(first) if pid != first.pid]
+        await process.stop(first)
+        await gone(child)
+
+    anyio.run(main)
+
+
+def test_a_program_that_is_not_there_cannot_be_started(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="/no/such cannot be started: No such file"):
+        process.start("x:", ("/no/such",), {}, cwd=tmp_path, log=tmp_path / "log")
+
+
+def test_a_port_that_somebody_else_took_is_not_ready_although_it_answers(
+    target: LocalTarget, image: Image, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        first, second = release(image, version="one"), release(image, version="two")
+        (address,) = (await up(target, first)).instances
+        env = {"PATH": os.defpath, "PORT": str(address.port)}
+        mark = f"{target.state}:{second.group}:{address.port}"
+        process.start(mark, ("sleep", "60"), env, cwd=tmp_path, log=tmp_path / "log")
+        assert await target.unready(second.group, "/readyz") == f"it does not listen on 127.0.0.1:{address.port}"
+        assert await target.unready(first.group, "/readyz") is None
+
+    anyio.run(main)
+
+
+def test_why_a_group_is_not_ready_is_told(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        assert await target.unready("nobody", "/readyz") == "none of its instances runs"
+        wanted = release(image, UNREADY="1")
+        await target.start(wanted)
+        with anyio.fail_after(30):
+            while "listen" in (reason := await target.unready(wanted.group, "/readyz") or ""):
+                await anyio.sleep(0.02)
+        assert reason.endswith("/readyz answers 503: ready?")
+
+    anyio.run(main)
+
+
+def test_the_last_words_of_an_instance_that_ended_are_told(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        wanted = release(image, CRASHES="1")
+        await target.start(wanted)
+        with anyio.fail_after(10):
+            while not (reason := await target.ended(wanted) or "").endswith("cannot go on"):
+                await anyio.sleep(0.02)
+        assert reason == "1 of 1 instances ended; last words: cannot go on"
+
+    anyio.run(main)
+
+
+def test_a_command_of_the_image_runs_to_its_end_and_leaves_nothing(target: LocalTarget, image: Image) -> None:
+    async def main() -> None:
+        script = "import os, sys; print(os.environ['VERSION'], os.path.exists('app/serve.py')); sys.exit(3)"
+        assert await target.run_once(release(image), ("python", "-c", script)) == (3, "one True\n")
+        assert list(target.state.iterdir()) == []
+
+    anyio.run(main)
+
+
+def test_secrets_reach_the_instances_and_no_name(target: LocalTarget, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setenv("TOKEN", "s3cret-s3cret")
+        wanted = type(release(image))(image=image, env={"VERSION": "one"}, secrets=("TOKEN",))
+        await up(target, wanted)
+        (found,) = process.running(str(target.state))
+        assert found.env["TOKEN"] == "s3cret-s3cret"
+        group = wanted.group
+        monkeypatch.setenv("TOKEN", "another-one")
+        assert wanted.group == group
+
+    anyio.run(main)
+
+
+def test_everything_of_a_project_is_taken_down_the_instances_after_the_router(project: Project, tmp_path: Path) -> None:
+    async def main() -> None:
+        for kind in ("service/db", "deploy/app:r-1:80", "router/app", "another/thing"):
+            mark = f"{project.home}/state/{kind}:"
+            process.start(mark, ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        process.start(f"{tmp_path}/home-2/state/x:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        ended = [Path(mark).relative_to(project.home / "state").parts[0] for mark in await down(project)]
+        assert ended[:2] == ["router", "deploy"]
+        assert set(ended[2:]) == {"another", "service"}
+        (other,) = process.running(f"{tmp_path}/")
+        await process.stop(other)
+
+    anyio.run(main)
+
+
+def test_only_one_at_a_time_holds_a_lock_and_the_next_says_that_it_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        said: list[str] = []
+        inside: list[str] = []
+
+        async def second() -> None:
+            async with alone(tmp_path, said.append):
+                inside.append("second")
+
+        async with anyio.create_task_group() as tasks, alone(tmp_path, said.append):
+            tasks.start_soon(second)
+            with anyio.fail_after(10):
+                while not said:
+                    await anyio.sleep(0.01)
+            assert inside == []
+        assert inside == ["second"]
+        assert said == ["another run is at work here; waiting for it to finish"]
+
+    anyio.run(main)
+
+
+def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None:
+    script = (
+        "import anyio, os, pathlib, signal\nfrom stages.delivery.lock import alone\n"
+        "async def main():\n    async with alone(pathlib.Path(os.environ['PLACE']), print):\n        os.kill(os.getpid(), 9)\n"
+        "anyio.run(main)\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PLACE": str(tmp_path), "PYTHONPATH": str(root)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+
+    async def main() -> None:
+        with anyio.fail_after(5):
+            async with alone(tmp_path, lambda _: pytest.fail("waits for the dead")):
+                pass
+
+    anyio.run(main)
+
+
+def test_who_listens_on_a_port_is_known(tmp_path: Path) -> None:
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", 0))
+        mine.listen()
+        port = mine.getsockname()[1]
+        assert f"socket:[{next(process._listeners(port))}]" in process._files(os.getpid())
+        assert not process.listens(Process(os.getpid(), f"{tmp_path}:", {}), port)
+    assert not list(process._listeners(port))

@@ -1,0 +1,250 @@
+"""The executor of steps: what it journals, and how it goes back; with real processes and a real HAProxy."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.abc
+import httpx
+import pytest
+
+from pipeline import StageFailed
+from pipeline.engines.local import free_port
+from pipeline.journal import Event
+from stages.delivery import process
+from stages.delivery.haproxy import HAProxyRouter
+from stages.delivery.local import LocalTarget
+from stages.delivery.model import Address, Group, Release, State
+from stages.delivery.rollout import STARTS, Rollout, recovered, unfinished
+from stages.delivery.step import Drain, Split, Start, WaitReady
+from stages.delivery.strategy import BlueGreen
+from stages.image import Image
+from tests.stages.delivery.conftest import release
+from tests.stages.delivery.load import Load
+
+
+@dataclass
+class Notes:
+    """The journal of a rollout."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, kind: str, **data: Any) -> None:
+        self.events.append((kind, data))
+
+    def steps(self, kind: str) -> list[str]:
+        return [data["step"] for found, data in self.events if found == f"rollout.{kind}"]
+
+    def kinds(self) -> list[str]:
+        return [kind.removeprefix("rollout.") for kind, _ in self.events]
+
+
+@dataclass
+class Bench:
+    """A target and a router on which releases are rolled out one after the other."""
+
+    target: LocalTarget
+    router: HAProxyRouter
+    notes: Notes = field(default_factory=Notes)
+
+    def rollout(self, wanted: Release) -> Rollout:
+        self.notes = Notes()
+        return Rollout(self.target, self.router, wanted, self.notes)
+
+    def answer(self) -> str:
+        return httpx.get(self.router.address.url, trust_env=False).text
+
+
+@pytest.fixture
+def bench(target: LocalTarget, router: HAProxyRouter) -> Bench:
+    return Bench(target, router)
+
+
+def test_every_step_is_journalled_before_and_after(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        await bench.rollout(two).forward(BlueGreen())
+        expected = [
+            f"start {two.group}",
+            f"wait until {two.group} is ready, at most 60 s",
+            f"send 100 % to {two.group}",
+            f"drain {one.group}, at most 30 s",
+        ]
+        assert bench.notes.steps("intended") == bench.notes.steps("done") == expected
+        assert bench.notes.kinds() == ["started", *["intended", "done"] * 4, "finished"]
+        numbers = [(data["number"], data["of"]) for kind, data in bench.notes.events if kind == "rollout.intended"]
+        assert numbers == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert bench.notes.events[0] == (
+            "rollout.started",
+            {"group": two.group, "groups": [one.group], "weights": {one.group: 100}},
+        )
+        assert bench.answer() == "two"
+
+    anyio.run(main)
+
+
+def test_a_release_that_is_never_ready_is_taken_away_and_gets_no_request(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, bad = release(image), release(image, version="bad", UNREADY="1")
+        await bench.rollout(one).forward(BlueGreen())
+        with Load(bench.router.config.port, posts=False) as load:
+            with pytest.raises(StageFailed, match=f"{bad.group} was not ready within 1 s: .* answers 503: ready?"):
+                await bench.rollout(bad).forward(BlueGreen(ready=1))
+            await anyio.to_thread.run_sync(load.more, 20)
+        assert (set(load.answers), load.failures) == ({"one"}, [])
+        assert list(await bench.target.groups()) == [one.group]
+        assert bench.notes.steps("intended")[-3:] == [
+            f"send 100 % to {one.group}",
+            f"drain {bad.group}, at most 30 s",
+            f"stop {bad.group}",
+        ]
+        assert bench.notes.kinds()[-1] == "finished"
+
+    anyio.run(main)
+
+
+def test_a_release_that_ends_again_and_again_fails_at_once_with_its_last_words(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        bad = release(image, instances=2, CRASHES="1")
+        with anyio.fail_after(30), pytest.raises(StageFailed, match="2 of 2 instances ended; last words: cannot go on"):
+            await bench.rollout(bad).forward(BlueGreen(ready=600))
+        assert await bench.target.groups() == {}
+        assert list(process.running(str(bench.router.state))) == []
+
+    anyio.run(main)
+
+
+def test_an_instance_that_lost_its_port_gets_another(bench: Bench, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port is chosen before the instance listens; here somebody else is always quicker, but for the last time."""
+
+    async def main() -> None:
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as taken:
+            port = taken.extra(anyio.abc.SocketAttribute.local_port)
+            ports = iter([port] * (STARTS - 1) + [free_port()])
+            monkeypatch.setattr("stages.delivery.local.free_port", lambda: next(ports))
+            one = release(image)
+            await bench.rollout(one).forward(BlueGreen())
+            (address,) = (await bench.target.groups())[one.group].instances
+            assert address.port != port
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_a_rollout_that_is_cancelled_goes_back_first(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, slow = release(image), release(image, version="slow", UNREADY="1")
+        await bench.rollout(one).forward(BlueGreen())
+        with anyio.move_on_after(0.5) as scope:
+            await bench.rollout(slow).forward(BlueGreen())
+        assert scope.cancelled_caught
+        assert list(await bench.target.groups()) == [one.group]
+        assert bench.notes.kinds()[-1] == "finished"
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_a_group_that_does_not_drain_in_time_is_noted(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        answers: list[str] = []
+
+        async def ask() -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                answers.append((await client.get(f"{bench.router.address.url}/slow?2")).text)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            while await bench.router.in_flight(one.group) == 0:
+                await anyio.sleep(0.01)
+            await bench.rollout(two).forward(BlueGreen(drain=0.2))
+        assert ("rollout.undrained", {"group": one.group, "requests": 1}) in bench.notes.events
+        assert answers == ["one"]  # and it was answered all the same
+
+    anyio.run(main)
+
+
+def test_a_way_back_that_fails_too_tells_both_reasons(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, bad = release(image), release(image, version="bad", UNREADY="1")
+        await bench.rollout(one).forward(BlueGreen())
+
+        class LosesBlue(BlueGreen):
+            """Between the way there and the way back, what served before ends."""
+
+            def back(self, before: State, green: str) -> Any:
+                for found in process.running(f"{bench.target.state}:{one.group}:"):
+                    os.kill(found.pid, signal.SIGKILL)
+                    while process.alive(found):
+                        pass
+                return super().back(before, green)
+
+        with pytest.raises(StageFailed, match=f"was not ready .*; then the way back failed: {one.group} cannot get traffic"):
+            await bench.rollout(bad).forward(LosesBlue(ready=0.5))
+        assert bench.notes.kinds()[-1] == "stuck"
+
+    anyio.run(main)
+
+
+def test_the_share_of_a_group_that_does_not_run_is_nobodys(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one = release(image)
+        await bench.rollout(one).forward(BlueGreen())
+        await bench.target.stop(one.group)
+        assert await bench.rollout(one).state() == State()
+        await bench.rollout(one).forward(BlueGreen())
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_steps_are_run_by_themselves_too(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one = release(image)
+        steps = (Start(one.group), WaitReady(one.group, 30), Split(((one.group, 100),)), Drain(one.group, 1))
+        await bench.rollout(one).run(steps)
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+# After a crash.
+
+
+def event(seq: int, **data: Any) -> Event:
+    return Event(run="r", kind="k", stage="deploy", seq=seq, data=data)
+
+
+def test_a_rollout_without_an_end_is_found() -> None:
+    assert unfinished([], []) is None
+    assert unfinished([event(1)], [event(2)]) is None
+    assert unfinished([event(1), event(3)], [event(2)]) == event(3)
+    assert unfinished([event(1), event(3)], [event(2), event(4)]) is None
+
+
+def groups(*names: str) -> dict[str, Group]:
+    return {name: Group(name, (Address(host="h", port=1),)) for name in names}
+
+
+def test_what_was_true_before_an_interrupted_rollout_is_gone_back_to() -> None:
+    now = State(groups=groups("blue", "green"), weights={"green": 100})
+    interrupted = event(1, group="green", groups=["blue", "older"], weights={"blue": 100, "older": 0})
+    assert recovered(now, interrupted) == State(groups=groups("blue"), weights={"blue": 100})
+    assert recovered(now, None) == now
+
+
+def test_before_an_interrupted_first_rollout_nobody_served() -> None:
+    now = State(groups=groups("green"), weights={"green": 100})
+    assert recovered(now, event(1, group="green", groups=[], weights={})) == State()
+
+
+def test_nobody_goes_back_to_what_does_not_run_any_more() -> None:
+    now = State(groups=groups("green"), weights={"green": 100})
+    assert recovered(now, event(1, group="green", groups=["blue"], weights={"blue": 100})) == now

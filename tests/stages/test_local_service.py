@@ -1,0 +1,135 @@
+"""Services that stay on this machine between runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from pipeline import Pipeline, Project, Retry, Service, Stage, Store, Work
+from pipeline.journal import Journal
+from pipeline.settings import Settings
+from stages.delivery import process
+from stages.delivery.down import down
+from stages.delivery.model import Address
+from stages.local_service import Bound, LocalService, command
+from stages.postgres import PostgresService
+from tests.conftest import RunStage, StageDidNotPass, run_pipeline
+
+SERVE = Path(__file__).parent / "delivery" / "serve.py"
+
+
+@pytest.fixture
+def project(tmp_path: Path, shared_home: Path) -> Iterator[Project]:
+    """A project with a state directory of its own; what it left running is taken down."""
+    found = Project(root=tmp_path, home=tmp_path / "home", settings=Settings())
+    found.home.mkdir()
+    (shared_home / "caches").mkdir(exist_ok=True)
+    (found.home / "caches").symlink_to(shared_home / "caches")
+    yield found
+    anyio.run(down, found)
+
+
+class Small(Stage[Service]):
+    """The small service of the tests of delivery."""
+
+    name: str = "small"
+    env: tuple[tuple[str, str], ...] = ()
+
+    async def run(self, work: Work) -> Service:
+        return Service(
+            name=self.name,
+            argv=("python", "{root}/serve.py"),
+            port=80,
+            inputs={"serve.py": work.store.put_file(SERVE)},
+            env={"VERSION": "one", "PLACE": "{root}/x", **dict(self.env)},
+            ready="/readyz",
+            within=2,
+        )
+
+
+def marked(project: Project) -> list[process.Process]:
+    return list(process.running(str(project.home)))
+
+
+def test_a_service_serves_after_the_run_and_is_found_again(project: Project, run_stage: RunStage) -> None:
+    first: Address = run_stage(LocalService(service=Small()))
+    assert httpx.get(first.url, trust_env=False).text == "one"
+    (running,) = marked(project)
+    assert run_stage(LocalService(service=Small())) == first
+    assert [one.pid for one in marked(project)] == [running.pid]
+
+
+def test_a_service_that_was_killed_is_started_again(project: Project, run_stage: RunStage) -> None:
+    run_stage(LocalService(service=Small()))
+    (running,) = marked(project)
+    os.kill(running.pid, signal.SIGKILL)
+    while process.alive(running):
+        pass
+    again: Address = run_stage(LocalService(service=Small()))
+    assert httpx.get(again.url, trust_env=False).text == "one"
+
+
+def test_a_service_whose_name_begins_another_ones_is_another(project: Project, run_stage: RunStage) -> None:
+    longer: Address = run_stage(LocalService(service=Small(name="small2", env=(("VERSION", "two"),))))
+    shorter: Address = run_stage(LocalService(service=Small()))
+    assert httpx.get(longer.url, trust_env=False).text == "two"
+    assert httpx.get(shorter.url, trust_env=False).text == "one"
+
+
+def test_a_service_that_lost_its_port_gets_another(
+    project: Project, run_stage: RunStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free.bind(("127.0.0.1", 0))
+        ports = iter([taken.getsockname()[1], free.getsockname()[1]])
+        free.close()
+        monkeypatch.setattr("stages.local_service.free_port", lambda: next(ports))
+        found: Address = run_stage(LocalService(service=Small(), retry=Retry(times=1, wait=0.01)))
+        assert found.port != taken.getsockname()[1]
+    assert httpx.get(found.url, trust_env=False).text == "one"
+
+
+def test_a_service_that_does_not_serve_fails_with_its_last_words(project: Project, run_stage: RunStage) -> None:
+    with pytest.raises(StageDidNotPass, match="small does not serve: cannot go on"):
+        run_stage(LocalService(service=Small(env=(("CRASHES", "1"),)), retry=Retry()))
+    assert marked(project) == []
+
+
+def test_the_address_of_a_service_becomes_a_variable(project: Project, run_stage: RunStage) -> None:
+    service = LocalService(service=Small())
+    address: Address = run_stage(service)
+    bound: Any = run_stage(Bound(address=service, variable="SMALL_URL", template="http://{host}:{port}/x"))
+    assert (bound.variable, bound.value) == ("SMALL_URL", f"http://127.0.0.1:{address.port}/x")
+
+
+def test_the_command_names_the_place_of_the_service_and_what_it_keeps() -> None:
+    service = Service(name="db", argv=("run", "{root}/data"), port=1, env={"HOME": "{root}/h"})
+    argv, env = command(service, Path("/s"), 4000, Path("/py"), {"PGDATA": "pg"})
+    assert argv == ("run", "/s/root/data")
+    assert (env["HOME"], env["PGDATA"], env["PORT"], env["HOST"]) == ("/s/root/h", "/s/data/pg", "4000", "127.0.0.1")
+
+
+def test_a_database_keeps_its_data_when_it_is_taken_down_and_started_again(
+    project: Project, store: Store, journal: Journal, run_stage: RunStage
+) -> None:
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
+    service = LocalService(service=PostgresService(), keep=(("PGDATA", "pgdata"),))
+    first: Address = run_stage(service)
+    with psycopg.connect(f"postgresql://postgres@{first.host}:{first.port}/postgres") as session:
+        session.execute("create table kept (it int)")
+    assert anyio.run(down, project) != []
+    outcome, found = run_pipeline(Pipeline("again", subject=service), project, store, journal)
+    assert outcome.failed == {}
+    second: Address = found["subject"]
+    with psycopg.connect(f"postgresql://postgres@{second.host}:{second.port}/postgres") as session:
+        assert session.execute("select count(*) from kept").fetchone() == (0,)

@@ -1,0 +1,58 @@
+"""Smoke checks of a service that is up."""
+
+from __future__ import annotations
+
+from gates import all_probes_passed
+from gates.probes import ProbeReport
+from pipeline.engines.local import free_port
+from stages.smoke import Request, SmokeChecks, judged
+from tests.conftest import RunStage
+from tests.stages.served import Deployed, served
+
+
+def look(run_stage: RunStage, port: int, *requests: Request) -> ProbeReport:
+    """The report, also when it is a concern: then nobody judges it here and the run says so."""
+    found: ProbeReport = run_stage(SmokeChecks(deployment=Deployed(port=port), requests=requests, wait=2))
+    return found
+
+
+def answer(path: str) -> tuple[int, str]:
+    return {"/": (200, "<html>hello</html>"), "/gone": (410, "no more")}.get(path, (404, "what?"))
+
+
+def test_every_request_that_is_answered_as_wanted_is_a_probe_that_passed(run_stage: RunStage) -> None:
+    with served(answer) as service:
+        report = look(run_stage, service.port, Request(path="/", contains="hello"), Request(path="/gone", status=410))
+    assert [(probe.name, probe.passed, probe.said) for probe in report.probes] == [
+        ("GET /", True, "answered 200"),
+        ("GET /gone", True, "answered 410"),
+    ]
+    assert all_probes_passed(report).passed
+    assert [path for _, path, _ in service.requests] == ["/", "/gone"]
+
+
+def test_another_status_or_another_text_is_evidence_not_an_error(run_stage: RunStage) -> None:
+    with served(answer) as service:
+        report = look(run_stage, service.port, Request(path="/", contains="goodbye"), Request(path="/lost"))
+    assert [probe.passed for probe in report.probes] == [False, False]
+    assert not all_probes_passed(report).passed
+    assert all_probes_passed(report).facts == (
+        "GET /: the answer does not contain 'goodbye': <html>hello</html>",
+        "GET /lost: answered 404, wanted 200: what?",
+    )
+
+
+def test_an_answer_that_never_comes_is_a_failed_probe(run_stage: RunStage) -> None:
+    report = look(run_stage, free_port(), Request(path="/"))
+    assert [probe.passed for probe in report.probes] == [False]
+    assert report.probes[0].said.startswith("ConnectError")
+
+
+def test_no_request_at_all_is_no_pass(run_stage: RunStage) -> None:
+    report = look(run_stage, free_port())
+    assert not all_probes_passed(report).passed
+    assert report.concern().endswith("was not probed")
+
+
+def test_a_body_is_shown_only_in_part() -> None:
+    assert len(judged(Request(path="/"), 500, "x" * 5000)[1]) < 300
