@@ -56,7 +56,7 @@ class Tree(Result):
     size: int
 
     def summary(self) -> str:
-        return f"{self.files:,} files, {self.size:,} bytes"
+        return f"{self.files:,} {'file' if self.files == 1 else 'files'}, {self.size:,} bytes"
 
 
 def contents(result: Any) -> Iterator[Blob | Tree]:

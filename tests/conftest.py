@@ -39,7 +39,9 @@ class StageDidNotPass(LockgateError):
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state directory all tests share, so that each tool is installed once; across runs when one is named."""
     named = os.environ.get("LOCKGATE_TEST_HOME")
-    home = Path(named) if named else tmp_path_factory.mktemp("home")
+    workers = "PYTEST_XDIST_WORKER" in os.environ  # all workers' directories lie in one
+    home = tmp_path_factory.getbasetemp().parent / "home" if workers else tmp_path_factory.mktemp("home")
+    home = Path(named) if named else home
     home.mkdir(parents=True, exist_ok=True)
     return home
 

@@ -38,6 +38,9 @@ from pipeline.store import Store, unwritable
 LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
 """Sets of namespaces, the best first; the first that this system allows is used."""
 
+LAUNCHER = (sys.executable, "-I", "-S")
+"""What runs the sandbox: the interpreter without anybody's site-packages."""
+
 TAIL = 4096
 
 
@@ -176,7 +179,7 @@ class HostEngine:
         described = place / "spec.json"
         described.touch(mode=0o600)
         described.write_text(json.dumps(spec))
-        command = [sys.executable, "-I", "-S", sandbox.__file__, str(described)]
+        command = [*LAUNCHER, sandbox.__file__, str(described)]
         masker, tail = Masker(secrets), b""
         try:
             process = await anyio.open_process(
@@ -228,9 +231,7 @@ def best_level() -> tuple[str, ...]:
             description: dict[str, Any] = {"parent": os.getpid(), "leave": level, "binds": [], "services": []}
             command = {"argv": [sys.executable, "-I", "-S", "-c", "pass"], "cwd": directory, "env": {}}
             spec.write_text(json.dumps(description | command))
-            tried = subprocess.run(
-                [sys.executable, "-I", "-S", sandbox.__file__, str(spec)], capture_output=True, timeout=30, check=False
-            )
+            tried = subprocess.run([*LAUNCHER, sandbox.__file__, str(spec)], capture_output=True, timeout=30, check=False)
         if tried.returncode == 0:
             return level
     return ()

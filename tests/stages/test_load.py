@@ -50,7 +50,7 @@ def load(project: Project, path: str = "/", more: str = "") -> LoadTest:
     (project.root / "tests" / "load").mkdir(parents=True)
     (project.root / "tests" / "load" / "locustfile.py").write_text(LOAD.replace("{path}", path).replace("{more}", more))
     source = WorkingCopy()
-    return LoadTest(source=source, service=Answering(source=source), users=4, rate=20, seconds=2)
+    return LoadTest(source=source, service=Answering(source=source), users=4, rate=20, seconds=5)
 
 
 def test_figures_are_those_of_locust_and_the_rate_is_what_was_asked_for(project: Project, run_stage: RunStage) -> None:

@@ -1,0 +1,193 @@
+"""Commands in this process: what cannot be seen from outside, and the views of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import Event
+from pipeline.cli import console, doctor, main
+from pipeline.cli.live import Live
+from pipeline.cli.paint import Paint
+from pipeline.history import fold
+from pipeline.reports.junit import junit, printable
+from pipeline.reports.markdown import LIMIT, markdown
+
+VERDICT = {"ruling": "failed", "rule": "small", "said": "it is large", "wanted": "small", "facts": [f"f{n}" for n in range(12)]}
+
+
+def story() -> list[Event]:
+    """A run in which everything that can happen to a stage happens."""
+    stages = [{"name": name, "inputs": [], "reason": "never ran here", "decision": "run", "type": "X"} for name in "abcdefg"]
+    about = {"pipeline": "thing", "engine": "host", "commit": "c" * 40, "reason": "as asked", "stages": stages}
+    finished = {"summary": "done", "seconds": 1.5, "result": "r", "key": "k", "concern": ""}
+    failed = {"error": "it broke\n  expected: whole", "tail": "last words", "trace": "", "seconds": 2.0, "attempt": 2}
+    rows: list[tuple[str, str, dict[str, object]]] = [
+        ("run.started", "", about),
+        ("stage.started", "a", {"attempt": 1, "reason": "never ran here"}),
+        ("action.started", "a", {}),
+        ("action.finished", "a", {"network": "refused"}),
+        ("stage.finished", "a", finished),
+        ("stage.finished", "g", {**finished, "concern": "it says no"}),
+        ("stage.cached", "b", {"summary": "", "reason": "same", "result": "r", "key": "k", "run": "r0", "concern": ""}),
+        ("stage.skipped", "c", {"reason": "not today"}),
+        ("stage.started", "d", {"attempt": 1, "reason": "x"}),
+        ("stage.retried", "d", {**failed, "attempt": 1}),
+        ("stage.started", "d", {"attempt": 2, "reason": "x"}),
+        ("gate.decided", "d", {"verdicts": [{**VERDICT, "evidence": "e" * 64}, {**VERDICT, "ruling": "passed", "evidence": ""}]}),
+        ("stage.failed", "d", failed),
+        ("stage.blocked", "e", {"reason": "d did not pass"}),
+        ("undo.intended", "a", {"reason": "d did not pass"}),
+        ("undo.failed", "a", {"error": "stuck"}),
+        ("undo.done", "a", {}),
+        ("stage.started", "f", {"attempt": 1, "reason": "x"}),
+        ("run.finished", "", {"exit": 1, "failed": ["d"]}),
+    ]
+    return [
+        Event(run="r1", kind=kind, stage=stage, data=data, at=float(at), seq=at) for at, (kind, stage, data) in enumerate(rows)
+    ]
+
+
+def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    view = console.console(argparse.Namespace(output="text", color="never"))
+    with view:
+        for event in story():
+            view.event(event)
+        view.log("a", b"not shown line by line")
+    out = capsys.readouterr().out
+    for line in (
+        "thing at cccccccccccc, run r1 on host (as asked)",
+        "✓ a 1.5s: done",
+        "! g 1.5s: done",
+        "≡ b: the same result (cached: same)",
+        "- c: not today",
+        "↻ d: it broke",
+        "▶ d, attempt 2: x",
+        "    ✗ small: it is large [evidence eeeeeeeeeeee]",
+        "        and 2 more",
+        "        would have passed: small",
+        "✗ d 2.0s: it broke",
+        "      expected: whole",
+        "    | last words",
+        "· e: d did not pass",
+        "↩ a goes back: d did not pass",
+        "d failed: it broke; python -m pipeline logs d",
+    ):
+        assert line in out
+    assert "not shown" not in out
+
+
+def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    view = Live()
+    events = story()
+    with view:
+        for event in events[:-1]:
+            view.event(event)
+        view.log("f", b"one\ntwo\nthr")
+        view.log("f", b"ee\nfour\nfive")
+        rows = [row.plain for row in view.__rich__().renderables]  # type: ignore[attr-defined]
+        assert [row.strip() for row in rows[1:4]] == ["two", "three", "four"]
+        assert rows[-1].startswith("6/7 stages")
+        view.event(events[-1])
+    out = capsys.readouterr().out
+    assert "it broke" in out
+    assert "failed in 18.0s" in out
+
+
+def test_a_report_is_for_people_verdicts_first() -> None:
+    run = fold(story())["r1"]
+    text = markdown(run)
+    assert text.startswith("# thing: failed")
+    assert text.index("## ❌ d") < text.index("## Verdicts of d") < text.index("## Stages")
+    assert "| ✅ | small |" in text
+
+
+def test_a_report_over_the_limit_is_cut_with_what_is_left_out() -> None:
+    run = fold(story())["r1"]
+    run.stages["d"].summary = "x" * (2 * LIMIT)
+    text = markdown(run)
+    assert len(text.encode()) < LIMIT + 200
+    assert "bytes more: `python -m pipeline report --run r1`" in text
+
+
+def test_junit_has_a_case_for_each_stage_and_only_letters_xml_can_hold() -> None:
+    run = fold(story())["r1"]
+    run.stages["d"].tail = "\x00\x1b[31mred"
+    text = junit(run)
+    assert 'tests="7" failures="1"' in text
+    assert '<error message="interrupted"' in text
+    assert '<skipped message="not today"' in text
+    assert printable("a\x00b\x1bc\n") == "abc\n"
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.command(argparse.Namespace(output="text", color="never")) == 2
+    out = capsys.readouterr().out
+    assert "✗ git: which files belong to the project (not on PATH)" in out
+    assert "get it: apt install git" in out
+
+
+def test_doctor_is_content_where_what_is_needed_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.command(argparse.Namespace(output="json", color="never")) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"Python", "git", "uv", "isolation", "Dagger engine", "engine"} <= {row["name"] for row in rows}
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
+    found = doctor.package("no_such_package", "a purpose", "pip install it")
+    assert (found.here, found.detail) == (False, "a purpose (not installed)")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("lockgate ")
+
+
+def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([]) == 2
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_an_error_nobody_expected_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: argparse.Namespace) -> int:
+        raise KeyError("what")
+
+    monkeypatch.setattr("pipeline.cli.list.command", broken)
+    assert main.main(["list"]) == 2
+    assert "internal error: KeyError: 'what'" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: argparse.Namespace) -> int:
+        raise OSError(28, "No space left on device", "/x")
+
+    monkeypatch.setattr("pipeline.cli.list.command", full)
+    assert main.main(["list"]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(_: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.cli.list.command", stopped)
+    assert main.main(["list"]) == 130
+
+
+@pytest.mark.parametrize(("wanted", "on"), [("always", True), ("never", False), ("auto", False)])
+def test_colour_is_only_for_who_wants_it(wanted: str, on: bool) -> None:
+    assert Paint.for_stdout(wanted).on is on
+    assert Paint(True)("red", "x") == "\x1b[31mx\x1b[0m"
+    assert Paint(True)("red", "") == ""
+
+
+def test_where_c_stands_before_the_command_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    assert main.main(["-C", str(tmp_path), "runs"]) == 0
+    assert "no runs yet" in capsys.readouterr().out

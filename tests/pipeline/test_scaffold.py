@@ -1,0 +1,85 @@
+"""`init`: what is detected, and that what is written runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.scaffold import detect, identifier, needed_locks, text
+
+ROOT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+HASHED = "pytest==9.0.2 \\\n    --hash=sha256:" + "0" * 64 + "\n"
+
+
+def command(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], cwd=root, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("name", "expected"), [("My_Project", "my-project"), ("9", "p-9"), ("...", "project"), ("a", "a")])
+def test_a_project_gets_a_name_a_pipeline_may_have(name: str, expected: str) -> None:
+    assert identifier(name) == expected
+
+
+def test_an_empty_project_gets_lint_and_scan(tmp_path: Path) -> None:
+    found = detect(tmp_path)
+    assert (found.sources, found.tests, found.lock, needed_locks(found)) == (".", "", "", {})
+    compile(text(found), "delivery.py", "exec")
+    assert "UnitTests" not in text(found)
+
+
+def test_what_is_there_is_detected(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "dev.lock").write_text(HASHED)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "X"\n[build-system]\nrequires = ["hatchling"]\n[tool.mypy]\n')
+    found = detect(tmp_path)
+    assert (found.name, found.sources, found.tests, found.lock, found.types) == ("x", "src", "tests", "dev.lock", True)
+    assert needed_locks(found) == {"delivery-build.lock": ("build", "hatchling")}
+    written = text(found)
+    compile(written, "delivery.py", "exec")
+    for word in ("UnitTests", "TypeCheck", "BuildDistributions", "QualityGate", "dev.lock"):
+        assert word in written
+
+
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "delivery.lock").write_text(HASHED)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "thing"\n')
+    return tmp_path
+
+
+def test_what_is_written_is_a_pipeline_that_plans(tmp_path: Path) -> None:
+    done = command(project(tmp_path), "init")
+    assert done.returncode == 0, done.stderr
+    assert "wrote delivery.py" in done.stdout
+    planned = command(tmp_path, "plan", "--output", "json", "--engine", "host")
+    assert "unit" in {json.loads(line)["stage"] for line in planned.stdout.splitlines()}
+
+
+def test_a_file_that_is_there_is_not_written_over_unless_asked(tmp_path: Path) -> None:
+    command(project(tmp_path), "init")
+    (tmp_path / "delivery.py").write_text("# mine\n")
+    done = command(tmp_path, "init")
+    assert done.returncode == 2
+    assert "there is a pipeline file already" in done.stderr
+    assert (tmp_path / "delivery.py").read_text() == "# mine\n"
+    assert command(tmp_path, "init", "--force").returncode == 0
+
+
+def test_a_lock_that_cannot_be_resolved_is_said_with_the_way_out(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "delivery.lock").unlink()
+    (root / "pyproject.toml").write_text('[project]\nname = "thing"\nversion = "1"\ndependencies = ["no such thing"]\n')
+    done = command(root, "init")
+    assert done.returncode == 2
+    assert "delivery.lock could not be resolved" in done.stderr
+    assert "next: make delivery.lock" in done.stderr
