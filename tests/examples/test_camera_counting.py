@@ -89,9 +89,10 @@ class Example:
 
 
 def patient(pipeline: str) -> str:
-    """The pipeline without its budgets of time: how quick a busy machine is, is not what is tested. Errors still count."""
-    short = re.sub(r"seconds=8\b", "seconds=5", pipeline)
-    return re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", short)
+    """The pipeline without load tests and budgets of time: how quick a busy machine is, is not what is tested here."""
+    timed = ("evidence=performance", "evidence=load", " performance=performance", " load=load")
+    lines = [line for line in pipeline.splitlines(keepends=True) if not any(word in line for word in timed)]
+    return re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", "".join(lines))
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ CAUGHT_BY_THE_GATE = (
 
 def configured(more: str) -> Callable[[Path], object]:
     """Other configuration of the release: no test before the deployment can know it."""
-    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=5), env={more},")
+    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=20), env={more},")
 
 
 CAUGHT_AFTER_IT = {
@@ -155,16 +156,17 @@ CAUGHT_AFTER_IT = {
     "verified": Fault(
         "a release that is ready and answers errors",
         configured('(("PGOPTIONS", "-c default_transaction_read_only=on"),)'),
-        "read-only transaction",
+        "after the first step: AssertionError: Internal Server Error",
     ),
 }
 """By the stage that has to fail."""
 
 
+@pytest.mark.timeout(900)
 def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Example) -> None:
     code, first, output = example.run()
     assert code == 0, output
-    assert {stage.state for stage in first.stages.values()} <= {"passed", "skipped"}
+    assert {stage.state for stage in first.stages.values()} <= {"passed", "cached", "skipped"}
     serving = example.serving()
     assert len(serving) == 1
 

@@ -22,8 +22,10 @@ from pipeline.run import Outcome
 from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.local import LocalProcesses, LocalTarget
+from stages.delivery.lock import alone
 from stages.delivery.model import Deployment
 from tests.conftest import run_pipeline
+from tests.stages.delivery.conftest import state
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
 
@@ -193,6 +195,21 @@ def test_two_runs_at_once_deploy_one_after_the_other(bench: Bench) -> None:
     assert [kind for _, kind in events] == ["rollout.started", "rollout.finished"] * 3
     assert all(events[number][0] == events[number + 1][0] for number in (0, 2, 4))
     assert len(bench.groups()) == 2
+
+
+def test_a_run_waits_while_another_one_deploys(bench: Bench) -> None:
+    async def main() -> None:
+        async with alone(state(bench.project, "deploy", "."), print):
+            other = deploy_in_another_process(bench.project, bench.store, bench.port, "one")
+            with anyio.fail_after(60):
+                while not any("another run is at work" in log.read_text() for log in bench.project.home.glob("logs/*/deploy/*")):
+                    await anyio.sleep(0.02)
+            assert list(bench.journal.events(kind="rollout.started")) == []
+        output, _ = await anyio.to_thread.run_sync(other.communicate)
+        assert other.returncode == 0, output.decode()
+
+    anyio.run(main)
+    assert bench.answer() == "one"
 
 
 def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -> None:
