@@ -26,7 +26,9 @@ runtime = PythonEnvironment(source=locks, lock="locks/run.lock")
 testing = PythonEnvironment(source=locks, lock="locks/check.lock")
 
 # The tests of the machine and of the rules; those of the tools and engines need network and run by `./dev test`.
-unit = UnitTests(source=tested, environment=testing, tests=("tests/pipeline", "tests/gates"), paths=(".",), args=("-k", "not dagger"))
+unit = UnitTests(
+    source=tested, environment=testing, tests=("tests/pipeline", "tests/gates"), paths=(".",), args=("-k", "not dagger")
+)
 lint = Lint(source=tested)
 formatted = Formatted(source=tested)
 types = TypeCheck(source=tested, environment=testing, paths=PACKAGES)

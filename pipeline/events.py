@@ -45,7 +45,7 @@ def settled(step: Step, run: str) -> Event:
         "key": step.key,
         "reason": step.reason,
         "result": step.record.result,
-        "run": step.record.run,
+        "made_in": step.record.run,
         "summary": step.record.summary,
         "concern": step.record.concern,
     }

@@ -99,7 +99,7 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
             stage.result, stage.key, stage.made_in, stage.concern = (
                 data["result"],
                 data["key"] or "",
-                data["run"],
+                data["made_in"],
                 data.get("concern", ""),
             )
         case "stage.skipped" | "stage.blocked":

@@ -76,14 +76,15 @@ class Runner:
 
     async def run(self) -> Outcome:
         """Execute the plan. Side effects that nothing downstream confirmed are undone before this returns."""
-        finished = False
+        finished, exit_code = False, Exit.INTERRUPTED
         try:
             await self._execute()
             finished = True
         finally:
             with anyio.CancelScope(shield=True):
                 await self._undo(interrupted=not finished)
-                exit_code = (Exit.FAILED if self._failed else Exit.PASSED) if finished else Exit.INTERRUPTED
+                if finished:
+                    exit_code = Exit.FAILED if self._failed else Exit.PASSED
                 self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
         failed = {self._name(stage): why for stage, why in self._failed.items()}
         return Outcome(run=self.id, exit=exit_code, failed=failed)
@@ -203,7 +204,7 @@ class Runner:
             attempt=attempt,
             seconds=round(seconds, 6),
             error=what,
-            kind=type(error).__name__,
+            type=type(error).__name__,
             tail=getattr(error, "tail", ""),
             details=getattr(error, "details", {}),
             trace="" if said else "".join(traceback.format_exception(error)),

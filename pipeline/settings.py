@@ -21,7 +21,7 @@ class Settings(BaseModel):
     engine: Literal["auto", "host", "dagger"] = Field(default="auto", description="What executes actions.")
     image: str = Field(default="", description="Default container image; empty: the slim Python image of the running version.")
     jobs: int = Field(default=0, ge=0, description="Processors the stages may use together; 0: those of the machine.")
-    memory: int = Field(default=0, ge=0, description="MiB the stages may use together; 0: those of the machine.")
+    memory: int = Field(default=0, ge=0, description="MiB the stages may use together; 0: not limited.")
     base: str = Field(default="", description="The git revision that changed paths and lines are measured against.")
     environment: str = Field(default="", description="The environment that conditions see when none is given.")
 

@@ -38,11 +38,11 @@ class WatchService(Stage[LoadReport]):
         answers: list[float] = []
         errors: Counter[str] = Counter()
         url = work[self.deployment].address.url
+        began = anyio.current_time()
         async with (
             httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False) as client,
             anyio.create_task_group() as group,
         ):
-            began = anyio.current_time()
             for number in range(max(1, math.ceil(self.rate * self.seconds))):
                 due = began + number / self.rate
                 group.start_soon(self._one, client, self.paths[number % len(self.paths)], due, answers, errors)

@@ -46,7 +46,8 @@ class StoreArtifact(Stage[Stored]):
     """Keeps an artifact in a directory of the project: <destination>/<name>/<version>/, listed in <destination>/index.json.
 
     Distributions keep their file names, images are OCI layouts. The same artifact again changes nothing; other
-    bytes under a version that is there are refused. The version is `version`, or that of `tags`.
+    bytes under a version that is there are refused. The version is `version`, or that of `tags`; without either it is
+    the content's own, `sha256-` and twelve digits, so that whatever passed its gate can be kept.
     """
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
@@ -58,8 +59,8 @@ class StoreArtifact(Stage[Stored]):
     destination: str = "artifacts"
 
     def __post_init__(self) -> None:
-        if bool(self.version) == (self.tags is not None):
-            raise WiringError("the artifact needs one version", right="either version='1.4.2' or tags=TagImage(...)")
+        if self.version and self.tags is not None:
+            raise WiringError("the artifact has two versions", right="version='1.4.2', or tags=TagImage(...), or neither")
         _need_part("name", self.name)
         if self.version:
             _need_part("version", self.version)
@@ -69,10 +70,10 @@ class StoreArtifact(Stage[Stored]):
     async def run(self, work: Work) -> Stored:
         from anyio import to_thread
 
-        version = work[self.tags].version if self.tags else self.version
-        _need_part("version", version)
         found = work[self.artifact]
         tree = files_of(work.store, found.artifact if isinstance(found, Passed) else found)
+        version = work[self.tags].version if self.tags else self.version or f"sha256-{tree.digest[:12]}"
+        _need_part("version", version)
         await to_thread.run_sync(keep, work.store, tree, work.project.root / self.destination, self.name, version)
         return Stored(path=f"{self.destination}/{self.name}/{version}", name=self.name, version=version, digest=tree.digest)
 

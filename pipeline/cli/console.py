@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from types import TracebackType
 from typing import Protocol, Self
 
 from pipeline.cli.paint import Paint
@@ -22,7 +21,7 @@ class View(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 
 def console(arguments: argparse.Namespace) -> View:
@@ -54,7 +53,7 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
 
@@ -82,7 +81,7 @@ class Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
 

@@ -87,5 +87,5 @@ class Live:
         self._screen.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._screen.stop()

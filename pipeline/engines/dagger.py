@@ -47,6 +47,8 @@ BASE = {
     "HOME": f"{WORK}/.home",
     "TMPDIR": f"{WORK}/.tmp",
 }
+CONNECT = 60.0
+"""Seconds until a session must be there; the CLI on its own would try for ten minutes."""
 TAIL = 4096
 FEW, SMALL = 32, 64 * 1024
 """Files and bytes up to which a tree travels within the query: an upload costs a third of a second, however small."""
@@ -76,9 +78,10 @@ class DaggerEngine:
         config = dagger.Config(log_output=log, retry=dagger.Retry(execute=False))
         where_to_find_it(os.environ)
         try:
-            client = await self._stack.enter_async_context(dagger.Connection(config))
-            version = await client.version()
-        except (dagger.DaggerError, OSError) as error:
+            with anyio.fail_after(CONNECT):
+                client = await self._stack.enter_async_context(dagger.Connection(config))
+                version = await client.version()
+        except (dagger.DaggerError, OSError, TimeoutError) as error:
             await self._stack.aclose()
             raise _unreachable(error, self._home / "dagger.log") from error
         _check_version(version)
@@ -233,7 +236,7 @@ async def _fetch(container: dagger.Container, place: str) -> None:
         await container.directory(OUT).export(place)
         return
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(answer))) as archive:
-        archive.extractall(place, filter="tar")
+        archive.extractall(place, filter="tar")  # nosec B202 - a filter is set, and it is our own action's
 
 
 def _text(store: Store, entry: Entry) -> str | None:

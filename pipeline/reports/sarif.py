@@ -20,7 +20,8 @@ def merged(run: RunHistory, store: Store) -> str:
     runs: list[Any] = []
     for stage in run.stages.values():
         if stage.result:
-            runs += _runs(json.loads(store.read(Blob(digest=stage.result, size=0))), store)
+            found = _runs(json.loads(store.read(Blob(digest=stage.result, size=0))), store)
+            runs += [one | {"automationDetails": {"id": f"{stage.name}/"}} for one in found]  # one tool may scan twice
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}, indent=2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import anyio
 
 from pipeline.project import Project
 from stages.delivery import process
+from stages.delivery.haproxy import sockets
 
 
 async def down(project: Project) -> list[str]:
@@ -17,6 +19,7 @@ async def down(project: Project) -> list[str]:
     found = sorted(process.running(str(project.home / "state") + os.sep), key=lambda one: _order(project, one.mark))
     for one in found:
         await process.stop(one)
+        shutil.rmtree(sockets(Path(one.mark.removesuffix(":"))), ignore_errors=True)  # of a router; nobody else has any
     return [one.mark for one in found]
 
 

@@ -73,8 +73,7 @@ class HAProxyRouter:
     _sockets: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        name = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
-        self._sockets = Path(tempfile.gettempdir()) / f"lockgate-{os.getuid()}-{name}"  # a socket's path may have 107 letters
+        self._sockets = sockets(self.state)
 
     @property
     def address(self) -> Address:
@@ -112,6 +111,7 @@ class HAProxyRouter:
         """End HAProxy; users find nobody there any more."""
         for found in list(process.running(self._mark)):
             await process.stop(found)
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _now(self) -> tuple[Slot, ...]:
         """The slots as HAProxy tells; as they were kept when it does not run."""
@@ -228,6 +228,12 @@ class HAProxyRouter:
                 file.flush()
                 os.fsync(file.fileno())
             made.replace(self.state / name)
+
+
+def sockets(state: Path) -> Path:
+    """Where the socket of a router lies: not below `state`, as the path of a socket has at most 107 letters."""
+    name = hashlib.sha256(str(state).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"lockgate-{os.getuid()}-{name}"
 
 
 def program() -> str:

@@ -170,6 +170,6 @@ def test_results_are_frozen_and_refuse_what_they_do_not_know() -> None:
         x: int
 
     with pytest.raises(ValueError, match="frozen"):
-        Point(x=1).x = 2  # type: ignore[misc]
+        Point(x=1).x = 2
     with pytest.raises(ValueError, match="Extra inputs"):
         Point(x=1, y=2)  # type: ignore[call-arg]

@@ -75,9 +75,9 @@ def test_a_merge_request_is_measured_against_its_target(repository: Path) -> Non
 def test_changed_paths_are_those_since_the_base_tracked_or_not(repository: Path) -> None:
     (repository / "new.txt").write_text("x")
     (repository / "pyproject.toml").write_text("[tool.pipeline]\n")
-    assert changed(repository, "main") == {"new.txt", "pyproject.toml"}
+    assert changed(repository, "main") == frozenset({"new.txt", "pyproject.toml"})
     assert changed(repository, "no-such-base") is None
-    assert facts(project(repository), {}, chosen={"base": "main"}).changed == {"new.txt", "pyproject.toml"}
+    assert facts(project(repository), {}, chosen={"base": "main"}).changed == frozenset({"new.txt", "pyproject.toml"})
 
 
 def test_without_history_nothing_is_known(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.engines.host import free_port
+from pipeline.engines.local import free_port
 
 REGISTRY = shutil.which("docker-registry")
 USER, WORD = "someone", "open-sesame"

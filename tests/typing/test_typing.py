@@ -34,8 +34,8 @@ def mypy(file: Path) -> set[int]:
 
 def pyright(file: Path) -> set[int]:
     answer = json.loads(run(BIN / "basedpyright", "--outputjson", "--level", "error", "--pythonpath", sys.executable, file))
-    found = answer["generalDiagnostics"]
-    return {one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error" and one["file"].endswith(file.name)}
+    found = [one for one in answer["generalDiagnostics"] if one["severity"] == "error"]
+    return {one["range"]["start"]["line"] + 1 for one in found if one["file"].endswith(file.name)}
 
 
 def ty(file: Path) -> set[int]:
@@ -46,7 +46,9 @@ def pyrefly(file: Path) -> set[int]:
     command = (BIN / "pyrefly", "check", "--output-format", "json", "--python-interpreter-path", sys.executable, file)
     text = run(*command)
     answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    return {one["line"] for one in answer["errors"] if one["path"].endswith(file.name) and one.get("severity", "error") == "error"}
+    return {
+        one["line"] for one in answer["errors"] if one["path"].endswith(file.name) and one.get("severity", "error") == "error"
+    }
 
 
 CHECKERS: dict[str, Callable[[Path], set[int]]] = {"mypy": mypy, "pyright": pyright, "ty": ty, "pyrefly": pyrefly}

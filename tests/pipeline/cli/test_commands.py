@@ -16,15 +16,29 @@ from pipeline.history import fold
 from pipeline.reports.junit import junit, printable
 from pipeline.reports.markdown import LIMIT, markdown
 
-VERDICT = {"ruling": "failed", "rule": "small", "said": "it is large", "wanted": "small", "facts": [f"f{n}" for n in range(12)]}
+VERDICT: dict[str, object] = {
+    "ruling": "failed",
+    "rule": "small",
+    "said": "it is large",
+    "wanted": "small",
+    "facts": [f"f{n}" for n in range(12)],
+}
 
 
 def story() -> list[Event]:
     """A run in which everything that can happen to a stage happens."""
-    stages = [{"name": name, "inputs": [], "reason": "never ran here", "decision": "run", "type": "X"} for name in "abcdefg"]
-    about = {"pipeline": "thing", "engine": "host", "commit": "c" * 40, "reason": "as asked", "stages": stages}
-    finished = {"summary": "done", "seconds": 1.5, "result": "r", "key": "k", "concern": ""}
-    failed = {"error": "it broke\n  expected: whole", "tail": "last words", "trace": "", "seconds": 2.0, "attempt": 2}
+    stages: list[dict[str, object]] = [
+        {"name": name, "inputs": [], "reason": "never ran here", "decision": "run", "type": "X"} for name in "abcdefg"
+    ]
+    about: dict[str, object] = {"pipeline": "thing", "engine": "host", "commit": "c" * 40, "reason": "as asked", "stages": stages}
+    finished: dict[str, object] = {"summary": "done", "seconds": 1.5, "result": "r", "key": "k", "concern": ""}
+    failed: dict[str, object] = {
+        "error": "it broke\n  expected: whole",
+        "tail": "last words",
+        "trace": "",
+        "seconds": 2.0,
+        "attempt": 2,
+    }
     rows: list[tuple[str, str, dict[str, object]]] = [
         ("run.started", "", about),
         ("stage.started", "a", {"attempt": 1, "reason": "never ran here"}),
@@ -32,7 +46,7 @@ def story() -> list[Event]:
         ("action.finished", "a", {"network": "refused"}),
         ("stage.finished", "a", finished),
         ("stage.finished", "g", {**finished, "concern": "it says no"}),
-        ("stage.cached", "b", {"summary": "", "reason": "same", "result": "r", "key": "k", "run": "r0", "concern": ""}),
+        ("stage.cached", "b", {"summary": "", "reason": "same", "result": "r", "key": "k", "made_in": "r0", "concern": ""}),
         ("stage.skipped", "c", {"reason": "not today"}),
         ("stage.started", "d", {"attempt": 1, "reason": "x"}),
         ("stage.retried", "d", {**failed, "attempt": 1}),
@@ -88,7 +102,7 @@ def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.
             view.event(event)
         view.log("f", b"one\ntwo\nthr")
         view.log("f", b"ee\nfour\nfive")
-        rows = [row.plain for row in view.__rich__().renderables]  # type: ignore[attr-defined]
+        rows = [str(row) for row in view.__rich__().renderables]
         assert [row.strip() for row in rows[1:4]] == ["two", "three", "four"]
         assert rows[-1].startswith("6/7 stages")
         view.event(events[-1])

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pipeline import Action, ActionResult, Entry, Service, Store, Tree
+from pipeline import Action, ActionResult, Blob, Entry, Service, Store, Tree
 from pipeline.engine import Engine
 from pipeline.engines.choose import runner
 from pipeline.engines.dagger import DaggerEngine
@@ -169,7 +169,7 @@ CLIENT = "import os, urllib.request as u; print(u.urlopen(f\"http://{os.environ[
 
 def server(tmp_path: Path, program: str = SERVER, **more: Any) -> Service:
     store = Store(tmp_path / "store")
-    inputs = {"server.py": store.put(program.encode()), "word": store.put(b"served")}
+    inputs: dict[str, Tree | Blob] = {"server.py": store.put(program.encode()), "word": store.put(b"served")}
     return Service(name="web", argv=("python", "-u", "server.py"), port=8000, inputs=inputs, **more)
 
 

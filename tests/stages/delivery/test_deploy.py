@@ -21,6 +21,7 @@ from pipeline.errors import Exit
 from pipeline.run import Outcome
 from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
+from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
 from stages.delivery.model import Deployment
@@ -221,6 +222,7 @@ def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -
     env = {**os.environ, "PIPELINE_HOME": str(bench.project.home)}
     done = [subprocess.run(command, cwd=TOP, env=env, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert done == ["took down 3 processes\n", "nothing was running\n"]
+    assert not sockets(state(bench.project, "router")).exists()
     assert bench.processes() == []
 
 

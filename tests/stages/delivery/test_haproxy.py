@@ -449,6 +449,7 @@ def test_a_router_that_knows_no_group_any_more_ends(target: LocalTarget, router:
         assert "503" in await get(router)
         await router.forget(blue.name)
         assert list(process.running(str(router.state))) == []
+        assert not router._sockets.exists()
         assert await router.current() == {}
 
     anyio.run(main)

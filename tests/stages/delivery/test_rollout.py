@@ -93,8 +93,8 @@ def test_a_release_that_is_never_ready_is_taken_away_and_gets_no_request(bench: 
         one, bad = release(image), release(image, version="bad", UNREADY="1")
         await bench.rollout(one).forward(BlueGreen())
         with Load(bench.router.config.port, posts=False) as load:
-            with pytest.raises(StageFailed, match=f"{bad.group} was not ready within 1 s: .* answers 503: ready?"):
-                await bench.rollout(bad).forward(BlueGreen(ready=1))
+            with pytest.raises(StageFailed, match=f"{bad.group} was not ready within 5 s: .* answers 503: ready?"):
+                await bench.rollout(bad).forward(BlueGreen(ready=5))
             await anyio.to_thread.run_sync(load.more, 20)
         assert (set(load.answers), load.failures) == ({"one"}, [])
         assert list(await bench.target.groups()) == [one.group]
