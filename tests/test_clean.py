@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 @pytest.mark.parametrize(
     "command",
     [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("basedpyright", "--level", "error")],
-    ids=lambda command: " ".join(command),
+    ids=" ".join,
 )
 def test_nothing_is_found(command: tuple[str, ...]) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
