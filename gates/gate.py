@@ -78,6 +78,7 @@ class Verification(Stage["Verified[D]"], Generic[D]):
     """Confirms a deployment when every check of it passed; when one did not, the deployment is undone."""
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
+    confirms: ClassVar[bool] = True
 
     deployment: Stage[D]
     checks: tuple[Stage[Verdict], ...]

@@ -211,12 +211,16 @@ class Runner:
         )
 
     async def _undo(self, *, interrupted: bool) -> None:
-        """Take back, last first, the effects of stages below which something failed or was not reached."""
+        """Take back, last first, effects that were not confirmed.
+
+        An effect stands when every stage below it that confirms has passed; where none confirms, when everything has.
+        """
         for stage in reversed(self._pipeline.stages):
             if stage not in self._effects or not stage.can_undo():
                 continue
             below = [s for s in self._pipeline.downstream(stage) if s in self._schedule.wanted]
-            open_stages = [self._name(s) for s in below if s not in self._done]
+            confirming = [s for s in below if s.confirms]
+            open_stages = [self._name(s) for s in confirming or below if s not in self._done]
             if not open_stages:
                 continue
             why = (

@@ -78,6 +78,8 @@ class Stage(_Frozen, ABC, Generic[T_co]):
     resources: Resources = Resources()
 
     effect: ClassVar[Effect] = Effect.PURE
+    confirms: ClassVar[bool] = False
+    """Whether side effects above this stage stand once it has passed, whatever fails after it."""
     engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
     """The engines this stage can run on."""
 

@@ -179,6 +179,25 @@ def test_an_effect_stays_when_only_something_beside_it_fails(bench: Bench) -> No
     assert sent.read_text() == "sent\n"
 
 
+class Confirms(Half):
+    confirms = True
+
+
+def test_a_confirmed_effect_stands_whatever_fails_after_it(bench: Bench) -> None:
+    sent = bench.project.root / "sent"
+    send = Sends(of=Constant(value=7), file=sent)
+    verified = Confirms(of=send)
+    outcome, _, _ = bench.run(Pipeline("thing", send=send, verified=verified, notice=Fails(of=verified)))
+    assert (outcome.exit, sent.read_text()) == (Exit.FAILED, "sent\n")
+
+
+def test_an_effect_goes_back_when_what_confirms_it_was_not_reached(bench: Bench) -> None:
+    sent = bench.project.root / "sent"
+    send = Sends(of=Constant(value=7), file=sent)
+    bench.run(Pipeline("thing", send=send, verified=Confirms(of=Fails(of=send))))
+    assert sent.read_text() == "sent\ntook back 7\n"
+
+
 def test_an_effect_that_cannot_be_taken_back_is_reported(bench: Bench) -> None:
     class Stuck(Sends):
         async def undo(self, work: Any, result: Any) -> None:
