@@ -267,6 +267,13 @@ def test_what_broke_off_before_the_index_was_written_is_listed_by_the_next_try(s
     assert json.loads((tmp_path / "a/index.json").read_text())["thing"]["1.0.0"]["digest"] == tree.digest
 
 
+def test_without_a_version_an_artifact_is_kept_under_its_content(project: Project, run_stage: RunStage) -> None:
+    one, other = (run_stage(StoreArtifact(artifact=Given(text=text), name="thing")) for text in ("one", "other"))
+    assert one.version == f"sha256-{one.digest[:12]}" != other.version
+    assert (project.root / one.path).is_dir()
+    assert (project.root / other.path).is_dir()
+
+
 def test_what_is_kept_is_no_part_of_the_source(project: Project, run_stage: RunStage, store: Store) -> None:
     run_stage(StoreArtifact(artifact=Given(text="one"), name="thing", version="1.0.0"))
     paths = {entry.path for entry in store.entries(run_stage(WorkingCopy()))}
@@ -276,7 +283,7 @@ def test_what_is_kept_is_no_part_of_the_source(project: Project, run_stage: RunS
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "../x", "version": "1"}, {"name": "x", "version": ".."}, {"name": "x", "version": "1/2"}, {"name": "x"},
+        {"name": "../x", "version": "1"}, {"name": "x", "version": ".."}, {"name": "x", "version": "1/2"},
         {"name": "x", "version": "1", "destination": "../out"}, {"name": "x", "version": "1", "destination": "/out"},
     ],
 )  # fmt: skip
