@@ -50,7 +50,7 @@ def _judged(rule: Callable[..., Verdict], *evidence: Result) -> Verdict:
     """The verdict, with the digest of the (first piece of) evidence it stands on."""
     try:
         found = rule(*evidence)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         found = verdict.error(name_of(rule), f"the rule raised {type(problem).__name__}: {problem}", wanted="a verdict")
     if not isinstance(found, Verdict):
         found = verdict.error(name_of(rule), f"the rule returned a {type(found).__name__}", wanted="a Verdict")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
-from pipeline.stage import Stage, default_name, edges, settings
+from pipeline.stage import Stage, declared_result, default_name, edges, settings
 
 NAME = re.compile(r"^[a-z][a-z0-9._-]*$")
 
@@ -166,8 +167,14 @@ def _sorted(inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]], names: Mapping[
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:
     """A result type may name the one class that may issue it; a subclass or a stranger would be a forgery."""
-    result = stage.result_type()
-    issuer: str | None = getattr(result, "issuer", None)
+    for result in (stage.result_type(), declared_result(type(stage))):
+        _check_issued(stage, name, result)
+
+
+def _check_issued(stage: Stage[Any], name: str, result: Any) -> None:
+    bases = getattr(typing.get_origin(result) or result, "__mro__", ())
+    issuers = [vars(base)["issuer"] for base in bases if "issuer" in vars(base)]
+    issuer = issuers[-1] if issuers else None  # the first class that named one: no subclass may name another
     actual = f"{type(stage).__module__}.{type(stage).__qualname__}"
     if issuer is not None and actual != issuer:
         raise WiringError(

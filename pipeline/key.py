@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
+import importlib.util
 import sys
 import types
 from collections.abc import Mapping
@@ -63,7 +65,7 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, bytes):
         return digest.of_bytes(value)
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return [type(value).__qualname__, code(type(value)), value.model_dump(mode="json")]
     if isinstance(value, tuple | list):
         return [plain(item, where) for item in value]
     if isinstance(value, frozenset | set):
@@ -77,7 +79,8 @@ def plain(value: Any, where: str) -> Any:
         return ["partial", plain(value.func, where), plain(value.args, where), plain(value.keywords, where)]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__qualname__, _code_of(value.__code__), plain(cells, where), plain(value.__defaults__, where)]
+        defaults = plain([value.__defaults__, value.__kwdefaults__], where)
+        return [value.__qualname__, _code_of(value.__code__), plain(cells, where), defaults, _module_files(value.__module__)]
     if isinstance(value, type):
         return [value.__module__, value.__qualname__, code(value)]
     raise WiringError(
@@ -87,8 +90,14 @@ def plain(value: Any, where: str) -> Any:
 
 
 def _code_of(code_object: types.CodeType) -> str:
-    constants = [_code_of(item) if isinstance(item, types.CodeType) else repr(item) for item in code_object.co_consts]
+    constants = [_constant(item) for item in code_object.co_consts]
     return digest.of_json([digest.of_bytes(code_object.co_code), constants, list(code_object.co_names)])
+
+
+def _constant(item: object) -> str:
+    if isinstance(item, types.CodeType):
+        return _code_of(item)
+    return repr(sorted(map(repr, item))) if isinstance(item, frozenset) else repr(item)  # a set's order differs by process
 
 
 @functools.cache
@@ -113,22 +122,49 @@ def _module_files(name: str) -> dict[str, str]:
     left, seen = [name], set[str]()
     while left:
         current = left.pop()
-        module = sys.modules.get(current)
-        path = getattr(module, "__file__", None)
-        if current in seen or path is None:
+        module, path = sys.modules.get(current), _file(current)
+        if current in seen or path is None or path.suffix != ".py":
             continue
         seen.add(current)
-        files[current] = digest.of_file(Path(path))
-        for value in list(vars(module).values()):
-            other = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            if isinstance(other, str) and _within(other, packages, Path(path).parent):
-                left.append(other)
+        files[current] = digest.of_file(path)
+        named = {
+            v.__name__ if isinstance(v, types.ModuleType) else getattr(v, "__module__", None)
+            for v in list(vars(module).values() if module else ())
+        }
+        if current.partition(".")[0] not in ("gates", "stages"):
+            named |= _imports(path)  # a user's file may import a constant, or import inside a function
+        left += [other for other in named if isinstance(other, str) and _within(other, packages, path.parent)]
     return files
+
+
+def _imports(path: Path) -> set[str | None]:
+    """Every module a file imports, at its top or in a function, and what it may import from it."""
+    found: set[str | None] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def _within(name: str, packages: set[str], directory: Path) -> bool:
     """Whether a module belongs to one of the packages, or lies beside the user's pipeline file."""
     if name.split(".", maxsplit=1)[0] in packages:
         return True
-    path = getattr(sys.modules.get(name), "__file__", None)
-    return path is not None and Path(path).parent == directory
+    path = _file(name)
+    return path is not None and path.is_relative_to(directory) and "site-packages" not in path.parts
+
+
+def _file(name: str) -> Path | None:
+    """The source file of a module, loaded or not; None where it has none."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        path = getattr(loaded, "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        path = spec.origin if spec and spec.has_location else None
+    return Path(path) if path else None

@@ -101,9 +101,9 @@ def changed(root: Path, base: str) -> frozenset[str] | None:
     start = git(root, "merge-base", base, "HEAD")
     if not start:
         return None
-    differing = git(root, "diff", "--name-only", "--relative", start, "--", ".").splitlines()
-    fresh = git(root, "ls-files", "--others", "--exclude-standard").splitlines()
-    return frozenset([*differing, *fresh])
+    differing = git(root, "diff", "-z", "--no-renames", "--name-only", "--relative", start, "--", ".")
+    fresh = git(root, "ls-files", "-z", "--others", "--exclude-standard")
+    return frozenset(path for path in (differing + "\0" + fresh).split("\0") if path)
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -89,4 +89,8 @@ def checked(stage: Stage[Any], name: str, value: Any) -> Result:
         raise StageFailed(
             f"{name} returned a {type(value).__name__}", right=f"a {expected.__name__}, as {type(stage).__name__} declares"
         )
+    try:
+        expected.model_validate_json(digest.canonical(value.model_dump(mode="json", warnings=False)))
+    except ValueError as error:
+        raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
     return value

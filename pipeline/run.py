@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -16,7 +17,7 @@ import anyio
 from pipeline import record as records
 from pipeline.data import Blob, Result
 from pipeline.engine import Engine
-from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout
+from pipeline.errors import Exit, JournalError, LockgateError, StageFailed, StageTimeout
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
 from pipeline.plan import Decision, Plan, Step, decide
@@ -145,28 +146,27 @@ class Runner:
             started = time.monotonic()
             try:
                 result = await self._attempt(stage, attempt)
-            except Exception as error:
+                self._finish(stage, step, result, time.monotonic() - started)
+                return
+            except (Exception, SystemExit) as error:
                 seconds = time.monotonic() - started
                 last = attempt == attempts or not isinstance(error, StageFailed | OSError)
                 self._fail(stage, attempt, seconds, error, last=last)
                 if last:
                     return
                 await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            else:
-                self._finish(stage, step, result, time.monotonic() - started)
-                return
 
     async def _attempt(self, stage: Stage[Any], attempt: int) -> Result:
         work = self._work(stage, attempt)
         if stage.effect is Effect.ONCE:
             work.record("effect.intended", attempt=attempt)
-        try:
-            with anyio.fail_after(stage.timeout if math.isfinite(stage.timeout) else None):
-                value = await stage.run(work)
-        except TimeoutError as error:
+        value: Any = None
+        with anyio.move_on_after(stage.timeout if math.isfinite(stage.timeout) else None) as scope:
+            value = await stage.run(work)
+        if scope.cancelled_caught:
             raise StageTimeout(
                 f"{self._name(stage)} took longer than {stage.timeout:g} s", right="a larger timeout=, or less work"
-            ) from error
+            )
         result = records.checked(stage, self._name(stage), value)
         if stage.effect is not Effect.PURE:
             self._effects[stage] = result
@@ -193,7 +193,7 @@ class Runner:
         if record.concern and not judged:
             self._fail(stage, 0, record.seconds, StageFailed(record.concern), last=True)
 
-    def _fail(self, stage: Stage[Any], attempt: int, seconds: float, error: Exception, *, last: bool) -> None:
+    def _fail(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool) -> None:
         said = error if isinstance(error, LockgateError) else None
         what = str(error) if said else f"{type(error).__name__}: {error}"
         if last:
@@ -228,14 +228,14 @@ class Runner:
                 if interrupted
                 else f"{', '.join(sorted(open_stages))} did not pass"
             )
-            self._write("undo.intended", stage, reason=why)
+            self._tell("undo.intended", stage, reason=why)
             try:
                 await stage.undo(self._work(stage, 0), self._effects[stage])
             except Exception as error:
                 self._failed[stage] = f"could not be undone: {error}"
-                self._write("undo.failed", stage, error=str(error), trace="".join(traceback.format_exception(error)))
+                self._tell("undo.failed", stage, error=str(error), trace="".join(traceback.format_exception(error)))
             else:
-                self._write("undo.done", stage)
+                self._tell("undo.done", stage)
 
     def _work(self, stage: Stage[Any], attempt: int) -> Work:
         name = self._name(stage)
@@ -244,6 +244,7 @@ class Runner:
             run=self.id,
             name=name,
             attempt=attempt,
+            observed=self._world.observed.get(stage),
             results=inputs_only(name, dict(inputs), self._pipeline.name_of),
             engine=self._engine,
             store=self._store,
@@ -266,6 +267,11 @@ class Runner:
 
     def _name(self, stage: Stage[Any]) -> str:
         return self._pipeline.name_of(stage)
+
+    def _tell(self, kind: str, stage: Stage[Any], /, **data: Any) -> None:
+        """Write to the journal if it can be written: what is taken back must not depend on a full disk."""
+        with contextlib.suppress(JournalError):
+            self._write(kind, stage, **data)
 
     def _write(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> None:
         self._journal.append(Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data))

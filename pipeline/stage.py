@@ -114,7 +114,7 @@ class Stage(_Frozen, ABC, Generic[T_co]):
 
         Raises WiringError where the class leaves it open; generic stages override this.
         """
-        found = _declared_result(type(self))
+        found = declared_result(type(self))
         if found is None or isinstance(found, TypeVar):
             raise WiringError(
                 f"{type(self).__name__} does not say what it returns",
@@ -123,7 +123,8 @@ class Stage(_Frozen, ABC, Generic[T_co]):
         return found
 
 
-def _declared_result(cls: type) -> Any:
+def declared_result(cls: type) -> Any:
+    """What stands in the `Stage[...]` a class is derived from; None where nothing does."""
     for base in cls.__mro__:
         for origin in getattr(base, "__orig_bases__", ()):
             if typing.get_origin(origin) is Stage:

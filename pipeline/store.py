@@ -146,7 +146,7 @@ class Store:
         return self.tree(entries)
 
     def entries(self, tree: Tree) -> tuple[Entry, ...]:
-        rows = json.loads(self.read(Blob(digest=tree.digest, size=0)))
+        rows = json.loads(self.read(Blob(digest=tree.digest, size=0)).decode(errors="surrogateescape"))
         return tuple(Entry(*row) for row in rows)
 
     def overlay(self, parts: Mapping[str, Tree | Blob]) -> Tree:

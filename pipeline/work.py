@@ -31,6 +31,7 @@ class Work:
         run: str,
         name: str,
         attempt: int,
+        observed: str | None,
         results: Callable[[Stage[Any]], Any],
         engine: Engine,
         store: Store,
@@ -40,7 +41,7 @@ class Work:
         logs: Path,
         listen: Callable[[str, bytes], None],
     ) -> None:
-        self.run, self.name, self.attempt = run, name, attempt
+        self.run, self.name, self.attempt, self.observed = run, name, attempt, observed
         self.store, self.project, self.facts = store, project, facts
         self._results, self._engine, self._journal = results, engine, journal
         self._logs, self._listen = logs, listen

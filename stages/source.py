@@ -34,6 +34,7 @@ class WorkingCopy(Stage[Tree]):
         tree = self._take(work.project, work.store)
         if tree.files == 0:
             raise StageFailed("no file matches", right=f"files under {' or '.join(self.include) or 'the project'}")
+        _need_unchanged(tree.digest, work)
         if not work.store.has(tree):  # the index remembers files whose content has been pruned since
             index(work.project).unlink(missing_ok=True)
             tree = self._take(work.project, work.store)
@@ -60,6 +61,7 @@ class Commit(Stage[Tree]):
         commit = git(root, "rev-parse", "--verify", f"{self.revision}^{{commit}}")
         if not commit:
             raise StageFailed(f"git knows no commit {self.revision!r}", where=str(root), right="a commit, tag or branch")
+        _need_unchanged(commit, work)
         return work.store.tree(_unpacked(_archive(root, commit), work.store, self.include))
 
 
@@ -86,7 +88,9 @@ class SourceProvenance(Stage[Provenance]):
         return of_text(provenance(project.root).model_dump_json())
 
     async def run(self, work: Work) -> Provenance:
-        return provenance(work.project.root)
+        found = provenance(work.project.root)
+        _need_unchanged(of_text(found.model_dump_json()), work)
+        return found
 
 
 def provenance(root: Path) -> Provenance:
@@ -100,6 +104,14 @@ def provenance(root: Path) -> Provenance:
         dirty=any(not line.startswith("# ") for line in status),
         committed=int(git(root, "log", "-1", "--format=%ct") or 0),
     )
+
+
+def _need_unchanged(found: str, work: Work) -> None:
+    """What is read now has to be what the plan saw: its key is made of that. Raises StageFailed otherwise."""
+    if found != work.observed:
+        raise StageFailed(
+            "the project changed while the run was under way", right="the files the plan was made from", next="run again"
+        )
 
 
 def index(project: Project) -> Path:

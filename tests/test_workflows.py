@@ -81,7 +81,14 @@ def test_the_reports_are_kept_whatever_becomes_of_the_run() -> None:
 
 
 def test_zizmor_finds_nothing() -> None:
-    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--persona=pedantic", "--no-progress", str(ROOT / ".github"), str(ACTION)]
+    command = [
+        str(Path(sys.executable).parent / "zizmor"),
+        "--offline",
+        "--persona=pedantic",
+        "--no-progress",
+        str(ROOT / ".github"),
+        str(ACTION),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

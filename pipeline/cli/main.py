@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nobody is left to tell
-        return Exit.PASSED
+        return Exit.UNUSABLE if arguments.command == "run" else Exit.PASSED
     except OSError as error:
         from pathlib import Path
 

@@ -68,7 +68,7 @@ class HostEngine:
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         if self._level is None:
             raise EngineError("the engine was not entered", right="async with engine")
-        level = () if action.network else self._level
+        level = tuple(part for part in self._level if part != "net") if action.network else self._level
         started = time.monotonic()
         place = Path(await anyio.to_thread.run_sync(functools.partial(tempfile.mkdtemp, prefix="lockgate-")))
         try:
@@ -217,6 +217,8 @@ class HostEngine:
                 continue
             if not place.resolve().is_relative_to(inside):
                 raise EngineError(f"the output {path!r} is a link out of the action's directory", right="a file of its own")
+            if not (place.is_dir() or place.is_file()):
+                raise EngineError(f"the output {path!r} is neither a file nor a directory", right="a regular file")
             content = self._store.put_tree(place) if place.is_dir() else self._store.put_file(place)
             found[path] = Output(path, content, self._store)
         return found

@@ -252,6 +252,7 @@ def guarded(spec: dict[str, Any]) -> int:
 def main(path: str) -> int:
     with open(path) as file:
         spec = json.load(file)
+    os.unlink(path)  # it may hold secrets
     die_with_parent(spec["parent"])
     try:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from gates import Passed
-from pipeline import Effect, Resources, Result, Stage, StageFailed, Work
+from gates import Passed, QualityGate
+from pipeline import Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
@@ -48,6 +48,9 @@ class Deploy(Stage[Deployment]):
     secrets: tuple[str, ...] = ()
     instances: int = 1
     ready: str = "/readyz"
+
+    def __post_init__(self) -> None:
+        _need_gate(self, self.release)
 
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):
@@ -130,6 +133,9 @@ class RunOnce(Stage[Ran]):
     bindings: tuple[Stage[Binding], ...] = ()
     secrets: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _need_gate(self, self.release)
+
     async def run(self, work: Work) -> Ran:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
         release = Release(image=work[self.release].artifact, env={**dict(self.env), **bound}, secrets=self.secrets)
@@ -140,3 +146,11 @@ class RunOnce(Stage[Ran]):
             last = output.strip().splitlines()[-1] if output.strip() else "it printed nothing"
             raise StageFailed(f"`{' '.join(self.command)}` ended with exit code {code}: {last}", right="exit code 0")
         return Ran(command=self.command, output=output[-4000:])
+
+
+def _need_gate(stage: Stage[Any], release: Stage[Passed[Image]]) -> None:
+    """Only what a QualityGate let through may run: checked here too, where no type checker ran."""
+    if type(release) is not QualityGate:
+        raise WiringError(
+            f"{type(stage).__name__}.release is a {type(release).__name__}", right="a QualityGate(artifact=image, checks=(...))"
+        )

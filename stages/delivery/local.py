@@ -13,6 +13,7 @@ import anyio
 
 from pipeline import Store, Work
 from pipeline.engines.local import free_port, isolated_python
+from pipeline.masking import Masker
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
@@ -107,7 +108,8 @@ class LocalTarget:
             await anyio.to_thread.run_sync(unpack_image, self.store, release.image, rootfs)
             argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
             done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
-        return done.returncode, done.stdout.decode(errors="replace")
+        masker = Masker([self.secret(name) for name in release.secrets])
+        return done.returncode, masker.mask(done.stdout).decode(errors="replace")
 
     def _running(self, group: str) -> list[process.Process]:
         return list(process.running(f"{self.state}:{group}:"))

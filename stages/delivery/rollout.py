@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pipeline import LockgateError, StageFailed
+from pipeline.errors import JournalError
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
 from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
@@ -60,9 +63,10 @@ class Rollout:
 
     async def back(self, strategy: Strategy, before: State) -> None:
         """Run the strategy's way back to `before`."""
-        self.note("rollout.back", to=dict(before.weights))
-        await self.run(strategy.back(before, self.release.group))
-        self.note("rollout.finished", group=self.release.group, back=True)
+        quiet = replace(self, note=partial(_if_it_can, self.note))  # going back must not depend on a full disk
+        quiet.note("rollout.back", to=dict(before.weights))
+        await quiet.run(strategy.back(before, self.release.group))
+        quiet.note("rollout.finished", group=self.release.group, back=True)
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -146,3 +150,9 @@ def recovered(now: State, interrupted: Event | None) -> State:
     if served and not weights:
         return now
     return State(groups={name: now.groups[name] for name in interrupted.data["groups"] if name in now.groups}, weights=weights)
+
+
+def _if_it_can(note: Note, kind: str, **data: object) -> None:
+    """Write to the journal unless that cannot be written."""
+    with contextlib.suppress(JournalError):
+        note(kind, **data)

@@ -9,6 +9,9 @@ import pytest
 from gates import Check, Passed, QualityGate, Verdict
 from gates.verdict import passed
 from pipeline import Pipeline, Result, Stage, WiringError, Work
+from stages.delivery.deploy import Deploy
+from stages.delivery.haproxy import HAProxy
+from stages.delivery.local import LocalProcesses
 from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sum, Thing
 
 
@@ -104,6 +107,36 @@ def test_a_forged_passed_is_refused() -> None:
 
     with pytest.raises(WiringError, match=r"Passed\[Thing\], which only gates.gate.QualityGate may issue"):
         Pipeline("thing", shortcut=Shortcut())
+
+
+def test_no_subclass_of_passed_may_name_another_issuer() -> None:
+    class Own(Passed[Thing]):
+        issuer = "tests.pipeline.test_dag.Forger"
+
+    class Forger(Stage[Own]):
+        async def run(self, work: Work) -> Own:
+            return Own(artifact=Thing(value=1), verdicts=())
+
+    with pytest.raises(WiringError, match="may issue"):
+        Pipeline("thing", forger=Forger())
+
+
+def test_a_result_type_that_hides_the_declared_one_does_not_help() -> None:
+    class Hides(Stage[Passed[Thing]]):
+        def result_type(self) -> Any:
+            return Result
+
+        async def run(self, work: Work) -> Passed[Thing]:
+            return Passed[Thing](artifact=Thing(value=1), verdicts=())
+
+    with pytest.raises(WiringError, match="may issue"):
+        Pipeline("thing", hides=Hides())
+
+
+def test_what_is_no_gate_cannot_be_deployed_where_no_checker_ran() -> None:
+    image: Any = Make(of=Constant(value=1))
+    with pytest.raises(WiringError, match=r"Deploy.release is a Make"):
+        Deploy(release=image, target=LocalProcesses(name="x"), router=HAProxy(name="x", port=8080))
 
 
 def test_evidence_from_the_artifacts_own_source_may_vouch_for_it() -> None:

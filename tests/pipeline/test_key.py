@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,6 +19,8 @@ from pipeline import Result, WiringError
 from pipeline.key import code, plain
 from stages.ruff import Lint
 from tests.pipeline.toys import Constant
+
+ROOT = Path(__file__).parents[2]
 
 
 class Colour(Enum):
@@ -59,6 +64,29 @@ def other(number: int) -> Any:
 )
 def test_different_settings_have_different_forms(one: Any, two: Any) -> None:
     assert plain(one, "x") != plain(two, "x")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("LIMIT = 50\ndef rule(n): return n <= LIMIT\n", "LIMIT = 1\ndef rule(n): return n <= LIMIT\n"),
+        ("def rule(n, *, limit=50): return n <= limit\n", "def rule(n, *, limit=1): return n <= limit\n"),
+        ("from other import LIMIT\ndef rule(n): return n <= LIMIT\n", None),
+        ("def rule(n):\n    from other import LIMIT\n    return n <= LIMIT\n", None),
+    ],
+)
+def test_what_a_function_rests_on_is_part_of_its_form(before: str, after: str | None, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import rules; from pipeline.key import plain; print(plain(rules.rule, 'x'))"
+    )
+    forms = []
+    for rules, other in ((before, "LIMIT = 50\n"), (after or before, "LIMIT = 1\n" if after is None else "LIMIT = 50\n")):
+        (tmp_path / "rules.py").write_text(rules)
+        (tmp_path / "other.py").write_text(other)
+        command = [sys.executable, "-B", "-c", program, str(tmp_path)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        forms.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert forms[0] != forms[1]
 
 
 def test_equal_settings_have_one_form_whatever_their_order() -> None:

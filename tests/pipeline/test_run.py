@@ -14,6 +14,7 @@ from pipeline import Facts, Journal, Only, Pipeline, Project, Resources, Retry, 
 from pipeline.errors import Exit
 from pipeline.history import RunHistory, one
 from pipeline.run import Outcome
+from stages.source import WorkingCopy
 from tests.conftest import run_pipeline
 from tests.pipeline.toys import (
     Asks,
@@ -150,6 +151,49 @@ def test_a_stage_that_takes_too_long_fails_with_its_limit(bench: Bench) -> None:
 
     outcome, _, _ = bench.run(Pipeline("thing", slow=Slow(timeout=0.05)))
     assert "slow took longer than 0.05 s" in outcome.failed["slow"]
+
+
+def test_a_stage_that_asks_the_process_to_exit_fails_like_any_other(bench: Bench) -> None:
+    class Exits(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            raise SystemExit(0)
+
+    outcome, _, _ = bench.run(Pipeline("thing", it=Exits(), beside=Constant(value=1)))
+    assert (outcome.exit, list(outcome.failed)) == (Exit.FAILED, ["it"])
+
+
+def test_a_result_that_cannot_be_read_back_fails_the_stage_and_is_not_kept(bench: Bench) -> None:
+    class Lies(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            return Number.model_construct(value="abc")
+
+    for _ in range(2):
+        outcome, _, _ = bench.run(Pipeline("thing", it=Lies(), beside=Constant(value=1)))
+        assert "cannot be read back" in outcome.failed["it"]
+
+
+def test_a_stages_own_timeout_is_not_taken_for_the_limit(bench: Bench) -> None:
+    class Times(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            raise TimeoutError("the server did not answer")
+
+    outcome, _, _ = bench.run(Pipeline("thing", it=Times()))
+    assert outcome.failed["it"] == "TimeoutError: the server did not answer"
+
+
+def test_what_changes_between_plan_and_run_is_never_kept_under_the_key_of_what_was_planned(bench: Bench) -> None:
+    class Edits(Stage[Number]):
+        """Changes a file while the run is under way, before the working copy is read."""
+
+        async def run(self, work: Any) -> Number:
+            (work.project.root / "file").write_text("edited")
+            return Number(value=1)
+
+    (bench.project.root / "file").write_text("as planned")
+    edits = Edits()
+    source = WorkingCopy(include=("file",), after=(edits,))
+    outcome, _, _ = bench.run(Pipeline("thing", edits=edits, source=source))
+    assert "the project changed while the run was under way" in outcome.failed["source"]
 
 
 def test_a_side_effect_happens_in_every_run_and_is_journalled_before_and_after(bench: Bench) -> None:
