@@ -64,6 +64,8 @@ def load(store: Store, key: str) -> Record | None:
         record = Record(**json.loads(text))
     except (ValueError, TypeError):
         return None  # half a record is no record: the stage runs again and writes a whole one
+    if digest.of_json(record.components) != key:
+        return None  # not the record that was written under this key
     try:
         store.read(Blob(digest=record.result, size=record.size))
     except StoreError:

@@ -87,7 +87,8 @@ async def _until_signal(runner: Runner, outcome: list[Any]) -> None:
     import anyio
 
     async def watch(cancel: Callable[[], None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup asks to go on
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hung_up) as signals:
             async for _ in signals:
                 cancel()
 

@@ -363,6 +363,17 @@ def test_a_damaged_record_is_a_miss_and_not_an_error(bench: Bench) -> None:
     assert bench.counted() == 2
 
 
+def test_a_record_under_a_key_that_is_not_its_own_is_a_miss(bench: Bench) -> None:
+    bench.write("n", 4)
+    bench.run(chain(bench))
+    records = [path for path in (bench.store.root / "results").rglob("*") if path.is_file()]
+    first = records[0].read_bytes()
+    for path in records[1:]:
+        path.write_bytes(first)
+    assert "passed" in bench.states(chain(bench)).values()
+    assert bench.run(chain(bench))[2]["counted"] == Number(value=2)
+
+
 def test_a_result_whose_bytes_were_damaged_is_a_miss(bench: Bench) -> None:
     bench.write("n", 4)
     bench.run(chain(bench))

@@ -333,7 +333,7 @@ pipeline = Pipeline("thing", source=source, send=send, wait=Waits(of=send, file=
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_cleans_up_takes_effects_back_and_ends_with_130(place: Place, number: int) -> None:
     place.write("delivery.py", INTERRUPTED)
     process = subprocess.Popen(
