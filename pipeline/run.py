@@ -245,7 +245,7 @@ class Runner:
             name=name,
             attempt=attempt,
             observed=self._world.observed.get(stage),
-            results=inputs_only(name, dict(inputs), self._pipeline.name_of),
+            results=inputs_only(name, inputs, self._pipeline.name_of),
             engine=self._engine,
             store=self._store,
             journal=self._journal,

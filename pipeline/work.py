@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UndeclaredInput
@@ -106,10 +106,9 @@ class Work:
 
 
 def inputs_only(
-    name: str, allowed: dict[Stage[Any], Callable[[], Any]], names: Callable[[Stage[Any]], str]
+    name: str, allowed: Mapping[Stage[Any], Callable[[], Any]], names: Callable[[Stage[Any]], str]
 ) -> Callable[[Stage[Any]], Any]:
     """A look-up of results that knows the declared inputs and nothing else."""
-    loaded: dict[Stage[Any], Any] = {}
 
     def look_up(stage: Stage[Any]) -> Any:
         if stage not in allowed:
@@ -120,8 +119,6 @@ def inputs_only(
                 f"{name} asked for {asked}, which is not one of its inputs",
                 right=f"a field of {name} that holds {asked}, or one of: {', '.join(names(s) for s in allowed) or 'none'}",
             )
-        if stage not in loaded:
-            loaded[stage] = allowed[stage]()
-        return loaded[stage]
+        return allowed[stage]()
 
     return look_up

@@ -9,7 +9,7 @@ from typing import ClassVar
 import anyio
 
 from pipeline import Effect, Retry, Service, Stage, StageFailed, Store, Work
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.service import ROOT
 from stages.delivery import process
 from stages.delivery.lock import alone
@@ -83,7 +83,7 @@ def command(
     """The command line and environment of the service. Pure."""
     root = str(state / "root")
     base = {
-        "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": search_path(python),
         "HOME": f"{root}/.home",
         "TMPDIR": f"{root}/.tmp",
         "LANG": "C.UTF-8",

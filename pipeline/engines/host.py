@@ -27,7 +27,7 @@ from pipeline.action import Action, ActionResult, Network, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines import sandbox
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.engines.network import network_environment
 from pipeline.engines.platform import host_platform
 from pipeline.errors import EngineError
@@ -166,7 +166,7 @@ class HostEngine:
 
     def _base(self, root: Path) -> dict[str, str]:
         return {
-            "PATH": f"{self._python}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": search_path(self._python),
             "HOME": str(root / ".home"),
             "TMPDIR": str(root / ".tmp"),
             "LANG": "C.UTF-8",

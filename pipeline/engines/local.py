@@ -29,6 +29,11 @@ def isolated_python(directory: Path) -> Path:
     return programs
 
 
+def search_path(python: Path) -> str:
+    """PATH of what runs on this machine: the isolated interpreter in `python`, then the system's programs."""
+    return f"{python}:/usr/local/bin:/usr/bin:/bin"
+
+
 def free_port() -> int:
     """A port that nobody listened on a moment ago."""
     with socket.socket() as handle:

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 
 from pipeline import Store, Work
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
@@ -140,7 +140,7 @@ class LocalTarget:
 
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}
-        base = {"PATH": f"{self.python}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
+        base = {"PATH": search_path(self.python), "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
         return {**base, **release.env, **secrets}
 
 
