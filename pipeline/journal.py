@@ -126,6 +126,17 @@ class Journal:
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
+    def latest(self, stage: str, kinds: tuple[str, ...], *, run: str = "") -> Event | None:
+        """The last event of one of the kinds about a stage, in any run or in that one."""
+        marks = ", ".join("?" * len(kinds))
+        where = f"stage = ? and kind in ({marks})" + (" and run = ?" if run else "")
+        query = f"select max(seq) from event where {where}"  # noqa: S608 # nosec B608 - fixed words and marks
+        try:
+            (seq,) = self._db.execute(query, [stage, *kinds, *([run] if run else [])]).fetchone()
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+        return next(self.events(after=seq - 1, stage=stage)) if seq else None
+
     def runs(self) -> list[str]:
         """The ids of all runs, the oldest first."""
         return [event.run for event in self.events(kind="run.started")]

@@ -44,6 +44,12 @@ def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed:
     return parts
 
 
+def about(stage: Stage[Any], inputs: Mapping[Stage[Any], str]) -> digest.Digest:
+    """Names what a side effect is about: equal for the same type, settings and inputs, whatever the code."""
+    parts = components(stage, inputs, observed=None, platform="")
+    return of({name: value for name, value in parts.items() if name == "type" or name.startswith(("setting ", "input "))})
+
+
 def of(parts: Mapping[str, str]) -> digest.Digest:
     """The key itself."""
     return digest.of_json(dict(parts))

@@ -28,31 +28,46 @@ class Record:
     contents: list[list[Any]]
 
 
-def save(store: Store, key: str, result: Result, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
-    """Write a result and its record."""
-    record = of(store, result, components=components, run=run, seconds=seconds)
-    store.save(key, digest.canonical(asdict(record)))
-    return record
+@dataclass(frozen=True)
+class Kept:
+    """A result, and where the store has it; equal results have equal digests."""
+
+    result: Result
+    blob: Blob
 
 
-def of(store: Store, result: Result, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
-    """The record of a result, the result itself written to the store."""
-    blob = store_result(store, result)
+def keep(store: Store, stage: Stage[Any], name: str, value: Any) -> Kept:
+    """Write `value` to the store when it is what the stage says it returns. Raises StageFailed otherwise."""
+    expected = stage.result_type()
+    if not isinstance(value, expected) or not isinstance(value, Result):
+        raise StageFailed(
+            f"{name} returned a {type(value).__name__}", right=f"a {expected.__name__}, as {type(stage).__name__} declares"
+        )
+    try:
+        text = digest.canonical(value.model_dump(mode="json", warnings=False))
+        expected.model_validate_json(text)
+    except ValueError as error:
+        raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
+    return Kept(value, store.put(text))
+
+
+def of(kept: Kept, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
+    """The record of a result."""
     return Record(
-        result=blob.digest,
-        size=blob.size,
+        result=kept.blob.digest,
+        size=kept.blob.size,
         components=dict(components),
         run=run,
         seconds=seconds,
-        summary=result.summary(),
-        concern=result.concern(),
-        contents=[[c.digest, c.size, getattr(c, "files", -1)] for c in contents(result)],
+        summary=kept.result.summary(),
+        concern=kept.result.concern(),
+        contents=[[c.digest, c.size, getattr(c, "files", -1)] for c in contents(kept.result)],
     )
 
 
-def store_result(store: Store, result: Result) -> Blob:
-    """The result itself as a blob; equal results have equal digests."""
-    return store.put(digest.canonical(result.model_dump(mode="json")))
+def save(store: Store, key: str, record: Record) -> None:
+    """Write the record under its key."""
+    store.save(key, digest.canonical(asdict(record)))
 
 
 def load(store: Store, key: str) -> Record | None:
@@ -82,17 +97,3 @@ def result(store: Store, stage: Stage[Any], name: str, blob: Blob) -> Any:
             f"the recorded result of {name} is no {stage.result_type().__name__}: {error}",
             right="a result this version of the stage wrote",
         ) from error
-
-
-def checked(stage: Stage[Any], name: str, value: Any) -> Result:
-    """`value` when it is what the stage says it returns. Raises StageFailed otherwise."""
-    expected = stage.result_type()
-    if not isinstance(value, expected) or not isinstance(value, Result):
-        raise StageFailed(
-            f"{name} returned a {type(value).__name__}", right=f"a {expected.__name__}, as {type(stage).__name__} declares"
-        )
-    try:
-        expected.model_validate_json(digest.canonical(value.model_dump(mode="json", warnings=False)))
-    except ValueError as error:
-        raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import time
@@ -14,12 +13,15 @@ from typing import Any
 
 import anyio
 
+from pipeline import key as keys
 from pipeline import record as records
 from pipeline.data import Blob, Result
+from pipeline.effects import Effects
 from pipeline.engine import Engine
-from pipeline.errors import Exit, JournalError, LockgateError, StageFailed, StageTimeout
+from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
+from pipeline.lock import Lock
 from pipeline.plan import Decision, Plan, Step, decide
 from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
@@ -66,8 +68,17 @@ class Runner:
         self._options, self._listen = options, listen
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
-        self._effects: dict[Stage[Any], Result] = {}
         self._results: dict[Stage[Any], Result] = {}
+        self._effects = Effects(
+            plan.pipeline,
+            run,
+            journal=journal,
+            store=store,
+            lock=Lock(journal.path.with_name("effects.lock")),
+            work=partial(self._work, attempt=0),
+        )
+        self._working, self._taking_back = anyio.CancelScope(), anyio.CancelScope(shield=True)
+        self._stops = 0
         self._schedule = Schedule(
             pipeline=self._pipeline,
             wanted=frozenset(step.stage for step in plan.steps),
@@ -76,19 +87,31 @@ class Runner:
         )
 
     async def run(self) -> Outcome:
-        """Execute the plan. Side effects that nothing downstream confirmed are undone before this returns."""
+        """Execute the plan. Side effects that nothing downstream confirmed are taken back before this returns."""
         finished, exit_code = False, Exit.INTERRUPTED
         try:
-            await self._execute()
-            finished = True
+            with self._working:
+                await self._effects.settle(stage for stage in self._pipeline if stage in self._schedule.wanted)
+                await self._execute()
+                finished = True
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._undo(interrupted=not finished)
-                if finished:
-                    exit_code = Exit.FAILED if self._failed else Exit.PASSED
-                self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
+            with self._taking_back:
+                self._failed |= await self._effects.take_back(self._missing, interrupted=not finished)
+            if finished:
+                exit_code = Exit.FAILED if self._failed else Exit.PASSED
+            self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
         failed = {self._name(stage): why for stage, why in self._failed.items()}
         return Outcome(run=self.id, exit=exit_code, failed=failed)
+
+    def stop(self) -> None:
+        """Stop working, and take back what is open. Asked a second time, say so; a third time, leave that to the next run."""
+        self._stops += 1
+        if self._stops == 1:
+            self._working.cancel()
+        elif self._stops == 2:
+            self._write("run.stopping", said="taking back what is not confirmed; once more leaves that to the next run")
+        else:
+            self._taking_back.cancel()
 
     def results(self) -> dict[str, Any]:
         """The results of all stages that have one, by name, read from the store where they were cached."""
@@ -103,6 +126,7 @@ class Runner:
                 await self._attempts(stage, step)
             finally:
                 running -= 1
+                self._effects.end(stage)
                 self._schedule.give_back(stage)
                 self._schedule.settle(stage)
                 changed.set()
@@ -135,7 +159,7 @@ class Runner:
         self._done[stage] = step
         self._journal.append(settled(step, self.id))
         if step.record is not None:
-            self._weigh(stage, step.record)
+            self._journal.append(*self._weighed(stage, step.record), *self._effects.standing(self._missing))
         return None
 
     async def _attempts(self, stage: Stage[Any], step: Step) -> None:
@@ -145,60 +169,82 @@ class Runner:
             self._write("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
             started = time.monotonic()
             try:
-                result = await self._attempt(stage, attempt)
-                self._finish(stage, step, result, time.monotonic() - started)
+                kept = await self._attempt(stage, attempt)
+                self._finish(stage, step, kept, time.monotonic() - started)
                 return
             except (Exception, SystemExit) as error:
                 seconds = time.monotonic() - started
                 last = attempt == attempts or not isinstance(error, StageFailed | OSError)
-                self._fail(stage, attempt, seconds, error, last=last)
+                self._journal.append(self._failure(stage, attempt, seconds, error, last=last))
                 if last:
                     return
                 await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
-    async def _attempt(self, stage: Stage[Any], attempt: int) -> Result:
-        work = self._work(stage, attempt)
-        if stage.effect is Effect.ONCE:
-            work.record("effect.intended", attempt=attempt)
+    async def _attempt(self, stage: Stage[Any], attempt: int) -> records.Kept:
+        work, name = self._work(stage, attempt=attempt), self._name(stage)
+        about = self._about(stage)
+        value = await self._effects.begin(stage, about, again=name in self._world.again, say=work.say)
+        if value is None:
+            value = await self._within(stage, work)
+        kept = records.keep(self._store, stage, name, value)
+        if stage.effect is not Effect.PURE:
+            self._effects.done(stage, about, kept.result, kept.blob.digest)
+        return kept
+
+    async def _within(self, stage: Stage[Any], work: Work) -> Any:
+        """What the stage returns. Raises StageTimeout when it takes too long; then nobody knows of its effect."""
         value: Any = None
         with anyio.move_on_after(stage.timeout if math.isfinite(stage.timeout) else None) as scope:
-            value = await stage.run(work)
+            try:
+                value = await stage.run(work)
+            except StageFailed as error:
+                if stage.effect is Effect.ONCE:
+                    self._effects.failed(stage, str(error))
+                raise
         if scope.cancelled_caught:
             raise StageTimeout(
                 f"{self._name(stage)} took longer than {stage.timeout:g} s", right="a larger timeout=, or less work"
             )
-        result = records.checked(stage, self._name(stage), value)
-        if stage.effect is not Effect.PURE:
-            self._effects[stage] = result
-            work.record("effect.done", attempt=attempt)
-        return result
+        return value
 
-    def _finish(self, stage: Stage[Any], step: Step, result: Result, seconds: float) -> None:
-        self._results[stage] = result
-        key = step.key if result.reusable() else None
-        parts = step.components or {}
+    def _about(self, stage: Stage[Any]) -> str:
+        """What a side effect is about; nothing to say of a stage that has none."""
+        if stage.effect is Effect.PURE:
+            return ""
+        inputs = {source: found.result for source in self._pipeline.inputs(stage) if (found := self._done[source].record)}
+        return keys.about(stage, inputs)
+
+    def _finish(self, stage: Stage[Any], step: Step, kept: records.Kept, seconds: float) -> None:
+        """Keep the result, and journal in one go what follows from it: nobody sees a verification without what it confirms."""
+        self._results[stage] = kept.result
+        key = step.key if kept.result.reusable() else None
+        record = records.of(kept, components=step.components or {}, run=self.id, seconds=seconds)
         if key is not None:
-            record = records.save(self._store, key, result, components=parts, run=self.id, seconds=seconds)
-        else:
-            record = records.of(self._store, result, components=parts, run=self.id, seconds=seconds)
+            records.save(self._store, key, record)
         self._done[stage] = replace(step, record=record)
         about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
-        self._write("stage.finished", stage, key=key, result=record.result, **about)
-        self._weigh(stage, record)
+        finished = self._event("stage.finished", stage, key=key, result=record.result, **about)
+        self._journal.append(finished, *self._weighed(stage, record), *self._effects.standing(self._missing))
 
-    def _weigh(self, stage: Stage[Any], record: records.Record) -> None:
+    def _weighed(self, stage: Stage[Any], record: records.Record) -> list[Event]:
         """Fail a stage whose result is a concern that nothing downstream in this run judges."""
         wanted = self._schedule.wanted
         judged = any(stage in self._pipeline.inputs(other) for other in wanted)
-        if record.concern and not judged:
-            self._fail(stage, 0, record.seconds, StageFailed(record.concern), last=True)
+        return [self._failure(stage, 0, record.seconds, StageFailed(record.concern))] if record.concern and not judged else []
 
-    def _fail(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool) -> None:
+    def _missing(self, stage: Stage[Any]) -> list[str]:
+        """The stages that have to pass before the effect of `stage` stands: those that confirm it, else all below it."""
+        below = [other for other in self._pipeline.downstream(stage) if other in self._schedule.wanted]
+        confirming = [other for other in below if other.confirms]
+        return [self._name(other) for other in confirming or below if other not in self._done or other in self._failed]
+
+    def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
+        """That an attempt failed; with the last one the stage has."""
         said = error if isinstance(error, LockgateError) else None
         what = str(error) if said else f"{type(error).__name__}: {error}"
         if last:
             self._failed[stage] = what
-        self._write(
+        return self._event(
             "stage.failed" if last else "stage.retried",
             stage,
             attempt=attempt,
@@ -210,36 +256,17 @@ class Runner:
             trace="" if said else "".join(traceback.format_exception(error)),
         )
 
-    async def _undo(self, *, interrupted: bool) -> None:
-        """Take back, last first, effects that were not confirmed.
-
-        An effect stands when every stage below it that confirms has passed; where none confirms, when everything has.
-        """
-        for stage in reversed(self._pipeline.stages):
-            if stage not in self._effects or not stage.can_undo():
-                continue
-            below = [s for s in self._pipeline.downstream(stage) if s in self._schedule.wanted]
-            confirming = [s for s in below if s.confirms]
-            open_stages = [self._name(s) for s in confirming or below if s not in self._done]
-            if not open_stages:
-                continue
-            why = (
-                f"interrupted before {', '.join(sorted(open_stages))}"
-                if interrupted
-                else f"{', '.join(sorted(open_stages))} did not pass"
-            )
-            self._tell("undo.intended", stage, reason=why)
-            try:
-                await stage.undo(self._work(stage, 0), self._effects[stage])
-            except Exception as error:
-                self._failed[stage] = f"could not be undone: {error}"
-                self._tell("undo.failed", stage, error=str(error), trace="".join(traceback.format_exception(error)))
-            else:
-                self._tell("undo.done", stage)
-
-    def _work(self, stage: Stage[Any], attempt: int) -> Work:
+    def _work(
+        self,
+        stage: Stage[Any],
+        /,
+        *,
+        attempt: int,
+        results: Callable[[Stage[Any]], Any] | None = None,
+        interrupted: bool = False,
+    ) -> Work:
         name = self._name(stage)
-        inputs = {source: partial(self._result, source) for source in self._pipeline.inputs(stage)}
+        inputs = {source: partial(results or self._result, source) for source in self._pipeline.inputs(stage)}
         return Work(
             run=self.id,
             name=name,
@@ -253,6 +280,7 @@ class Runner:
             facts=self._world.facts,
             logs=log_directory(self._project.home, self.id, name),
             listen=self._listen,
+            interrupted=interrupted,
         )
 
     def _result(self, stage: Stage[Any]) -> Any:
@@ -268,10 +296,8 @@ class Runner:
     def _name(self, stage: Stage[Any]) -> str:
         return self._pipeline.name_of(stage)
 
-    def _tell(self, kind: str, stage: Stage[Any], /, **data: Any) -> None:
-        """Write to the journal if it can be written: what is taken back must not depend on a full disk."""
-        with contextlib.suppress(JournalError):
-            self._write(kind, stage, **data)
-
     def _write(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> None:
-        self._journal.append(Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data))
+        self._journal.append(self._event(kind, stage, **data))
+
+    def _event(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> Event:
+        return Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data)

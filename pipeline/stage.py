@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform
 
 from pipeline.condition import Only
-from pipeline.errors import WiringError
+from pipeline.errors import StageFailed, WiringError
 
 if TYPE_CHECKING:
     from pipeline.project import Project
@@ -103,7 +103,22 @@ class Stage(_Frozen, ABC, Generic[T_co]):
         return None
 
     async def undo(self, work: Work, result: Any) -> None:
-        """Take the side effect back. Called when something downstream of this stage fails."""
+        """Take the side effect back; called when nothing downstream confirmed it. It may be called again, after a crash.
+
+        `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
+        """
+
+    async def recover(self, work: Work) -> T_co | None:
+        """Find out what came of an effect whose run was killed, cut off or ran out of time inside `run`; `work` has its inputs.
+
+        The result when the effect took place, None when it did not, or was taken back here.
+        Raises StageFailed when nobody can tell, which is what every stage says that knows no better.
+        """
+        raise StageFailed(
+            f"nobody knows whether {work.name} took place: an earlier run ended in the middle of it",
+            right="a look at what it acts on",
+            next=f"python -m pipeline run {work.name} --again {work.name}, which does it (once more)",
+        )
 
     @classmethod
     def can_undo(cls) -> bool:

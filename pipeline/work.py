@@ -40,7 +40,9 @@ class Work:
         facts: Facts,
         logs: Path,
         listen: Callable[[str, bytes], None],
+        interrupted: bool = False,
     ) -> None:
+        self.interrupted = interrupted
         self.run, self.name, self.attempt, self.observed = run, name, attempt, observed
         self.store, self.project, self.facts = store, project, facts
         self._results, self._engine, self._journal = results, engine, journal

@@ -240,6 +240,10 @@ class PublishDistributions(Stage[Published]):
     def observe(self, project: Project) -> str:
         return uv_version()
 
+    async def recover(self, work: Work) -> Published | None:
+        """With `check_url` a publication that broke off is repeated without harm; without it nobody knows what arrived."""
+        return None if self.check_url else await super().recover(work)
+
     async def run(self, work: Work) -> Published:
         built = work[self.distributions].artifact
         action = publish_action(built, uv_tree(work.store), url=self.url, check_url=self.check_url, secrets=publish_secrets(self))

@@ -72,6 +72,8 @@ class Lines:
             print(heading(self._run), flush=True)
         elif event.kind == "run.finished":
             print("\n".join(closing(self._run, self._paint)), flush=True)
+        elif event.kind == "run.stopping":
+            print(stopping(event, self._paint), flush=True)
         elif line := said(self._run.stages[event.stage], event, self._paint) if event.stage else "":
             print(line, flush=True)
 
@@ -161,6 +163,11 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
             lines += [f"        and {more} more"] if more > 0 else []
             lines.append(f"        would have passed: {verdict['wanted']}")
     return lines
+
+
+def stopping(event: Event, paint: Paint) -> str:
+    """What goes on after the user asked to stop more than once."""
+    return f"{paint('yellow', '↩')} {event.data['said']}"
 
 
 def closing(run: RunHistory, paint: Paint) -> list[str]:

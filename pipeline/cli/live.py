@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
-from pipeline.cli.console import MARKS, closing, heading, outcome, particulars, verdicts
+from pipeline.cli.console import MARKS, closing, heading, outcome, particulars, stopping, verdicts
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
@@ -39,6 +39,8 @@ class Live:
         elif event.kind == "run.finished":
             self._screen.stop()
             self._above("\n".join(closing(self._run, self._paint)))
+        elif event.kind == "run.stopping":
+            self._above(stopping(event, self._paint))
         elif event.stage:
             self._stage(self._run.stages[event.stage], event)
 

@@ -6,8 +6,8 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from pipeline.cli.console import console
 from pipeline.cli.plan import opened, show
@@ -17,6 +17,9 @@ from pipeline.plan import Decision, Plan
 from pipeline.session import Session
 
 if TYPE_CHECKING:
+    from anyio import CancelScope
+    from anyio.abc import TaskStatus
+
     from pipeline.run import Outcome, Runner
 
 
@@ -43,7 +46,7 @@ def _nothing_to_do(session: Session, plan: Plan, arguments: argparse.Namespace) 
 
 
 def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
-    """Run the plan in an event loop; a first signal cancels, and cleanup still runs."""
+    """Run the plan in an event loop; signals stop it, and what is open is taken back."""
     import anyio
 
     from pipeline.engines.choose import open_engine
@@ -57,10 +60,9 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
         cpu=arguments.jobs or session.project.settings.jobs or os.cpu_count() or 1, memory=session.project.settings.memory
     )
 
-    async def main() -> Outcome | None:
-        outcome: list[Outcome] = []
+    async def work(stop: Stop) -> Outcome:
         async with open_engine(session.choice.name, session.project, session.store) as engine:
-            runner = Runner(
+            stop.runner = Runner(
                 plan,
                 run=run,
                 engine=engine,
@@ -70,29 +72,59 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
                 options=Options(capacity=capacity, fail_fast=arguments.fail_fast),
                 listen=view.log,
             )
-            await _until_signal(runner, outcome)
-        return outcome[0] if outcome else None
+            return await stop.runner.run()
 
     with view:
         session.journal.append(run_started(plan, run, reason=session.choice.reason, pid=os.getpid()))
         try:
-            found = anyio.run(main)
+            outcome = anyio.run(_until_stopped, work)
         except Exception:
             session.journal.append(run_finished(run, int(Exit.UNUSABLE), []))
             raise
-    return found.exit if found else Exit.INTERRUPTED
+        if outcome is None:
+            session.journal.append(run_finished(run, int(Exit.INTERRUPTED), []))
+    return outcome.exit if outcome else Exit.INTERRUPTED
 
 
-async def _until_signal(runner: Runner, outcome: list[Any]) -> None:
+async def _until_stopped(work: Callable[[Stop], Awaitable[Outcome]]) -> Outcome | None:
+    """What `work` returns; None when a signal came before it had a runner to stop."""
     import anyio
 
-    async def watch(cancel: Callable[[], None]) -> None:
-        hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup asks to go on
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hung_up) as signals:
-            async for _ in signals:
-                cancel()
-
+    outcome: list[Outcome] = []
+    failure: list[Exception] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(watch, group.cancel_scope.cancel)
-        outcome.append(await runner.run())
+        stop = Stop(group.cancel_scope)
+        await group.start(_listen, stop)
+        try:
+            outcome.append(await work(stop))
+        except Exception as error:  # as it is, and not in the group's wrapping
+            failure.append(error)
         group.cancel_scope.cancel()
+    if failure:
+        raise failure[0]
+    return outcome[0] if outcome else None
+
+
+class Stop:
+    """What a signal means: before there is a runner the whole run ends, afterwards the runner decides."""
+
+    def __init__(self, scope: CancelScope) -> None:
+        self._scope = scope
+        self.runner: Runner | None = None
+
+    def __call__(self) -> None:
+        if self.runner is None:
+            self._scope.cancel()
+        else:
+            self.runner.stop()
+
+
+async def _listen(stop: Stop, *, task_status: TaskStatus[None]) -> None:
+    """Pass signals on, from now until cancelled."""
+    import anyio
+
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup asks to go on
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hung_up) as signals:
+        task_status.started()
+        async for _ in signals:
+            stop()

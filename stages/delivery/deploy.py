@@ -56,9 +56,9 @@ class Deploy(Stage[Deployment]):
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             group = rollout.release.group
-            before = await rollout.forward(
-                self.strategy, unfinished(work.events("rollout.started"), work.events("rollout.finished"))
-            )
+            if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
+                await rollout.take_up(self.strategy, started, finished)  # its way back failed, or the disk was full
+            before = await rollout.forward(self.strategy)
             warm = [name for name in (*before.serving, *(await rollout.state()).groups) if name != group]
             return Deployment(
                 address=rollout.router.address,
@@ -79,9 +79,19 @@ class Deploy(Stage[Deployment]):
             now = await rollout.state()
             groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
             weights = result.before
-            if weights.get(result.group):  # it served before this rollout too: its way back is the group kept warm
+            if weights.get(result.group):  # it served before this rollout too
+                if work.interrupted:
+                    work.say(f"{result.group} served before this run too, and nothing was found wrong with it: it stays")
+                    return
                 weights = await self._warm(rollout, result)
-            await rollout.back(self.strategy, State(groups=groups, weights=weights))
+            await rollout.back(self.strategy, State(groups=groups, weights=weights), result.group)
+
+    async def recover(self, work: Work) -> None:
+        """Take back whatever a rollout had done when its run was killed."""
+        async with alone(work.state("deploy"), work.say):
+            done = max((event.seq for event in work.events("effect.done")), default=0)  # rollouts before it ended well
+            started = [event for event in work.events("rollout.started") if event.seq > done]
+            await self._rollout(work).take_up(self.strategy, started, work.events("rollout.finished"))
 
     async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
         """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""

@@ -43,30 +43,33 @@ class Rollout:
         groups, weights = await self.target.groups(), await self.router.current()
         return State(groups=groups, weights={name: share for name, share in weights.items() if name in groups})
 
-    async def forward(self, strategy: Strategy, interrupted: Event | None = None) -> State:
-        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first.
-
-        After a crash `interrupted` tells of the rollout that has no end: what was true before that one is the
-        state to begin from and to go back to.
-        """
-        now = await self.state()
-        before = recovered(now, interrupted)
-        self.note("rollout.started", group=self.release.group, groups=sorted(before.groups), weights=dict(before.weights))
+    async def forward(self, strategy: Strategy) -> State:
+        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first."""
+        before = await self.state()
+        group = self.release.group
+        self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
         try:
-            await self.run(strategy.forward(replace(now, weights=before.weights), self.release.group))
+            await self.run(strategy.forward(before, group))
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._back_after(error, strategy, before)
             raise
-        self.note("rollout.finished", group=self.release.group)
+        self.note("rollout.finished", group=group)
         return before
 
-    async def back(self, strategy: Strategy, before: State) -> None:
-        """Run the strategy's way back to `before`."""
+    async def back(self, strategy: Strategy, before: State, group: str) -> None:
+        """Run the strategy's way back from `group` to `before`."""
         quiet = replace(self, note=partial(_if_it_can, self.note))  # going back must not depend on a full disk
-        quiet.note("rollout.back", to=dict(before.weights))
-        await quiet.run(strategy.back(before, self.release.group))
-        quiet.note("rollout.finished", group=self.release.group, back=True)
+        quiet.note("rollout.back", group=group, to=dict(before.weights))
+        await quiet.run(strategy.back(before, group))
+        quiet.note("rollout.finished", group=group, back=True)
+
+    async def take_up(self, strategy: Strategy, started: Iterable[Event], finished: Iterable[Event]) -> None:
+        """Take back a rollout that was cut off in the middle, or had just ended when its run was killed."""
+        last = max(started, key=lambda event: event.seq, default=None)
+        if last is None or any(event.seq > last.seq and event.data.get("back") for event in finished):
+            return
+        await self.back(strategy, recovered(await self.state(), last), last.data["group"])
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -79,7 +82,7 @@ class Rollout:
     async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
         """The way back; should it fail too, both reasons are told."""
         try:
-            await self.back(strategy, before)
+            await self.back(strategy, before, self.release.group)
         except Exception as second:
             self.note("rollout.stuck", error=str(second))
             first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
@@ -135,21 +138,19 @@ class Rollout:
             self.note("rollout.undrained", group=step.group, requests=left)
 
 
-def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> Event | None:
-    """The last rollout that was started, if nothing in the journal says how it ended: its run was killed. Pure."""
-    last = max(started, key=lambda event: event.seq, default=None)
-    return last if last and all(event.seq < last.seq for event in finished) else None
+def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> bool:
+    """Whether nothing in the journal says how the last rollout that was started ended. Pure."""
+    last = max((event.seq for event in started), default=0)
+    return last > max((event.seq for event in finished), default=0)
 
 
-def recovered(now: State, interrupted: Event | None) -> State:
-    """What was true before the interrupted rollout, as far as it still runs; `now` when there is nothing to go back to. Pure."""
-    if interrupted is None:
-        return now
-    served: dict[str, int] = {name: share for name, share in interrupted.data["weights"].items() if share > 0}
+def recovered(now: State, started: Event) -> State:
+    """What was true before the rollout that `started` tells of, as far as it still runs; `now` when none of it does. Pure."""
+    served: dict[str, int] = {name: share for name, share in started.data["weights"].items() if share > 0}
     weights = {name: share for name, share in served.items() if name in now.groups}
     if served and not weights:
         return now
-    return State(groups={name: now.groups[name] for name in interrupted.data["groups"] if name in now.groups}, weights=weights)
+    return State(groups={name: now.groups[name] for name in started.data["groups"] if name in now.groups}, weights=weights)
 
 
 def _if_it_can(note: Note, kind: str, **data: object) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline import Entry, Store, Tree
+from pipeline.digest import canonical
 from pipeline.explanation import changes, files
 from pipeline.plan import Decision, Step
-from pipeline.record import Record, store_result
+from pipeline.record import Record
 from tests.pipeline.toys import Constant
 
 
@@ -37,7 +38,7 @@ def test_two_trees_are_compared_file_by_file(store: Store) -> None:
 
 
 def test_results_that_are_trees_are_compared_too(store: Store) -> None:
-    old, new = (store_result(store, tree(store, a=text)).digest for text in ("1", "2"))
+    old, new = (store.put(canonical(tree(store, a=text).model_dump(mode="json"))).digest for text in ("1", "2"))
     (change,) = explained(store, {"input of": old}, {"input of": new})
     assert change.details[0].startswith("a ")
 

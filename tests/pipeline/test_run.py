@@ -203,7 +203,7 @@ def test_a_side_effect_happens_in_every_run_and_is_journalled_before_and_after(b
     outcome, _, _ = bench.run(pipeline)
     assert sent.read_text() == "sent\nsent\n"
     kinds = [event.kind for event in bench.journal.events(outcome.run, stage="send")]
-    assert kinds == ["stage.started", "effect.intended", "effect.done", "stage.finished"]
+    assert kinds == ["stage.started", "effect.intended", "effect.done", "stage.finished", "effect.stands"]
 
 
 def test_an_effect_is_taken_back_when_something_below_it_fails(bench: Bench) -> None:

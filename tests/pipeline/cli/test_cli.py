@@ -356,6 +356,68 @@ def test_an_interrupted_run_cleans_up_takes_effects_back_and_ends_with_130(place
     assert "interrupted" in place("runs").out
 
 
+SLOW = """
+import anyio
+from pathlib import Path
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Slow(Sends):
+    async def undo(self, work, result):
+        Path("undoing").write_text("now")
+        while not Path("go").exists():
+            await anyio.sleep(0.02)
+        await super().undo(work, result)
+
+source = FromFile(path="n")
+send = Slow(of=source, file=Path("sent"))
+pipeline = Pipeline("thing", source=source, send=send, wait=Waits(of=send, file=Path("waits")))
+"""
+
+
+def interrupted_twice(place: Place) -> subprocess.Popen[str]:
+    """A run that takes its effect back, slowly, and was asked to stop once more."""
+    place.write("delivery.py", SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run"],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in waiting(process.stdout, place.root / "waits"):
+        assert line
+    process.send_signal(signal.SIGINT)
+    while not (place.root / "undoing").exists():
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    said = next(line for line in process.stdout if "taking back what is not confirmed" in line)
+    assert said.endswith("once more leaves that to the next run\n")
+    return process
+
+
+def test_a_second_interrupt_does_not_cut_off_what_takes_effects_back(place: Place) -> None:
+    process = interrupted_twice(place)
+    place.write("go", "")
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (place.root / "sent").read_text() == "sent\ntook back 8\n"
+
+
+def test_a_third_interrupt_leaves_what_is_open_to_the_next_run(place: Place) -> None:
+    process = interrupted_twice(place)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (place.root / "sent").read_text() == "sent\n"
+    place.write("go", "")
+    place.write("n", "no number")
+    done = place("run")
+    assert (done.code, (place.root / "sent").read_text()) == (1, "sent\ntook back 8\n")
+    assert "send goes back: run " in done.out
+
+
 def waiting(lines: Iterator[str], file: Path) -> Iterator[str]:
     """Lines until the stage that waits has started and written its file."""
     for line in lines:

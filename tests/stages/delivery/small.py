@@ -1,7 +1,7 @@
 """The delivery of the small service, also as a program of its own, which can be told to die.
 
 python -m tests.stages.delivery.small ROOT HOME STORE PORT VERSION [NUMBER]: with a number, the process is killed
-as soon as so many events of the rollout are in the journal.
+as soon as so many events of the rollout are in the journal, the last being that the stage is finished.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main(root: str, home: str, store: str, port: str, version: str, die_at: str)
     seen: list[str] = []
 
     def die(event: Event) -> None:
-        if event.kind.startswith("rollout."):
+        if event.kind.startswith("rollout.") or (event.stage, event.kind) == ("deploy", "stage.finished"):
             seen.append(event.kind)
             if len(seen) == int(die_at):
                 os.kill(os.getpid(), signal.SIGKILL)

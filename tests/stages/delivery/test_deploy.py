@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import anyio
 import httpx
 import pytest
 
+from gates import Passed
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Journal, Pipeline, Project, Stage, Store, Work
 from pipeline.engines.local import free_port
@@ -24,8 +26,12 @@ from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
-from stages.delivery.model import Deployment
+from stages.delivery.model import Deployment, Release
+from stages.delivery.rollout import Rollout
+from stages.delivery.strategy import BlueGreen
+from stages.image import Image
 from tests.conftest import run_pipeline
+from tests.pipeline.toys import Constant, Fails
 from tests.stages.delivery.conftest import state
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
@@ -158,25 +164,58 @@ def test_a_release_with_nothing_to_go_back_to_goes_on_serving_and_says_so(bench:
 
 
 class Meanwhile(Stage[ProbeReport]):
-    """While this deployment is verified another run deploys another release; then the verification fails."""
+    """While this deployment is verified somebody else rolls out another release; then the verification fails."""
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
-    deployment: Stage[Deployment]
-    port: int
+    deploy: Deploy
+    release: Stage[Passed[Image]]
 
     async def run(self, work: Work) -> ProbeReport:
-        other = deploy_in_another_process(work.project, work.store, self.port, "newer")
-        output, _ = await anyio.to_thread.run_sync(other.communicate)
-        assert other.returncode == 0, output.decode()
+        deploy = self.deploy
+        newer = Release(image=work[self.release].artifact, env={"VERSION": "newer"}, instances=1, ready=deploy.ready)
+        await Rollout(deploy.target.open(work), deploy.router.open(work, deploy.ready), newer, work.record).forward(BlueGreen())
         return ProbeReport(url="", probes=(Probe(name="it", passed=False, said="is bad"),))
 
 
 def test_going_back_leaves_a_newer_deployment_alone(bench: Bench) -> None:
     bench.deploy("one")
     deploy = deployment(bench.port, "two")
-    outcome, _ = bench.run(delivery(deploy, watch=Meanwhile(deployment=deploy, port=bench.port)))
+    outcome, _ = bench.run(delivery(deploy, watch=Meanwhile(deploy=deploy, release=deploy.release)))
     assert sorted(outcome.failed) == ["verified"]
+    assert bench.answer() == "newer"
+
+
+class Beside(Stage[ProbeReport]):
+    """While this deployment is verified, another run wants to deploy; what it said until it was seen to wait."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    deployment: Stage[Deployment]
+    port: int
+    others: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+
+    async def run(self, work: Work) -> ProbeReport:
+        self.others.append(deploy_in_another_process(work.project, work.store, self.port, "newer"))
+        logs = work.project.home / "logs"
+        with anyio.fail_after(60):
+            while not any("that are not confirmed yet" in log.read_text() for log in logs.glob("*/deploy/*")):
+                await anyio.sleep(0.02)
+        url = f"http://127.0.0.1:{self.port}"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            said = (await client.get(url)).text
+        return ProbeReport(url=url, probes=(Probe(name="it", passed=said == "two", said=said),))
+
+
+def test_another_deployment_waits_until_the_one_before_it_is_verified(bench: Bench) -> None:
+    bench.deploy("one")
+    deploy = deployment(bench.port, "two")
+    beside = Beside(deployment=deploy, port=bench.port)
+    outcome, _ = bench.run(delivery(deploy, watch=beside))
+    assert outcome.failed == {}
+    (other,) = beside.others
+    output, _ = other.communicate()
+    assert other.returncode == 0, output.decode()
     assert bench.answer() == "newer"
 
 
@@ -239,8 +278,8 @@ def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_r
             load.more(10)
             after = bench.deploy(f"v{point}")
             assert bench.groups() == {before.group, after.group}
-            if point < 14:
-                assert (after.previous, after.before) == (before.group, {before.group: 100})
+            served = {name: share for name, share in after.before.items() if share}
+            assert (after.previous, served) == (before.group, {before.group: 100})
             before = after
             load.more(10)
     print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 15, 4))} killed runs")
@@ -249,15 +288,38 @@ def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_r
 
 @pytest.mark.parametrize("point", range(1, 9))
 def test_a_first_deployment_killed_at_any_point_is_still_a_first_one(bench: Bench, point: int) -> None:
-    """Eight points: started, three steps intended and done, finished. One that fails leaves nothing, as at any first time."""
+    """Eight points: started, three steps intended and done, finished. Nobody verified it, so it is taken back."""
     bench.die("one", point)
-    if point == 8:  # it had ended: what serves stays
-        assert bench.deploy("one").started is False
-        return
     outcome, found = bench.run(delivery(deployment(bench.port, "one"), "something else"))
     assert sorted(outcome.failed) == ["verified"]
     assert (found["deploy"].started, found["deploy"].before) == (True, {})
     assert bench.processes() == []
+
+
+def test_a_run_killed_before_its_verification_is_taken_back_by_the_next_though_that_never_deploys(bench: Bench) -> None:
+    one = bench.deploy("one")
+    with Load(bench.port, posts=False) as load:
+        bench.die("two", 11)  # started, four steps, finished; deployed, and not verified
+        assert bench.answer() == "two"
+        deploy = deployment(bench.port, "three")
+        stopped: Any = Fails(of=Constant(value=1))
+        outcome, _ = bench.run(delivery(dataclasses.replace(deploy, after=(stopped,))))
+        load.more(10)
+    assert sorted(outcome.failed) == ["fails"]
+    assert load.failures == []
+    assert bench.answer() == "one"
+    assert bench.groups() == {one.group}
+    undone = [event.kind for event in bench.journal.events(outcome.run, stage="deploy") if event.kind.startswith("undo.")]
+    assert undone == ["undo.intended", "undo.done"]
+
+
+def test_an_interrupted_verification_leaves_a_release_that_served_before(bench: Bench) -> None:
+    """Nothing was found wrong with it; one that failed its verification would go back to the release kept warm."""
+    bench.deploy("one")
+    bench.deploy("two")
+    bench.die("two", 9)  # the same release again: started, three steps, finished; deployed, and not verified
+    bench.run(delivery(dataclasses.replace(deployment(bench.port, "two"), after=(Fails(of=Constant(value=1)),))))
+    assert bench.answer() == "two"
 
 
 def test_another_release_after_a_killed_run_keeps_the_one_that_was_whole(bench: Bench) -> None:

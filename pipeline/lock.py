@@ -1,0 +1,53 @@
+"""A lock between processes: on a file, so that the system frees it when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import anyio
+
+from pipeline.store import unwritable
+
+
+class Lock:
+    """Held by at most one process of this machine at a time. Not for two tasks of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._file is not None
+
+    def try_take(self) -> bool:
+        """Whether the lock is held after this. Raises StoreError when its file cannot be written."""
+        try:
+            file = self._path.open("a")
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    async def take(self, waiting: Callable[[], None]) -> None:
+        """Return once the lock is held; `waiting` is called once when somebody else holds it."""
+        told = False
+        while not self.try_take():
+            if not told:
+                waiting()
+            told = True
+            await anyio.sleep(0.1)
+
+    def give_back(self) -> None:
+        """Let somebody else take it; nothing when it is not held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,258 @@
+"""Side effects: what stands, what goes back, what a killed run left open; processes are really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+
+from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
+from pipeline.effects import leftover
+from pipeline.errors import Exit
+from pipeline.journal import Event
+from pipeline.lock import Lock
+from pipeline.run import Outcome
+from pipeline.settings import Settings
+from tests.conftest import run_pipeline
+from tests.pipeline.toys import Constant, Fails, Half, Number
+
+TOP = Path(__file__).parents[2]
+OTHER = (sys.executable, "-c", "import sys; from tests.pipeline.test_effects import main; sys.exit(main(*sys.argv[1:]))")
+"""Not `-m`: there the stages would be those of `__main__`, and so about something else."""
+
+
+class Mails(Stage[Number]):
+    """Appends a line to a file, which nobody can take back; then its process is killed where a file says so."""
+
+    effect: ClassVar[Effect] = Effect.ONCE
+
+    of: Stage[Number]
+
+    async def run(self, work: Work) -> Number:
+        sent = work.project.root / "sent"
+        with sent.open("a") as file:
+            file.write(f"{work[self.of].value}\n")
+        if (work.project.root / "deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work[self.of]
+
+
+class Looks(Mails):
+    """Can find out whether its line was written."""
+
+    async def recover(self, work: Work) -> Number | None:
+        lines = (work.project.root / "sent").read_text().splitlines()
+        return work[self.of] if str(work[self.of].value) in lines else None
+
+
+class Opens(Mails):
+    """Can take its line back."""
+
+    async def recover(self, work: Work) -> Number | None:
+        return work[self.of]
+
+    async def undo(self, work: Work, result: Any) -> None:
+        with (work.project.root / "sent").open("a") as file:
+            file.write(f"took back {result.value}{', interrupted' if work.interrupted else ''}\n")
+
+
+class DiesOnce(Half):
+    """Kills its process where a file says so."""
+
+    async def run(self, work: Work) -> Number:
+        if (work.project.root / "deadly below").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().run(work)
+
+
+def pipeline(kind: str, value: int) -> Pipeline:
+    """One of the stages above, and one below it."""
+    send = {"mails": Mails, "looks": Looks, "opens": Opens}[kind](of=Constant(value=value))
+    return Pipeline("thing", send=send, below=DiesOnce(of=send))
+
+
+class Bench:
+    """A project in which runs are killed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.project = Project(root=root, home=root / ".pipeline", settings=Settings())
+        self.project.home.mkdir(exist_ok=True)
+        self.journal = Journal(self.project.home / "journal.db")
+        self.sent = root / "sent"
+
+    def run(self, made: Pipeline, **more: Any) -> Outcome:
+        return run_pipeline(made, self.project, Store(self.project.home / "store"), self.journal, **more)[0]
+
+    def die(self, kind: str, value: int, *, below: bool = False) -> None:
+        """Run in a process that is killed inside the stage, or in the one below it."""
+        deadly = self.root / ("deadly below" if below else "deadly")
+        deadly.touch()
+        other = subprocess.run([*OTHER, self.root, kind, str(value)], cwd=TOP, check=False)
+        deadly.unlink()
+        assert other.returncode == -signal.SIGKILL
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.journal.events(stage="send") if event.kind.startswith(("effect.", "undo."))]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    yield found
+    found.journal.close()
+
+
+def test_what_may_have_been_sent_is_not_sent_again_and_people_are_asked(bench: Bench) -> None:
+    bench.die("mails", 1)
+    outcome = bench.run(pipeline("mails", 1))
+    assert (outcome.exit, bench.sent.read_text()) == (Exit.FAILED, "1\n")
+    assert "nobody knows whether send took place" in outcome.failed["send"]
+    assert "python -m pipeline run send --again send" in outcome.failed["send"]
+    assert bench.run(pipeline("mails", 1)).exit is Exit.FAILED  # asking does not answer the question
+
+
+def test_it_is_sent_again_when_people_say_so(bench: Bench) -> None:
+    bench.die("mails", 1)
+    assert bench.run(pipeline("mails", 1), again=frozenset({"send"})).exit is Exit.PASSED
+    assert bench.sent.read_text() == "1\n1\n"
+    assert bench.run(pipeline("mails", 1)).exit is Exit.PASSED  # nothing is in doubt any more
+
+
+def test_another_message_is_sent_though_nobody_knows_of_the_one_before(bench: Bench) -> None:
+    bench.die("mails", 1)
+    assert bench.run(pipeline("mails", 2)).exit is Exit.PASSED
+    assert bench.sent.read_text() == "1\n2\n"
+    assert bench.kinds() == ["effect.intended", "effect.unknown", "effect.intended", "effect.done"]
+
+
+def test_a_stage_that_can_find_out_that_its_effect_took_place_is_not_run_again(bench: Bench) -> None:
+    bench.die("looks", 1)
+    assert bench.run(pipeline("looks", 1)).exit is Exit.PASSED
+    assert bench.sent.read_text() == "1\n"
+    assert bench.kinds() == ["effect.intended", "effect.done"]
+
+
+def test_a_stage_that_can_find_out_that_its_effect_did_not_take_place_is_run_again(bench: Bench) -> None:
+    bench.die("looks", 1)
+    bench.sent.write_text("something else\n")
+    assert bench.run(pipeline("looks", 1)).exit is Exit.PASSED
+    assert bench.sent.read_text() == "something else\n1\n"
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_what_a_killed_run_left_open_is_taken_back_by_the_next_before_anything_else(bench: Bench, below: bool) -> None:
+    bench.die("opens", 1, below=below)
+    source = Constant(value=2)
+    send = Opens(of=source, after=(Fails(of=source),))  # it will not even be reached
+    bench.run(Pipeline("thing", send=send))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+    assert bench.kinds()[-2:] == ["undo.intended", "undo.done"]
+    bench.run(Pipeline("thing", send=send))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"  # once
+
+
+def test_a_run_that_does_not_want_the_stage_takes_nothing_back(bench: Bench) -> None:
+    bench.die("opens", 1, below=True)
+    bench.run(Pipeline("thing", other=Constant(value=3)))
+    assert bench.sent.read_text() == "1\n"
+
+
+def test_what_another_run_has_open_is_left_to_it(bench: Bench) -> None:
+    bench.die("opens", 1, below=True)
+    other = Lock(bench.project.home / "effects.lock")
+    assert other.try_take()
+    source = Constant(value=2)
+    bench.run(Pipeline("thing", send=Opens(of=source, after=(Fails(of=source),))))
+    assert bench.sent.read_text() == "1\n"
+    other.give_back()
+
+
+def test_what_cannot_be_taken_back_is_told_and_the_run_goes_on(bench: Bench) -> None:
+    class Stuck(Opens):
+        async def undo(self, work: Work, result: Any) -> None:
+            raise RuntimeError("stuck")
+
+    bench.die("opens", 1, below=True)
+    outcome = bench.run(Pipeline("thing", send=Stuck(of=Constant(value=2))))
+    assert outcome.exit is Exit.PASSED
+    (told,) = bench.journal.events(kind="undo.failed")
+    assert (told.data["error"], "RuntimeError" in told.data["trace"]) == ("stuck", True)
+    assert bench.sent.read_text() == "1\n2\n"
+
+
+def test_a_stage_that_says_its_effect_did_not_take_place_leaves_no_doubt(bench: Bench) -> None:
+    class Refused(Mails):
+        async def run(self, work: Work) -> Number:
+            raise StageFailed("refused")
+
+    bench.run(Pipeline("thing", send=Refused(of=Constant(value=1))))
+    assert bench.kinds() == ["effect.intended", "effect.failed"]
+    assert bench.run(pipeline("mails", 1)).exit is Exit.PASSED
+
+
+def test_a_stage_that_ran_out_of_time_leaves_a_doubt(bench: Bench) -> None:
+    class Slow(Mails):
+        async def run(self, work: Work) -> Number:
+            await anyio.sleep_forever()
+            return work[self.of]
+
+    made = Pipeline("thing", send=Slow(of=Constant(value=1), timeout=0.05))
+    assert "took longer than" in bench.run(made).failed["send"]
+    assert "nobody knows whether send took place" in bench.run(made).failed["send"]
+
+
+def test_an_effect_goes_back_when_only_a_concern_is_below_it(bench: Bench) -> None:
+    class Worried(Number):
+        def concern(self) -> str:
+            return "this is bad"
+
+    class Check(Stage[Worried]):
+        of: Stage[Number]
+
+        async def run(self, work: Work) -> Worried:
+            return Worried(value=work[self.of].value)
+
+    send = Opens(of=Constant(value=1))
+    outcome = bench.run(Pipeline("thing", send=send, check=Check(of=send)))
+    assert outcome.failed == {"check": "this is bad"}
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_a_second_run_waits_until_the_effects_of_the_first_are_confirmed(bench: Bench) -> None:
+    class Meanwhile(Half):
+        """Starts another run of the same project and sees that it waits."""
+
+        async def run(self, work: Work) -> Number:
+            others.append(another())
+            with anyio.fail_after(60):
+                while not any("not confirmed yet" in log.read_text() for log in work.project.home.glob("logs/*/send/*")):
+                    await anyio.sleep(0.02)
+            assert bench.sent.read_text() == "1\n"
+            return await super().run(work)
+
+    def another() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*OTHER, bench.root, "opens", "2"], cwd=TOP)
+
+    others: list[subprocess.Popen[bytes]] = []
+    send = Opens(of=Constant(value=1))
+    assert bench.run(Pipeline("thing", send=send, verified=Meanwhile(of=send))).failed == {}
+    assert [other.wait() for other in others] == [0]
+    assert bench.sent.read_text() == "1\n2\n"
+
+
+def test_nothing_is_open_after_the_last_word() -> None:
+    last = ("effect.failed", "effect.stands", "undo.done", "undo.failed")
+    assert [leftover(Event(run="r", kind=kind)) for kind in last] == [None] * 4
+    assert leftover(None) is None
+
+
+def main(root: str, kind: str, value: str) -> int:
+    return int(Bench(Path(root)).run(pipeline(kind, int(value))).exit)
