@@ -8,7 +8,6 @@ from typing import Any, Generic, TypeVar
 from gates import verdict
 from gates.verdict import Verdict
 from pipeline import Result, Stage, Work
-from pipeline.digest import canonical, of_bytes
 
 R = TypeVar("R", bound=Result)
 
@@ -54,4 +53,4 @@ def _judged(rule: Callable[..., Verdict], *evidence: Result) -> Verdict:
         found = verdict.error(name_of(rule), f"the rule raised {type(problem).__name__}: {problem}", wanted="a verdict")
     if not isinstance(found, Verdict):
         found = verdict.error(name_of(rule), f"the rule returned a {type(found).__name__}", wanted="a Verdict")
-    return found.model_copy(update={"evidence": of_bytes(canonical(evidence[0].model_dump(mode="json")))})
+    return found.model_copy(update={"evidence": verdict.digest_of(evidence[0])})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+from gates import verdict
+from gates.check import Check, Compare
 from gates.verdict import Ruling, Verdict
 from pipeline import Artifact, Effect, Result, Stage, StageFailed, WiringError, Work
+from pipeline.stage import edges
 
 A = TypeVar("A", bound=Artifact)
 D = TypeVar("D", bound=Result)
@@ -39,11 +43,11 @@ class GateClosed(StageFailed):
     """At least one verdict is not a pass."""
 
     def __init__(self, gate: str, verdicts: tuple[Verdict, ...]) -> None:
-        against = [verdict for verdict in verdicts if not verdict.passed]
+        against = [one for one in verdicts if not one.passed]
         first = against[0]
         more = f" (and {len(against) - 1} more)" if len(against) > 1 else ""
         super().__init__(f"{gate} is closed: {first.said}{more}", right=first.wanted)
-        self.details = {"verdicts": [verdict.model_dump(mode="json") for verdict in verdicts]}
+        self.details = {"verdicts": [one.model_dump(mode="json") for one in verdicts]}
 
 
 @final
@@ -56,9 +60,12 @@ class QualityGate(Stage["Passed[A]"], Generic[A]):
 
     artifact: Stage[A]
     checks: tuple[Stage[Verdict], ...]
+    evidence: tuple[Stage[Any], ...] = field(init=False, default=())
+    """What the checks were given, found by the gate itself: it holds each verdict against it."""
 
     def __post_init__(self) -> None:
         _need_checks(self, self.checks)
+        object.__setattr__(self, "evidence", _evidence(self.checks))
 
     def vouching(self) -> tuple[Stage[Any], tuple[Stage[Any], ...]]:
         return self.artifact, self.checks
@@ -67,7 +74,7 @@ class QualityGate(Stage["Passed[A]"], Generic[A]):
         return Passed[self.artifact.result_type()]  # type: ignore[misc]  # the parameter is known at run time only
 
     async def run(self, work: Work) -> Passed[A]:
-        verdicts = tuple(work[check] for check in self.checks)
+        verdicts = tuple(_verdict(work, check) for check in self.checks)
         _decide(work, verdicts)
         passed: type[Passed[A]] = self.result_type()
         return passed(artifact=work[self.artifact], verdicts=verdicts)
@@ -82,9 +89,12 @@ class Verification(Stage["Verified[D]"], Generic[D]):
 
     deployment: Stage[D]
     checks: tuple[Stage[Verdict], ...]
+    evidence: tuple[Stage[Any], ...] = field(init=False, default=())
+    """As of a QualityGate."""
 
     def __post_init__(self) -> None:
         _need_checks(self, self.checks)
+        object.__setattr__(self, "evidence", _evidence(self.checks))
 
     def vouching(self) -> tuple[Stage[Any], tuple[Stage[Any], ...]]:
         return self.deployment, self.checks
@@ -93,7 +103,7 @@ class Verification(Stage["Verified[D]"], Generic[D]):
         return Verified[self.deployment.result_type()]  # type: ignore[misc]  # as above
 
     async def run(self, work: Work) -> Verified[D]:
-        verdicts = tuple(work[check] for check in self.checks)
+        verdicts = tuple(_verdict(work, check) for check in self.checks)
         _decide(work, verdicts)
         verified: type[Verified[D]] = self.result_type()
         return verified(deployment=work[self.deployment], verdicts=verdicts)
@@ -104,9 +114,32 @@ def _need_checks(gate: Stage[Any], checks: tuple[Stage[Verdict], ...]) -> None:
         raise WiringError(f"a {type(gate).__name__} without checks lets everything through", right="checks=(Check(...), ...)")
 
 
+def _given(check: Stage[Verdict]) -> tuple[Stage[Any], ...]:
+    """The stages whose results a check may judge: its evidence; every input of a check of another kind."""
+    if isinstance(check, Check | Compare):
+        return (check.evidence,)
+    return tuple(source for name, source in edges(check) if not name.startswith("after["))
+
+
+def _evidence(checks: tuple[Stage[Verdict], ...]) -> tuple[Stage[Any], ...]:
+    return tuple(dict.fromkeys(source for check in checks for source in _given(check)))
+
+
+def _verdict(work: Work, check: Stage[Verdict]) -> Verdict:
+    """The verdict of a check; an error in its place when it stands on something else than the check was given."""
+    found = work[check]
+    given = [verdict.digest_of(work[source]) for source in _given(check)]
+    if found.evidence in given:
+        return found
+    named = f"evidence {found.evidence[:12]}" if found.evidence else "no evidence"
+    wanted = f"a verdict on {' or '.join(one[:12] for one in given) or 'an input of the check'}"
+    refused = verdict.error(found.rule, f"the verdict is about {named}, which its check was not given", wanted=wanted)
+    return refused.model_copy(update={"evidence": found.evidence})
+
+
 def _decide(work: Work, verdicts: tuple[Verdict, ...]) -> None:
     """Journal the decision. Raises GateClosed when a verdict is not a pass."""
-    is_open = all(verdict.ruling is Ruling.PASSED for verdict in verdicts)
-    work.record("gate.decided", open=is_open, verdicts=[verdict.model_dump(mode="json") for verdict in verdicts])
+    is_open = all(one.ruling is Ruling.PASSED for one in verdicts)
+    work.record("gate.decided", open=is_open, verdicts=[one.model_dump(mode="json") for one in verdicts])
     if not is_open:
         raise GateClosed(work.name, verdicts)

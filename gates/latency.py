@@ -36,6 +36,10 @@ class LoadReport(Result):
         """Failed of all requests, 0 to 1."""
         return self.failed / self.requests if self.requests else 1.0
 
+    def reusable(self) -> bool:
+        """Only success is reused: requests that failed or were not sent in time may have been the machine's fault."""
+        return WithinBudget()(self).passed
+
     def summary(self) -> str:
         return (
             f"{self.requests:,} requests, {self.rate:.0f}/s, {self.failed} failed, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from pipeline import Result
+from pipeline.digest import canonical, of_bytes
 
 
 class Ruling(Enum):
@@ -43,6 +44,11 @@ class Verdict(Result):
     @property
     def passed(self) -> bool:
         return self.ruling is Ruling.PASSED
+
+
+def digest_of(evidence: Result) -> str:
+    """How a verdict names the evidence it stands on: SHA-256 of its canonical JSON."""
+    return of_bytes(canonical(evidence.model_dump(mode="json")))
 
 
 def passed(rule: str, said: str, *facts: str, wanted: str = "") -> Verdict:

@@ -6,8 +6,9 @@ Everything public is importable from here. Names load when they are first used, 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.lazy import lazily
 
 if TYPE_CHECKING:
     from pipeline.action import Action as Action
@@ -93,14 +94,5 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+if not TYPE_CHECKING:  # a checker knows the names from above, and that there are no others
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -9,23 +9,25 @@ from typing import Any
 
 from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
+from pipeline.names import checked_name, is_label, member_name
+from pipeline.patterns import EVERYTHING, Choosing, Patterns
 from pipeline.stage import Stage, declared_result, default_name, edges, settings
 
-NAME = re.compile(r"^[a-z][a-z0-9._-]*$")
+NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
 
 class Pipeline:
     """A named DAG. Keywords are the names of stages; stages reached only through edges are named after their class.
 
     A keyword may hold a tuple of stages (a matrix): each is named after the keyword and the settings in
-    which it differs, as in `tests[3.12]`.
+    which it differs, as in `tests[3.12]`; where those cannot stand in a name, members are numbered.
 
-    Raises WiringError for a cycle, two stages of one name, a result that only another class may issue,
-    and evidence that does not descend from what it vouches for.
+    Raises WiringError for a cycle, a name that no stage may have, two stages of one name, a result that only
+    another class may issue, and evidence that does not descend from what it vouches for.
     """
 
     def __init__(self, name: str, /, **stages: Stage[Any] | tuple[Stage[Any], ...]) -> None:
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise WiringError(f"the pipeline's name {name!r} cannot be used", right="lower case, as in 'camera-counting'")
         if not stages:
             raise WiringError(f"pipeline {name!r} has no stages", right=f"Pipeline({name!r}, unit=UnitTests(...))")
@@ -85,18 +87,19 @@ def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterato
     seen: dict[Stage[Any], str] = {}
     alone = {value: name for name, value in stages.items() if isinstance(value, Stage)}
     for name, value in stages.items():
+        checked_name(name)
         members = value if isinstance(value, tuple) else (value,)
-        for label, stage in zip(_labels(members, alone), members, strict=True):
+        for label, stage in zip(_labels(name, members, alone), members, strict=True):
             if not isinstance(stage, Stage):
                 raise WiringError(f"{name} is a {type(stage).__name__}", right="a stage, or a tuple of stages")
-            full = f"{name}[{label}]" if isinstance(value, tuple) else name
+            full = member_name(name, label) if isinstance(value, tuple) else name
             if stage in seen:
                 raise WiringError(f"one stage has two names, {seen[stage]!r} and {full!r}", right="one of them")
             seen[stage] = full
             yield stage, full
 
 
-def _labels(members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
+def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
     """What tells the members of a matrix apart: settings that differ, else the names of their inputs, else numbers."""
     if not all(isinstance(member, Stage) for member in members):
         return [str(number) for number in range(len(members))]
@@ -113,8 +116,12 @@ def _labels(members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) ->
     )
     by_setting = [",".join(str(one[field]) for field in fields) for one in all_settings]
     by_input = [",".join(names[source] for _, source in edges(member) if source in names) for member in members]
-    distinct = (labels for labels in (by_setting, by_input) if len(set(labels)) == len(members) and all(labels))
-    return next(distinct, [str(number) for number in range(len(members))])
+    usable = (
+        labels
+        for labels in (by_setting, by_input)
+        if len(set(labels)) == len(members) and all(is_label(name, label) for label in labels)
+    )
+    return next(usable, [str(number) for number in range(len(members))])
 
 
 def _reach(named: Mapping[Stage[Any], str]) -> dict[Stage[Any], tuple[Stage[Any], ...]]:
@@ -133,7 +140,7 @@ def _name_the_rest(inputs: Iterable[Stage[Any]], names: dict[Stage[Any], str]) -
     for stage in inputs:
         if stage in names:
             continue
-        name = default_name(stage)
+        name = checked_name(default_name(stage))
         if name in taken:
             raise WiringError(
                 f"two stages have the name {name!r}: a {type(taken[name]).__name__} and a {type(stage).__name__}",
@@ -190,7 +197,7 @@ def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:
         return
     artifact, evidence = vouching
     made_from = pipeline.upstream([artifact])
-    origins = {origin for source in made_from if (origin := source.origin())}
+    content = [(origin, files) for origin, files in _sources(made_from) if files is not None]
     for piece in evidence:
         about = pipeline.upstream([piece])
         if artifact in about:
@@ -202,11 +209,34 @@ def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:
                 f"{pipeline.name_of(stage)}: {name} is evidence about {', '.join(others)}, not about {subject}",
                 right=f"evidence that descends from {subject}",
             )
-        if not origins & {source.origin() for source in about}:
+        seen = list(_sources(about))
+        if not any(of == origin and (part or EVERYTHING).overlap(files) for of, part in seen for origin, files in content):
             raise WiringError(
-                f"{pipeline.name_of(stage)}: {name} does not descend from {subject} nor from its source",
+                f"{pipeline.name_of(stage)}: {name} does not descend from {subject} nor from its source{_apart(seen, content)}",
                 right=f"evidence from {subject}, or from the source it is built from",
             )
+
+
+def _sources(stages: Iterable[Stage[Any]]) -> Iterator[tuple[str, Patterns | None]]:
+    """Where the content among `stages` comes from, and which files of there; None for a stage that takes none."""
+    for stage in stages:
+        if (origin := stage.origin()) is not None:
+            yield origin, stage.chosen() if isinstance(stage, Choosing) else EVERYTHING
+
+
+def _apart(seen: Iterable[tuple[str, Patterns | None]], content: Iterable[tuple[str, Patterns]]) -> str:
+    """Which files of one origin evidence and artifact are about; empty where they have no origin in common."""
+    about = _by_origin((origin, files or EVERYTHING) for origin, files in seen)
+    made_from = _by_origin(content)
+    both = sorted(about.keys() & made_from.keys())
+    return "".join(f" (of {origin} it has {about[origin]}, not {made_from[origin]})" for origin in both)
+
+
+def _by_origin(sources: Iterable[tuple[str, Patterns]]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for origin, files in sources:
+        found.setdefault(origin, []).append(str(files))
+    return {origin: ", ".join(sorted(set(texts))) for origin, texts in found.items()}
 
 
 def _is_artifact(stage: Stage[Any]) -> bool:

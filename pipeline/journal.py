@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ create trigger event_no_update before update on event begin select raise(abort, 
 create trigger event_no_delete before delete on event begin select raise(abort, 'the journal is append-only'); end;
 """
 
+KEYS = "create index if not exists event_key on event (json_extract(data, '$.key'), seq) where kind = 'stage.finished'"
+"""How the latest result of a key is found at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -43,39 +47,96 @@ class Event:
 
 
 class Journal:
-    """Events in one SQLite file, durable when `append` returns (WAL, synchronous=FULL)."""
+    """Events in one SQLite file, durable when `append` returns (WAL, synchronous=FULL).
+
+    The first `append` makes the file. Until then it is only read, and a journal that is not there has no events.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._listeners: list[Callable[[Event], None]] = []
-        try:
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
-            self._prepare()
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        self._reader: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
 
-    def _prepare(self) -> None:
-        version = self._version()
-        if version == 0:
-            self._db.execute("begin immediate")
-            if self._version() == 0:  # nobody else was quicker
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written. Raises JournalError where nobody may look."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise JournalError(f"the journal cannot be read: {error.strerror}", where=str(self.path)) from error
+        return True
+
+    def _for_writing(self) -> sqlite3.Connection:
+        if self._writer is None:
+            db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+            try:
+                db.execute("pragma journal_mode=wal")
+                db.execute("pragma synchronous=full")
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self._writer = db
+        return self._writer
+
+    def _for_reading(self) -> sqlite3.Connection | None:
+        """A connection on which there are events; None where nothing was written yet."""
+        if self._writer is not None:
+            return self._writer
+        if self._reader is None and self.exists:
+            self._reader = self._opened()
+        return self._reader if self._reader is not None and self._version(self._reader) else None
+
+    def _opened(self) -> sqlite3.Connection:
+        """The file, for reading; who may not write leaves nothing beside it, which its owner could not use.
+
+        SQLite wants files of its own beside a journal in WAL mode, unless it is told that nobody writes to it. That
+        is so unless events wait in the file `-wal` for the journal to take them up.
+        """
+        waiting = self.path.with_name(f"{self.path.name}-wal")
+        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+            how = "mode=rw"
+        else:
+            how = "mode=ro" if waiting.exists() and waiting.stat().st_size else "immutable=1"
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True, timeout=30.0, isolation_level=None)
+        try:
+            self._version(db)
+        except BaseException as error:
+            db.close()
+            if how == "mode=ro" and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                raise JournalError(
+                    f"the latest events are in {waiting.name}, and cannot be read where nothing can be written",
+                    where=str(self.path),
+                    right="a directory you may write to",
+                    next=f"cp -r {self.path.parent} to one, and set PIPELINE_HOME to it",
+                ) from error
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        if self._version(db) == 0:
+            db.execute("begin immediate")
+            if self._version(db) == 0:  # nobody else was quicker
                 for statement in _statements(SCHEMA):
-                    self._db.execute(statement)
-                self._db.execute(f"pragma user_version={VERSION}")
-            self._db.execute("commit")
-        elif version > VERSION:
+                    db.execute(statement)
+                db.execute(f"pragma user_version={VERSION}")
+            db.execute("commit")
+        db.execute(KEYS)
+
+    def _version(self, db: sqlite3.Connection) -> int:
+        """The format, 0 for none yet. Raises JournalError for one this version does not know."""
+        version = int(db.execute("pragma user_version").fetchone()[0])
+        if version > VERSION:
             raise JournalError(
                 f"the journal was written by a newer version (format {version})",
                 where=str(self.path),
                 right=f"format {VERSION} or older",
                 next="pip install --upgrade lockgate",
             )
-
-    def _version(self) -> int:
-        row = self._db.execute("pragma user_version").fetchone()
-        return int(row[0])
+        return version
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event from now on, after it is durable."""
@@ -85,12 +146,13 @@ class Journal:
         """Write events in one transaction. When this returns they survive a crash of process and machine."""
         written = []
         try:
-            self._db.execute("begin immediate")
+            db = self._for_writing()
+            db.execute("begin immediate")
             try:
                 for event in events:
                     at = event.at or time.time()
                     text = json.dumps(event.data, separators=(",", ":"), sort_keys=True)
-                    cursor = self._db.execute(
+                    cursor = db.execute(
                         "insert into event (run, at, kind, stage, data) values (?, ?, ?, ?, ?)",
                         (event.run, at, event.kind, event.stage, text),
                     )
@@ -99,13 +161,13 @@ class Journal:
                             run=event.run, kind=event.kind, stage=event.stage, data=event.data, at=at, seq=cursor.lastrowid or 0
                         )
                     )
-                self._db.execute("commit")
+                db.execute("commit")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("rollback")
+                if db.in_transaction:
+                    db.execute("rollback")
                 raise
         except sqlite3.Error as error:
-            raise self._broken(error) from error
+            raise self._broken(error, "written") from error
         for event in written:
             for listener in self._listeners:
                 listener(event)
@@ -120,21 +182,15 @@ class Journal:
                 conditions.append(f"{column} = ?")
                 parameters.append(value)
         query = f"select seq, run, at, kind, stage, data from event where {' and '.join(conditions)} order by seq"  # noqa: S608 # nosec B608 - fixed words
-        try:
-            for seq, run_, at, kind_, stage_, data in self._db.execute(query, parameters):
-                yield Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        for seq, run_, at, kind_, stage_, data in self._rows(query, parameters):
+            yield Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))
 
     def latest(self, stage: str, kinds: tuple[str, ...], *, run: str = "") -> Event | None:
         """The last event of one of the kinds about a stage, in any run or in that one."""
         marks = ", ".join("?" * len(kinds))
         where = f"stage = ? and kind in ({marks})" + (" and run = ?" if run else "")
         query = f"select max(seq) from event where {where}"  # noqa: S608 # nosec B608 - fixed words and marks
-        try:
-            (seq,) = self._db.execute(query, [stage, *kinds, *([run] if run else [])]).fetchone()
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        seq = next((seq for (seq,) in self._rows(query, [stage, *kinds, *([run] if run else [])])), None)
         return next(self.events(after=seq - 1, stage=stage)) if seq else None
 
     def runs(self) -> list[str]:
@@ -147,10 +203,14 @@ class Journal:
             "select stage, json_extract(data, '$.key') from event where seq in "
             "(select max(seq) from event where kind in ('stage.finished', 'stage.cached') group by stage)"
         )
-        try:
-            return {stage: key for stage, key in self._db.execute(query) if key}
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        return {stage: key for stage, key in self._rows(query) if key}
+
+    def finished(self, key: str) -> dict[str, Any] | None:
+        """What was journalled when a result was last made under `key`; None for one that was made elsewhere."""
+        query = (
+            "select data from event where kind = 'stage.finished' and json_extract(data, '$.key') = ? order by seq desc limit 1"
+        )
+        return next((json.loads(data) for (data,) in self._rows(query, [key])), None)
 
     def durations(self) -> dict[str, float]:
         """For each stage name, the seconds its latest execution took."""
@@ -158,15 +218,22 @@ class Journal:
             "select stage, json_extract(data, '$.seconds') from event where seq in "
             "(select max(seq) from event where kind = 'stage.finished' group by stage)"
         )
-        try:
-            return {stage: seconds for stage, seconds in self._db.execute(query) if seconds is not None}
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        return {stage: seconds for stage, seconds in self._rows(query) if seconds is not None}
 
     def close(self) -> None:
-        self._db.close()
+        for db in (self._reader, self._writer):
+            if db is not None:
+                db.close()
 
-    def _broken(self, error: sqlite3.Error) -> JournalError:
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            db = self._for_reading()
+            if db is not None:
+                yield from db.execute(query, parameters)
+        except sqlite3.Error as error:
+            raise self._broken(error, "read") from error
+
+    def _broken(self, error: sqlite3.Error, doing: str) -> JournalError:
         text = str(error)
         if "full" in text:
             return JournalError(
@@ -174,7 +241,9 @@ class Journal:
             )
         if "readonly" in text or "unable to open" in text:
             return JournalError(
-                f"the journal cannot be written: {text}", where=str(self.path), next="set PIPELINE_HOME to a writable directory"
+                f"the journal cannot be {doing}: {text}",
+                where=str(self.path),
+                next=f"set PIPELINE_HOME to a directory that can be {doing}",
             )
         return JournalError(f"the journal cannot be used: {text}", where=str(self.path))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +10,8 @@ from pathlib import Path
 
 from pipeline.condition import Facts
 from pipeline.errors import ConfigError, LockgateError
+from pipeline.names import directory_name
+from pipeline.repository import changed, git, listed
 from pipeline.settings import Settings, read
 
 
@@ -50,32 +49,7 @@ class Project:
 
 def log_directory(home: Path, run: str, stage: str) -> Path:
     """Where the log files of one stage of one run lie."""
-    return home / "logs" / run / stage.replace("/", "_")
-
-
-NEVER = (".git", ".pipeline")
-"""Never part of the project, whatever git says."""
-
-
-def listed(root: Path) -> list[str]:
-    """Paths below `root`, relative, that git tracks or would track. Raises LockgateError without git."""
-    program = shutil.which("git")
-    if program is None:
-        raise LockgateError("the program git is missing", right="git 2.20 or newer, which knows what is ignored")
-    done = _ls_files(root, program)
-    if done.returncode != 0:  # a tree without history still has its ignore files: an empty repository reads them
-        with tempfile.TemporaryDirectory() as empty:
-            subprocess.run([program, "init", "-q", "--bare", empty], check=True, capture_output=True)
-            done = _ls_files(root, program, f"--git-dir={empty}", f"--work-tree={root}")
-    if done.returncode != 0:
-        raise LockgateError(f"git cannot list the files: {done.stderr.decode(errors='replace').strip()}", where=str(root))
-    names = (os.fsdecode(name) for name in done.stdout.split(b"\0") if name)
-    return [name for name in names if name.split("/", 1)[0] not in NEVER]
-
-
-def _ls_files(root: Path, program: str, *where: str) -> subprocess.CompletedProcess[bytes]:
-    arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", "."]
-    return subprocess.run([program, *where, *arguments], cwd=root, capture_output=True, check=False)
+    return home / "logs" / run / directory_name(stage)
 
 
 CI = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "JENKINS_URL": "jenkins", "BUILDKITE": "buildkite"}
@@ -94,27 +68,6 @@ def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[s
         changed=changed(project.root, base) if base else None,
         ci=ci,
     )
-
-
-def changed(root: Path, base: str) -> frozenset[str] | None:
-    """Paths below `root` that differ from the merge base with `base`, tracked or not; None when git cannot tell."""
-    start = git(root, "merge-base", base, "HEAD")
-    if not start:
-        return None
-    differing = git(root, "diff", "-z", "--no-renames", "--name-only", "--relative", start, "--", ".")
-    fresh = git(root, "ls-files", "-z", "--others", "--exclude-standard")
-    return frozenset(path for path in (differing + "\0" + fresh).split("\0") if path)
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What git prints, without the last newline; empty where git, a repository or an answer is missing."""
-    program = shutil.which("git")
-    if program is None:
-        return ""
-    done = subprocess.run(
-        [program, "-c", "core.quotepath=off", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
-    )
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
 
 def _branch(ci: str, environment: Mapping[str, str]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
 from pipeline.journal import Journal
-from pipeline.plan import Plan, World, plan
+from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
 from pipeline.stage import Stage
-from pipeline.store import Store, unwritable
+from pipeline.store import Store
 from pipeline.user_file import load
 
 
@@ -38,6 +38,7 @@ class Session:
         """Open the project `directory` lies in. Raises LockgateError with the reason when it cannot be."""
         project = Project.at(directory, environment)
         pipeline = load(project)
+        _make_home(project.home)
         return Session(
             project=project,
             pipeline=pipeline,
@@ -69,17 +70,31 @@ class Session:
             again=again,
         )
 
-    def lookup(self) -> Callable[[str], records.Record | None]:
-        return partial(records.load, self.store)
+    def lookup(self) -> Lookup:
+        """Records by key. One that is not what the journal saw made under its key was changed since, and is none.
+
+        Of a key the journal does not know, its maker had another journal: the record is taken as it is.
+        """
+
+        def found(key: str) -> records.Record | None:
+            record = records.load(self.store, key)
+            made = self.journal.finished(key) if record is not None else None
+            if record is None or made is None:
+                return record
+            return record if (record.result, record.concern) == (made["result"], made.get("concern", "")) else None
+
+        return found
 
 
 def open_journal(project: Project) -> Journal:
-    """The project's journal, made when there is none."""
-    try:
-        project.home.mkdir(parents=True, exist_ok=True)
-        ignore = project.home / ".gitignore"
+    """The project's journal, which the first event makes."""
+    return Journal(project.home / "journal.db")
+
+
+def _make_home(home: Path) -> None:
+    """The state directory, out of git's sight. Where it cannot be made, that is said by what has to be written there."""
+    ignore = home / ".gitignore"
+    with contextlib.suppress(OSError):
+        home.mkdir(parents=True, exist_ok=True)
         if not ignore.exists():
             ignore.write_text("*\n")
-    except OSError as error:
-        raise unwritable(project.home, error) from error
-    return Journal(project.home / "journal.db")

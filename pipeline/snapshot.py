@@ -8,6 +8,7 @@ within one tick of the clock looks the same, so one that was young when it was r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -15,8 +16,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.condition import matches
 from pipeline.data import Tree
+from pipeline.errors import LockgateError
+from pipeline.patterns import EVERYTHING, Patterns
 from pipeline.store import Entry, Store
 
 YOUNG = 2_000_000_000
@@ -26,22 +28,27 @@ Stamp = tuple[int, int, int, int, int]
 """Size, modification time, change time (ns), inode, mode."""
 
 
-def take(
-    root: Path,
-    files: Iterable[str],
-    store: Store,
-    index: Path,
-    *,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-) -> Tree:
-    """Those of `files` below `root` that the patterns choose, as a tree in the store."""
+def take(root: Path, files: Iterable[str], store: Store, index: Path, patterns: Patterns = EVERYTHING) -> Tree:
+    """Those of `files` below `root` that the patterns choose, as a tree in the store.
+
+    `files` are as `project.listed` gives them. Raises LockgateError for a submodule among them that is not checked out.
+    """
     known = _read(index)
     entries: list[Entry] = []
     fresh: dict[str, tuple[Stamp, str]] = {}
     now = time.time_ns()
     prefix = str(root) + os.sep
-    for path in _chosen(files, include, exclude):
+    links: dict[str, bool] = {"": False}
+    for path in patterns.choose(files):
+        if path.endswith("/"):
+            raise LockgateError(
+                f"the submodule {path[:-1]} is not checked out",
+                where=str(root),
+                right=f"its files, or patterns that leave it out, as exclude=({path[:-1]!r},)",
+                next=f"git submodule update --init {path[:-1]}",
+            )
+        if _through_link(path.rpartition("/")[0], prefix, links):
+            continue  # tracked by git, and its directory has been replaced by a link
         full = prefix + path
         try:
             info = os.lstat(full)
@@ -63,13 +70,12 @@ def take(
     return store.tree(entries)
 
 
-def _chosen(paths: Iterable[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> Iterable[str]:
-    for path in paths:
-        if include and not any(matches(path, pattern) for pattern in include):
-            continue
-        if exclude and any(matches(path, pattern) for pattern in exclude):
-            continue
-        yield path
+def _through_link(directory: str, prefix: str, known: dict[str, bool]) -> bool:
+    """Whether a directory of the project is reached through a symbolic link; each one is looked at once."""
+    if directory not in known:
+        above = directory.rpartition("/")[0]
+        known[directory] = _through_link(above, prefix, known) or os.path.islink(prefix + directory)
+    return known[directory]
 
 
 def _read(index: Path) -> dict[str, tuple[Stamp, str]]:
@@ -81,7 +87,9 @@ def _read(index: Path) -> dict[str, tuple[Stamp, str]]:
 
 
 def _write(index: Path, rows: dict[str, tuple[Stamp, str]]) -> None:
-    index.parent.mkdir(parents=True, exist_ok=True)
+    """Remember what was read. Where that cannot be written, files are read again: it is a matter of speed."""
     made = index.with_name(f"{index.name}.{os.getpid()}")
-    made.write_text(json.dumps([[path, stamp, name] for path, (stamp, name) in rows.items()], separators=(",", ":")))
-    made.replace(index)
+    with contextlib.suppress(OSError):
+        index.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(json.dumps([[path, stamp, name] for path, (stamp, name) in rows.items()], separators=(",", ":")))
+        made.replace(index)

@@ -15,12 +15,13 @@ import errno
 import hashlib
 import json
 import os
-import shutil
+import posixpath
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Literal
 
 from pipeline import digest
@@ -28,6 +29,11 @@ from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
 
 CHUNK = 1 << 20
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+ODD = frozenset({"", ".", ".."})
+"""Parts that no path of a tree has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,11 @@ class Entry:
 
 
 class Store:
-    """Content by digest under `root`. Every read checks what it read."""
+    """Content by digest under `root`. Every read checks what it read; directories are made when something is written."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._blobs, self._results, self._trees = root / "blobs", root / "results", root / "trees"
-        try:
-            for directory in (self._blobs, self._results, self._trees):
-                directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(root, error) from error
 
     # blobs
 
@@ -68,17 +69,28 @@ class Store:
         """The bytes of `source`, copied and hashed in one pass."""
         hasher, size = hashlib.sha256(), 0
         try:
-            with source.open("rb") as file, self._temporary() as copy:
-                while piece := file.read(CHUNK):
-                    hasher.update(piece)
-                    size += len(piece)
-                    copy.write(piece)
-                copy.flush()
-                name = hasher.hexdigest()
-                self._keep(Path(copy.name), self._blob(name))
+            file = source.open("rb")
         except OSError as error:
-            raise unwritable(self.root, error) from error
-        return Blob(digest=name, size=size)
+            raise StoreError(f"cannot be read: {error.strerror}", where=str(source)) from error
+        with file:
+            try:
+                with self._new() as copy:
+                    while piece := file.read(CHUNK):
+                        hasher.update(piece)
+                        size += len(piece)
+                        copy.write(piece)
+                    copy.keep(self._blob(hasher.hexdigest()))
+            except OSError as error:
+                known = self._known(source) if error.errno in READ_ONLY else None
+                if known is None:
+                    raise unwritable(self.root, error) from error
+                return known
+        return Blob(digest=hasher.hexdigest(), size=size)
+
+    def _known(self, source: Path) -> Blob | None:
+        """The bytes of `source` if they are here: who may only read the store needs no copy of what it has."""
+        name = digest.of_file(source)
+        return Blob(digest=name, size=source.stat().st_size) if self.has_object(name) else None
 
     def read(self, blob: Blob) -> bytes:
         """The bytes of `blob`. Raises StoreError when they are missing or not what they were."""
@@ -118,13 +130,13 @@ class Store:
     # trees
 
     def tree(self, entries: Iterable[Entry]) -> Tree:
-        """A tree of files that are already in the store. Two entries of one path: the later one counts."""
+        """A tree of files that are already in the store. Two entries of one path: the later one counts.
+
+        Raises StoreError for a path that leads elsewhere, and for a file or link that is also a directory.
+        """
         unique = {entry.path: entry for entry in entries}
+        check_paths(unique)
         rows = sorted(unique.values(), key=lambda entry: entry.path)
-        for entry in rows:
-            parts = PurePosixPath(entry.path).parts
-            if not parts or entry.path.startswith("/") or ".." in parts:
-                raise StoreError(f"a tree cannot hold the path {entry.path!r}", right="a relative path without `..`")
         blob = self.put(digest.canonical([entry.row() for entry in rows]))
         files = [entry for entry in rows if entry.kind != "link"]
         return Tree(digest=blob.digest, files=len(files), size=sum(entry.size for entry in files))
@@ -153,7 +165,7 @@ class Store:
         """One tree with each part at its path; `""` or `.` lays a tree at the root. Later parts win."""
         entries: list[Entry] = []
         for place, content in parts.items():
-            prefix = "" if place in ("", ".") else place.rstrip("/") + "/"
+            prefix = "" if (at := posixpath.normpath(place)) == "." else f"{at}/"
             if isinstance(content, Blob):
                 entries.append(Entry(prefix.rstrip("/"), "file", content.digest, content.size))
             else:
@@ -176,15 +188,17 @@ class Store:
             self._lay_file(content.digest, destination, executable=False)
             return
         destination.mkdir(parents=True, exist_ok=True)
+        entries = self.entries(content)
+        check_paths({entry.path: entry for entry in entries})  # who else wrote to the store is not known
         try:
-            self._lay_entries(content, destination)
+            self._lay_entries(entries, destination)
         except StoreError:
-            self._blob(content.digest).unlink(missing_ok=True)  # a tree with a hole is a miss: its stage makes it again
+            self._drop(content.digest)  # a tree with a hole is a miss: its stage makes it again
             raise
 
-    def _lay_entries(self, tree: Tree, destination: Path) -> None:
+    def _lay_entries(self, entries: Iterable[Entry], destination: Path) -> None:
         made = {destination}
-        for entry in self.entries(tree):
+        for entry in entries:
             path = destination / entry.path
             if path.parent not in made:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +214,7 @@ class Store:
         if place.exists():
             return place
         try:
+            self._trees.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._trees, prefix=".new-", ignore_cleanup_errors=True) as made:
                 fresh = Path(made) / "tree"
                 self.lay_out(tree, fresh)
@@ -227,7 +242,7 @@ class Store:
         """The record under `key`, or None."""
         try:
             return (self._results / key[:2] / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"a result cannot be read: {error}", where=str(self.root)) from error
@@ -237,24 +252,23 @@ class Store:
     def _blob(self, name: str) -> Path:
         return self._blobs / name[:2] / name
 
-    def _temporary(self) -> IO[bytes]:
-        return tempfile.NamedTemporaryFile(dir=self.root, prefix=".new-", delete=False)
-
-    def _keep(self, made: Path, place: Path) -> None:
-        """Give a finished file its name in one step: a reader sees all of it or none."""
-        place.parent.mkdir(exist_ok=True)
-        made.replace(place)
+    @contextmanager
+    def _new(self) -> Iterator[_New]:
+        """A file to write; without `keep` it is gone afterwards."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / f".new-{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            with path.open("xb") as file:
+                yield _New(path, file)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _write(self, place: Path, data: bytes) -> None:
-        made: Path | None = None
         try:
-            with self._temporary() as file:
-                made = Path(file.name)
+            with self._new() as file:
                 file.write(data)
-            self._keep(made, place)
+                file.keep(place)
         except OSError as error:
-            if made is not None:
-                made.unlink(missing_ok=True)
             raise unwritable(self.root, error) from error
 
     def _lay_file(self, name: str, destination: Path, *, executable: bool) -> None:
@@ -276,17 +290,55 @@ class Store:
             destination.chmod(0o755)
 
     def _corrupt(self, name: str) -> StoreError:
-        self._blob(name).unlink(missing_ok=True)
+        removed = self._drop(name)
         return StoreError(
-            f"{name[:12]} was damaged on disk and has been removed",
+            f"{name[:12]} was damaged on disk and {'has been' if removed else 'cannot be'} removed",
             where=str(self.root),
             right="bytes with that digest",
             next="run again: what is missing is made again",
         )
 
-    def remove_shared(self, tree: Tree) -> None:
-        """Take a shared layout away (nobody may be using it)."""
-        shutil.rmtree(self._trees / tree.digest, ignore_errors=True)
+    def _drop(self, name: str) -> bool:
+        """Take an object away, so that it is made again; False where nothing may be written."""
+        try:
+            self._blob(name).unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class _New:
+    """A file under a name of its own until it is whole."""
+
+    path: Path
+    file: IO[bytes]
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+
+    def keep(self, place: Path) -> None:
+        """Give it its name in one step: a reader sees all of it or none."""
+        self.file.flush()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(place)
+
+
+def check_paths(entries: Mapping[str, Entry]) -> None:
+    """Raise StoreError unless each path stays inside, is in its shortest form, and lies below directories only."""
+    directories: dict[str, str] = {}
+    for path in entries:
+        if not ODD.isdisjoint(path.split("/")):
+            raise StoreError(f"a tree cannot hold the path {path!r}", right="a relative path in its shortest form, without `..`")
+        parent = path.rpartition("/")[0]
+        while parent and parent not in directories:
+            directories[parent] = path
+            parent = parent.rpartition("/")[0]
+    for path in entries.keys() & directories.keys():
+        kind = "a link" if entries[path].kind == "link" else "a file"
+        raise StoreError(
+            f"a tree cannot hold {path!r} as {kind} and {directories[path]!r} below it", right="a directory, or nothing below it"
+        )
 
 
 def unwritable(place: Path, error: OSError) -> StoreError:
@@ -295,7 +347,7 @@ def unwritable(place: Path, error: OSError) -> StoreError:
         return StoreError(
             "the disk is full", where=str(place), right="free space", next=f"free some, or set PIPELINE_HOME; df -h {place}"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in READ_ONLY:
         return StoreError(
             f"cannot be written: {error.strerror}",
             where=str(place),

@@ -13,7 +13,7 @@ from gates.coverage import ChangedLines, CoverageReport, FileCoverage
 from gates.tests import TestReport
 from pipeline import Action, Blob, Project, Stage, StageFailed, Tree, Work
 from pipeline.digest import of_text
-from pipeline.project import git
+from pipeline.repository import git
 from stages.scripts import combine
 from stages.versions import version
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import anyio
 
 from pipeline import Effect, Retry, Service, Stage, StageFailed, Store, Work
+from pipeline.engines.layout import check_layout
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.service import ROOT
 from stages.delivery import process
@@ -65,7 +66,8 @@ def mark(state: Path) -> str:
 
 
 def lay_out(service: Service, state: Path, store: Store) -> None:
-    """Fresh copies of what the service needs; its data stay."""
+    """Fresh copies of what the service needs; its data stay. Raises EngineError where they would lead into each other."""
+    check_layout(store, inputs=service.inputs, tools=service.tools)
     root = state / "root"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pipeline import Entry, Project, Result, Stage, StageFailed, Store, Tree, Work
 from pipeline.digest import of_text
-from pipeline.project import git
+from pipeline.patterns import Patterns
+from pipeline.repository import git, submodules
 from pipeline.snapshot import take
 
 
@@ -18,7 +19,8 @@ class WorkingCopy(Stage[Tree]):
     """The project's files as they are now: what git tracks or would track, chosen by patterns.
 
     `include` and `exclude` are shell patterns relative to the project; `**` crosses directories, and a
-    directory stands for everything in it. An empty `include` means everything.
+    directory stands for everything in it. An empty `include` means everything. Submodules and other repositories
+    inside the project belong to it; a submodule that is not checked out is refused unless the patterns leave it out.
     """
 
     include: tuple[str, ...] = ()
@@ -26,6 +28,9 @@ class WorkingCopy(Stage[Tree]):
 
     def origin(self) -> str:
         return "the working copy"
+
+    def chosen(self) -> Patterns:
+        return Patterns(include=self.include, exclude=self.exclude)
 
     def observe(self, project: Project) -> str:
         return self._take(project, Store(project.home / "store")).digest
@@ -41,17 +46,23 @@ class WorkingCopy(Stage[Tree]):
         return tree
 
     def _take(self, project: Project, store: Store) -> Tree:
-        return take(project.root, project.files, store, index(project), include=self.include, exclude=self.exclude)
+        return take(project.root, project.files, store, index(project), self.chosen())
 
 
 class Commit(Stage[Tree]):
-    """The project's files as a commit has them. `revision` is anything git understands; it is resolved when planning."""
+    """The project's files as a commit has them. `revision` is anything git understands; it is resolved when planning.
+
+    A commit names the commits of its submodules and not their files: it fails for a submodule that is chosen.
+    """
 
     revision: str = "HEAD"
     include: tuple[str, ...] = ()
 
     def origin(self) -> str:
         return f"commit {self.revision}"
+
+    def chosen(self) -> Patterns:
+        return Patterns(include=self.include)
 
     def observe(self, project: Project) -> str:
         return git(project.root, "rev-parse", "--verify", f"{self.revision}^{{commit}}") or of_text("unknown")
@@ -62,7 +73,14 @@ class Commit(Stage[Tree]):
         if not commit:
             raise StageFailed(f"git knows no commit {self.revision!r}", where=str(root), right="a commit, tag or branch")
         _need_unchanged(commit, work)
-        return work.store.tree(_unpacked(_archive(root, commit), work.store, self.include))
+        lost = list(self.chosen().choose(submodules(root, commit)))
+        if lost:
+            raise StageFailed(
+                f"{self.revision} holds the submodule {lost[0]}, whose files are in a repository of their own",
+                where=str(root),
+                right="include= without it, or a WorkingCopy",
+            )
+        return work.store.tree(_unpacked(_archive(root, commit), work.store, self.chosen()))
 
 
 class Provenance(Result):
@@ -83,6 +101,9 @@ class SourceProvenance(Stage[Provenance]):
 
     def origin(self) -> str:
         return "the working copy"
+
+    def chosen(self) -> None:
+        """It tells of the files and takes none."""
 
     def observe(self, project: Project) -> str:
         return of_text(provenance(project.root).model_dump_json())
@@ -127,14 +148,11 @@ def _archive(root: Path, commit: str) -> bytes:
     return done.stdout
 
 
-def _unpacked(archive: bytes, store: Store, include: tuple[str, ...]) -> list[Entry]:
-    from pipeline.condition import matches
-
+def _unpacked(archive: bytes, store: Store, patterns: Patterns) -> list[Entry]:
     entries: list[Entry] = []
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            if include and not any(matches(member.name, pattern) for pattern in include):
-                continue
+        for name in patterns.choose(tar.getnames()):
+            member = tar.getmember(name)
             if member.issym():
                 entries.append(Entry(member.name, "link", member.linkname))
             elif member.isfile():

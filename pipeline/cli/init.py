@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -21,15 +22,23 @@ def command(arguments: argparse.Namespace) -> int:
         raise ConfigError("there is a pipeline file already", where=str(file), next="python -m pipeline plan, or init --force")
     found = scaffold.detect(project.root)
     for lock, requirements in scaffold.needed_locks(found).items():
-        _resolve(project.root, lock, requirements, own=found.dependencies and lock == scaffold.LOCK)
-        print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if found.dependencies else ""))
+        own = found.dependencies and lock == scaffold.LOCK
+        _resolve(project.root, lock, requirements, own=own)
+        if arguments.output == "json":
+            print(json.dumps({"kind": "lock", "file": lock, "requirements": requirements, "dependencies": own}))
+        else:
+            print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if own else ""))
     try:
         file.write_text(scaffold.text(found), encoding="utf-8")
     except OSError as error:
         raise unwritable(file, error) from error
     pipeline = load(project)
-    print(f"wrote {file.relative_to(project.root)}: {len(pipeline)} stages for {found.name}")
-    print("next: python -m pipeline plan")
+    written = str(file.relative_to(project.root))
+    if arguments.output == "json":
+        print(json.dumps({"kind": "init", "file": written, "pipeline": pipeline.name, "stages": len(pipeline)}))
+    else:
+        print(f"wrote {written}: {len(pipeline)} stages for {found.name}")
+        print("next: python -m pipeline plan")
     return Exit.PASSED
 
 

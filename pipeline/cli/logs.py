@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit, LockgateError, did_you_mean
@@ -24,15 +27,24 @@ def command(arguments: argparse.Namespace) -> int:
             right=did_you_mean(arguments.stage, run.stages),
             next="python -m pipeline list",
         )
+    chosen = [run.stages[arguments.stage]] if arguments.stage else run.stages.values()
+    if arguments.output == "json":
+        for stage in chosen:
+            for row in rows(project, run, stage):
+                print(json.dumps(row))
+        return Exit.PASSED
     paint = Paint.for_stdout(arguments.color)
-    for stage in [run.stages[arguments.stage]] if arguments.stage else run.stages.values():
+    for stage in chosen:
         _show(project, run, stage, paint, always=bool(arguments.stage))
     return Exit.PASSED
 
 
 def wanted(project: Project, start: str) -> RunHistory:
     """The run whose id begins with `start`; the latest for an empty string. Raises LockgateError."""
-    run = one(open_journal(project), start)
+    journal = open_journal(project)
+    if not journal.exists:
+        raise LockgateError("there is no journal yet", where=str(journal.path), right="a run", next="python -m pipeline run")
+    run = one(journal, start)
     if run is None:
         raise LockgateError(
             f"no run's id begins with {start!r}" if start else "there is no run yet",
@@ -42,9 +54,21 @@ def wanted(project: Project, start: str) -> RunHistory:
     return run
 
 
+def rows(project: Project, run: RunHistory, stage: StageHistory) -> Iterator[dict[str, Any]]:
+    """What a stage printed line by line, then what went wrong, as `docs/cli.md` describes it."""
+    about = {"run": stage.made_in or run.id, "stage": stage.name}
+    for file in _files(project, run, stage):
+        attempt, action = _order(file)
+        with file.open("rb") as log:
+            for line in log:
+                text = line.rstrip(b"\r\n").decode(errors="replace")
+                yield {"kind": "log", **about, "attempt": attempt, "action": action, "text": text}
+    if stage.error:
+        yield {"kind": "error", **about, "attempt": stage.attempts, "text": stage.error, "trace": stage.trace}
+
+
 def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, *, always: bool) -> None:
-    directory = log_directory(project.home, stage.made_in or run.id, stage.name)
-    files = sorted(directory.glob("*.log"), key=_order) if directory.is_dir() else []
+    files = _files(project, run, stage)
     if not files and not stage.error and not always:
         return
     made = f", made in run {stage.made_in}" if stage.state == "cached" else ""
@@ -61,6 +85,14 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
         print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"))
 
 
+def _files(project: Project, run: RunHistory, stage: StageHistory) -> list[Path]:
+    """The log files of a stage in the order they were written, from the run that executed it."""
+    directory = log_directory(project.home, stage.made_in or run.id, stage.name)
+    files = directory.glob("*.log") if directory.is_dir() else ()
+    return sorted(files, key=lambda file: (_order(file), ".note." in file.name))
+
+
 def _order(file: Path) -> tuple[int, int]:
+    """The attempt, and the number of the action; notes have that of the action before them."""
     attempt, _, number = file.name.split(".")[0].partition("-")
     return int(attempt), int(number)

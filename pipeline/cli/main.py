@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from pipeline.cli.arguments import Usage, parse, parser
+from pipeline.cli.output import lasting
 from pipeline.errors import Exit, LockgateError
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command line; the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no reason to fail
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     try:
         arguments = parse(list(words))
     except Usage as error:
@@ -41,9 +38,6 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nobody is left to tell
-        return Exit.UNUSABLE if arguments.command == "run" else Exit.PASSED
     except OSError as error:
         from pathlib import Path
 

@@ -16,11 +16,12 @@ from pipeline.session import open_journal
 
 
 def command(arguments: argparse.Namespace) -> int:
-    journal = open_journal(Project.at(Path(arguments.directory), os.environ))
+    project = Project.at(Path(arguments.directory), os.environ)
+    journal = open_journal(project)
     paint = Paint.for_stdout(arguments.color)
     runs = [found for run in journal.runs()[-arguments.limit :] if (found := one(journal, run))]
     if not runs and arguments.output == "text":
-        print("no runs yet; python -m pipeline run")
+        print(f"no runs yet in {project.home}; python -m pipeline run")
     for run in runs:
         print(_json(run) if arguments.output == "json" else _line(run, paint))
     return Exit.PASSED

@@ -10,11 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,11 +25,13 @@ from pipeline.action import Action, ActionResult, Network, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines import sandbox
+from pipeline.engines.layout import check_layout
 from pipeline.engines.local import free_port, isolated_python, search_path
+from pipeline.engines.log import Log
 from pipeline.engines.network import network_environment
 from pipeline.engines.platform import host_platform
+from pipeline.engines.scratch import Scratch, sweep
 from pipeline.errors import EngineError
-from pipeline.masking import Masker
 from pipeline.service import Service, fill
 from pipeline.store import Store, unwritable
 
@@ -40,8 +40,6 @@ LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
 
 LAUNCHER = (sys.executable, "-I", "-S")
 """What runs the sandbox: the interpreter without anybody's site-packages."""
-
-TAIL = 4096
 
 
 class HostEngine:
@@ -59,6 +57,7 @@ class HostEngine:
 
     async def __aenter__(self) -> Self:
         self._python = isolated_python(self._home / "python")
+        await anyio.to_thread.run_sync(sweep)
         self._level = await anyio.to_thread.run_sync(best_level)
         return self
 
@@ -68,18 +67,25 @@ class HostEngine:
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         if self._level is None:
             raise EngineError("the engine was not entered", right="async with engine")
+        if action.dockerfile:
+            raise EngineError(
+                "a Dockerfile is built by a container engine, and this is the host",
+                where=action.dockerfile,
+                right="--engine dagger; or the stage BuildImage, which needs no container engine",
+                next="python -m pipeline doctor",
+            )
         level = tuple(part for part in self._level if part != "net") if action.network else self._level
         started = time.monotonic()
-        place = Path(await anyio.to_thread.run_sync(functools.partial(tempfile.mkdtemp, prefix="lockgate-")))
+        scratch = await anyio.to_thread.run_sync(Scratch)
         try:
-            root = place / "root"
-            spec = await anyio.to_thread.run_sync(self._prepare, action, place, root, level)
+            root = scratch.path / "root"
+            spec = await anyio.to_thread.run_sync(self._prepare, action, scratch.path, root, level)
             secrets = [self._secret(name) for name in action.secrets.values()]
-            code, tail = await self._run(spec, place, log, listen, secrets)
+            code, tail = await self._run(spec, scratch.path, log, listen, secrets)
             outputs = await anyio.to_thread.run_sync(self._collect, action, root)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_remove, place)
+                await anyio.to_thread.run_sync(scratch.remove)
         return ActionResult(
             action=action,
             exit_code=code,
@@ -93,6 +99,7 @@ class HostEngine:
     def _prepare(self, action: Action, place: Path, root: Path, level: tuple[str, ...]) -> dict[str, Any]:
         """Lay out the directory and describe what the sandbox is to do in it."""
         binds: list[tuple[str, str]] = []
+        check_layout(self._store, inputs=action.inputs, tools=action.tools, caches=action.caches)
         self._lay_out(root, action.inputs, action.tools, binds, bind="mount" in level)
         for path, cache in action.caches.items():
             kept = self._home / "caches" / cache
@@ -123,6 +130,7 @@ class HostEngine:
     ) -> dict[str, Any]:
         """What the sandbox needs to know of a service; `found` are the addresses of those before it."""
         root = place / "root"
+        check_layout(self._store, inputs=service.inputs, tools=service.tools)
         self._lay_out(root, service.inputs, service.tools, binds, bind=bind)
         env = {key: fill(value, str(root), found) for key, value in service.env.items()}
         return {
@@ -180,7 +188,6 @@ class HostEngine:
         described.touch(mode=0o600)
         described.write_text(json.dumps(spec))
         command = [*LAUNCHER, sandbox.__file__, str(described)]
-        masker, tail = Masker(secrets), b""
         try:
             process = await anyio.open_process(
                 command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, env={"LANG": "C.UTF-8"}
@@ -189,18 +196,11 @@ class HostEngine:
             raise EngineError(f"a process cannot be started: {error.strerror}", next="python -m pipeline doctor") from error
         try:
             with log.open("wb") as file:
+                said = Log(file, secrets, listen)
                 async for piece in _output(process):
-                    shown = masker.feed(piece)
-                    file.write(shown)
-                    file.flush()
-                    tail = (tail + shown)[-TAIL:]
-                    listen(shown)
-                rest = masker.end()
-                file.write(rest)
-                tail = (tail + rest)[-TAIL:]
-                if rest:
-                    listen(rest)
-            return await process.wait(), tail
+                    said.write(piece)
+                said.end()
+            return await process.wait(), said.tail
         except OSError as error:
             raise unwritable(log, error) from error
         finally:
@@ -228,10 +228,10 @@ class HostEngine:
 def best_level() -> tuple[str, ...]:
     """The first of LEVELS under which a command runs on this system."""
     for level in LEVELS:
-        with tempfile.TemporaryDirectory() as directory:
-            spec = Path(directory, "spec.json")
+        with Scratch() as scratch:
+            spec = scratch.path / "spec.json"
             description: dict[str, Any] = {"parent": os.getpid(), "leave": level, "binds": [], "services": []}
-            command = {"argv": [sys.executable, "-I", "-S", "-c", "pass"], "cwd": directory, "env": {}}
+            command = {"argv": [sys.executable, "-I", "-S", "-c", "pass"], "cwd": str(scratch.path), "env": {}}
             spec.write_text(json.dumps(description | command))
             tried = subprocess.run([*LAUNCHER, sandbox.__file__, str(spec)], capture_output=True, timeout=30, check=False)
         if tried.returncode == 0:
@@ -274,14 +274,3 @@ def _descendants(pid: int) -> list[int]:
     for child in sandbox.children_of(pid):
         found += [child, *_descendants(child)]
     return found
-
-
-def _remove(place: Path) -> None:
-    """Take the directory away, whatever modes the action left in it."""
-
-    def again(function: Callable[..., Any], path: str, _: Any) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        os.chmod(path, 0o700)
-        function(path)
-
-    shutil.rmtree(place, onerror=again)

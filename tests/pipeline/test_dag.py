@@ -8,10 +8,11 @@ import pytest
 
 from gates import Check, Passed, QualityGate, Verdict
 from gates.verdict import passed
-from pipeline import Pipeline, Result, Stage, WiringError, Work
+from pipeline import Pipeline, Result, Stage, Tree, WiringError, Work
 from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
+from stages.source import Commit, Provenance, SourceProvenance, WorkingCopy
 from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sum, Thing
 
 
@@ -37,6 +38,33 @@ def test_a_matrix_of_equal_stages_is_numbered() -> None:
     assert [pipeline.name_of(stage) for stage in pipeline] == ["many[0]", "many[1]"]
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a\x1b[31m", "", "x" * 300])
+def test_a_name_that_no_stage_may_have_is_refused(name: str) -> None:
+    with pytest.raises(WiringError, match="the name"):
+        Pipeline("thing", **{name: Constant(value=1)})
+    with pytest.raises(WiringError, match="the name"):
+        Pipeline("thing", **{name: (Constant(value=1), Constant(value=2))})
+
+
+def test_a_stage_named_after_a_class_with_an_odd_name_is_refused_too() -> None:
+    odd = type("A/B", (Constant,), {})
+    with pytest.raises(WiringError, match="no stage may have the name 'a/b'"):
+        Pipeline("thing", total=Sum(parts=(odd(value=1),)))
+
+
+def test_settings_may_hold_what_a_directory_cannot() -> None:
+    class Named(Constant):
+        word: str
+
+    def names(*words: str) -> list[str]:
+        pipeline = Pipeline("thing", m=tuple(Named(value=1, word=word) for word in words))
+        return [pipeline.name_of(stage) for stage in pipeline]
+
+    assert names("a/b", "a_b") == ["m[a/b]", "m[a_b]"]
+    assert names("a\nb", "c") == ["m[0]", "m[1]"]
+    assert names("x" * 300, "c") == ["m[0]", "m[1]"]
+
+
 def test_a_cycle_is_shown_as_a_path() -> None:
     one = Half(of=Constant(value=1))
     two = Half(of=one)
@@ -57,7 +85,7 @@ def test_one_stage_cannot_have_two_names() -> None:
         Pipeline("thing", a=one, b=one)
 
 
-@pytest.mark.parametrize("name", ["", "Thing", "a b", "-x"])
+@pytest.mark.parametrize("name", ["", "Thing", "a b", "-x", "thing\n"])
 def test_a_name_that_cannot_be_used_is_refused(name: str) -> None:
     with pytest.raises(WiringError, match="cannot be used"):
         Pipeline(name, one=Constant(value=1))
@@ -162,6 +190,52 @@ def test_evidence_from_another_source_is_refused() -> None:
     gate = QualityGate(artifact=Make(of=ours), checks=(Check(evidence=Half(of=theirs), rule=fine),))
     with pytest.raises(WiringError, match="gate: check does not descend from make nor from its source"):
         Pipeline("thing", ours=ours, theirs=theirs, gate=gate)
+
+
+class Packs(Stage[Thing]):
+    """An artifact made of a tree, dated by the commit."""
+
+    source: Stage[Tree]
+    provenance: Stage[Provenance] | None = None
+
+    async def run(self, work: Work) -> Thing:
+        return Thing(value=work[self.source].files)
+
+
+class Counts(Stage[Number]):
+    """Evidence about a tree, or about where it comes from."""
+
+    of: Stage[Any]
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=1)
+
+
+def weighed(source: Stage[Tree], evidence: Stage[Any], provenance: Stage[Provenance] | None = None) -> Pipeline:
+    gate = QualityGate(
+        artifact=Packs(source=source, provenance=provenance), checks=(Check(evidence=Counts(of=evidence), rule=fine),)
+    )
+    return Pipeline("thing", made_from=source, looked_at=evidence, gate=gate)
+
+
+def test_evidence_from_other_files_of_the_same_working_copy_is_refused() -> None:
+    with pytest.raises(WiringError, match="check does not descend from packs nor from its source") as caught:
+        weighed(WorkingCopy(include=("src/**",)), WorkingCopy(include=("docs/**",)), SourceProvenance())
+    assert "(of the working copy it has docs/**, not src/**)" in caught.value.what
+
+
+@pytest.mark.parametrize("include", [(), ("src", "tests"), ("src/pkg/*.py",), ("**/*.py",)])
+def test_evidence_from_files_that_overlap_with_the_artifacts_may_vouch(include: tuple[str, ...]) -> None:
+    assert len(weighed(WorkingCopy(include=("src/**",)), WorkingCopy(include=include))) == 6
+
+
+def test_evidence_from_the_working_copy_is_none_about_a_commit() -> None:
+    with pytest.raises(WiringError, match="does not descend"):
+        weighed(Commit(), WorkingCopy())
+
+
+def test_evidence_about_the_commit_itself_may_vouch_for_what_is_made_from_the_working_copy() -> None:
+    assert weighed(WorkingCopy(include=("src",)), SourceProvenance())
 
 
 def test_evidence_about_another_artifact_of_the_same_source_is_refused() -> None:

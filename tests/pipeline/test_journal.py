@@ -77,25 +77,81 @@ def test_a_journal_of_a_newer_version_is_a_clear_error(tmp_path: Path) -> None:
     db.execute("pragma user_version=99")
     db.close()
     with pytest.raises(JournalError, match=r"newer version \(format 99\)"):
-        Journal(tmp_path / "journal.db")
+        Journal(tmp_path / "journal.db").runs()
+    with pytest.raises(JournalError, match=r"newer version \(format 99\)"):
+        Journal(tmp_path / "journal.db").append(Event(run="r", kind="a"))
 
 
 def test_a_file_that_is_no_journal_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="cannot be used: file is not a database"):
-        Journal(tmp_path / "journal.db")
+        Journal(tmp_path / "journal.db").runs()
 
 
 def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="cannot be written"):
-        Journal(tmp_path / "missing" / "journal.db")
+    journal = Journal(tmp_path / "missing" / "journal.db")
+    for _ in range(2):
+        with pytest.raises(JournalError, match="cannot be written: unable to open"):
+            journal.append(Event(run="r", kind="a"))
+
+
+def test_a_journal_that_is_not_there_has_no_events_and_is_not_made_by_reading(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    assert (journal.exists, journal.runs(), journal.last_records(), journal.finished("k")) == (False, [], {}, None)
+    assert journal.latest("s", ("a",)) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "journal.db").touch()  # another process is just making it
+    assert journal.runs() == []
+
+
+def test_what_others_write_is_seen_by_who_only_reads(tmp_path: Path) -> None:
+    reader, writer = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
+    assert list(reader.events()) == []
+    writer.append(Event(run="r", kind="a"))
+    assert [event.kind for event in reader.events()] == ["a"]
+    writer.append(Event(run="r", kind="b"))
+    assert [event.kind for event in reader.events()] == ["a", "b"]
+    writer.close()
+    assert [event.kind for event in reader.events()] == ["a", "b"]
+    reader.append(Event(run="r", kind="c"))
+    assert [event.kind for event in reader.events()] == ["a", "b", "c"]
+    reader.close()
+
+
+def test_a_journal_nobody_may_look_at_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(JournalError, match="cannot be read: Permission denied"):
+        Journal(tmp_path / "journal.db").runs()
+
+
+def test_a_journal_from_before_keys_were_indexed_is_read_and_gets_its_index_when_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": "k", "result": "a"}))
+    journal.close()
+    db = sqlite3.connect(path)
+    db.execute("drop index event_key")
+    db.close()
+    journal = Journal(path)
+    assert journal.finished("k") == {"key": "k", "result": "a"}
+    journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": "k", "result": "b"}))
+    assert journal.finished("k") == {"key": "k", "result": "b"}
+    journal.close()
+    db = sqlite3.connect(path)
+    query = "explain query plan select data from event where kind = 'stage.finished' and json_extract(data, '$.key') = 'k'"
+    assert "event_key" in str(db.execute(query).fetchall())
+    db.close()
 
 
 def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     journal.append(Event(run="r", kind="before"))
-    pages = journal._db.execute("pragma page_count").fetchone()[0]
-    journal._db.execute(f"pragma max_page_count={pages}")  # SQLite reports SQLITE_FULL, as it does for ENOSPC
+    db = journal._for_writing()
+    pages = db.execute("pragma page_count").fetchone()[0]
+    db.execute(f"pragma max_page_count={pages}")  # SQLite reports SQLITE_FULL, as it does for ENOSPC
     with pytest.raises(JournalError, match="the disk is full; what was recorded before is safe"):
         journal.append(Event(run="r", kind="big", data={"x": "y" * 100_000}))
     assert [event.kind for event in journal.events()] == ["before"]

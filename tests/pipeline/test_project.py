@@ -10,7 +10,8 @@ import pytest
 from pipeline import LockgateError, Project
 from pipeline.engines.choose import RUNNER, choose, container_sockets, default_image, runner
 from pipeline.errors import EngineError, did_you_mean
-from pipeline.project import changed, facts, git
+from pipeline.project import facts
+from pipeline.repository import git
 
 
 @pytest.fixture
@@ -72,12 +73,9 @@ def test_a_merge_request_is_measured_against_its_target(repository: Path) -> Non
     assert facts(project(repository), environment, chosen={}).changed is None  # origin/main is not there
 
 
-def test_changed_paths_are_those_since_the_base_tracked_or_not(repository: Path) -> None:
+def test_facts_hold_what_changed_since_the_chosen_base(repository: Path) -> None:
     (repository / "new.txt").write_text("x")
-    (repository / "pyproject.toml").write_text("[tool.pipeline]\n")
-    assert changed(repository, "main") == frozenset({"new.txt", "pyproject.toml"})
-    assert changed(repository, "no-such-base") is None
-    assert facts(project(repository), {}, chosen={"base": "main"}).changed == frozenset({"new.txt", "pyproject.toml"})
+    assert facts(project(repository), {}, chosen={"base": "main"}).changed == frozenset({"new.txt"})
 
 
 def test_without_history_nothing_is_known(tmp_path: Path) -> None:

@@ -65,6 +65,28 @@ def test_what_is_written_is_a_pipeline_that_plans(tmp_path: Path) -> None:
     assert "unit" in {json.loads(line)["stage"] for line in planned.stdout.splitlines()}
 
 
+def test_what_was_done_is_told_as_objects_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "pyproject.toml").write_text('[project]\nname = "thing"\n[build-system]\nrequires = []\nbuild-backend = "x"\n')
+    done = command(root, "init", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    (row,) = [row for row in map(json.loads, done.stdout.splitlines()) if row["kind"] == "init"]
+    stages = command(root, "list", "--output", "json").stdout.splitlines()
+    assert row == {"kind": "init", "file": "delivery.py", "pipeline": "thing", "stages": len(stages)}
+
+
+def test_a_lock_that_was_resolved_is_told_as_an_object(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "delivery.lock").unlink()
+    done = command(root, "init", "--output", "json")
+    if "could not be resolved" in done.stderr:
+        pytest.skip(f"no package index can be reached: {done.stderr}")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows[0] == {"kind": "lock", "file": "delivery.lock", "requirements": ["pytest"], "dependencies": False}
+    assert [row["kind"] for row in rows] == ["lock", "init"]
+    assert "--hash=sha256:" in (root / "delivery.lock").read_text()
+
+
 def test_a_file_that_is_there_is_not_written_over_unless_asked(tmp_path: Path) -> None:
     command(project(tmp_path), "init")
     (tmp_path / "delivery.py").write_text("# mine\n")

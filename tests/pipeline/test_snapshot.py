@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import LockgateError, Store, Tree
-from pipeline.project import listed
+from pipeline.patterns import Patterns
+from pipeline.repository import listed
 from pipeline.snapshot import take as take_listed
 
 
@@ -31,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def take(root: Path, store: Store, index: Path, **chosen: tuple[str, ...]) -> Tree:
-    return take_listed(root, sorted(listed(root)), store, index, **chosen)
+    return take_listed(root, sorted(listed(root)), store, index, Patterns(**chosen))
 
 
 def listing(store: Store, root: Path, **chosen: tuple[str, ...]) -> dict[str, str]:
@@ -60,6 +61,20 @@ def test_a_file_that_is_tracked_and_deleted_is_left_out(root: Path, store: Store
 def test_links_are_kept_as_links(root: Path, store: Store) -> None:
     (root / "link").symlink_to("src/a.py")
     assert listing(store, root)["link"] == "link"
+
+
+def test_what_lies_behind_a_link_is_no_part_of_the_project(root: Path, store: Store, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", root], check=True)
+    subprocess.run(["git", "-C", root, "add", "."], check=True)
+    (root / "src").rename(tmp_path / "elsewhere")
+    (root / "src").symlink_to(tmp_path / "elsewhere")
+    assert listing(store, root) == {".gitignore": "file", "src": "link"}
+
+
+def test_an_index_that_cannot_be_written_is_no_reason_to_fail(root: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.snapshot.YOUNG", -(10**12))  # every file is old enough to be remembered
+    (root.parent / "taken").write_text("")
+    assert take(root, store, root.parent / "taken" / "index.json").files == 3
 
 
 def test_an_edit_of_the_same_size_in_the_same_tick_is_seen(root: Path, store: Store) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -70,7 +73,7 @@ def test_a_damaged_file_is_found_when_a_tree_is_laid_out(store: Store, tmp_path:
     assert not store.has(tree)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", ""])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", "", ".", "a//b", "a/./b", "a/"])
 def test_a_path_that_leads_out_of_the_tree_is_refused(store: Store, path: str) -> None:
     blob = store.put(b"")
     with pytest.raises(StoreError, match="cannot hold the path"):
@@ -100,8 +103,13 @@ def test_a_shared_tree_is_laid_out_once_and_read_only(store: Store) -> None:
     place = store.shared(tree)
     assert store.shared(tree) == place
     assert (place / "tool").stat().st_mode & 0o777 == 0o555
-    store.remove_shared(tree)
-    assert not place.exists()
+
+
+def test_a_shared_tree_that_was_pruned_is_laid_out_again(store: Store) -> None:
+    blob = store.put(b"x")
+    tree = store.tree([Entry("tool", "file", blob.digest, 1)])
+    shutil.rmtree(store.shared(tree))
+    assert (store.shared(tree) / "tool").read_bytes() == b"x"
 
 
 def test_what_is_not_there_is_said_plainly(store: Store) -> None:
@@ -117,8 +125,72 @@ def test_what_is_not_there_is_said_plainly(store: Store) -> None:
 def test_a_directory_that_cannot_be_written_is_said_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path / "file" / "store")
+        Store(tmp_path / "file" / "store").put(b"x")
     assert "Not a directory" in str(caught.value)
+
+
+def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home" / "store")
+    assert store.load("0" * 64) is None
+    assert not store.has_object("0" * 64)
+    assert not (tmp_path / "home").exists()
+    store.put(b"x")
+    store.save("0" * 64, b"{}")
+    assert [path.name for path in (tmp_path / "home" / "store").iterdir() if path.is_file()] == []
+
+
+def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"y")
+    before = os.umask(0o027)
+    try:
+        found = [store.path(store.put(b"x")), store.path(store.put_file(tmp_path / "file"))]
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in found] == [0o640, 0o640]
+
+
+def test_a_file_that_is_here_already_needs_no_writing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    blob = store.put_file(tmp_path / "file")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, os.strerror(30))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # what a read-only mount says
+    assert store.put_file(tmp_path / "file") == blob
+    (tmp_path / "file").write_bytes(b"y")
+    with pytest.raises(StoreError, match="cannot be written: Read-only file system"):
+        store.put_file(tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_read_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="missing: cannot be read: No such file"):
+        store.put_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("kind", "word"), [("file", "a file"), ("link", "a link")])
+def test_a_file_or_link_that_is_also_a_directory_is_refused(store: Store, kind: Literal["file", "link"], word: str) -> None:
+    blob = store.put(b"")
+    entries = [Entry("x/a/y", "file", blob.digest), Entry("x", kind, blob.digest if kind == "file" else "/tmp")]
+    with pytest.raises(StoreError, match=f"a tree cannot hold 'x' as {word} and 'x/a/y' below it"):
+        store.tree(entries)
+    with pytest.raises(StoreError, match="cannot hold 'in/x'"):
+        store.overlay({"in": store.tree(entries[:1]), "in/x": blob})
+
+
+def test_a_listing_that_would_lead_through_a_link_is_not_laid_out(store: Store, tmp_path: Path) -> None:
+    blob = store.put(b"planted")
+    (tmp_path / "outside").mkdir()
+    rows = [["x", "link", str(tmp_path / "outside"), 0], ["x/y", "file", blob.digest, 7]]
+    tree = Tree(digest=store.put(json.dumps(rows).encode()).digest, files=1, size=7)
+    with pytest.raises(StoreError, match="cannot hold 'x' as a link"):
+        store.lay_out(tree, tmp_path / "out")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_an_overlay_may_spell_a_place_in_any_way(store: Store) -> None:
+    tree = store.tree([Entry("a", "file", store.put(b"1").digest, 1)])
+    assert store.overlay({"./in//x/": tree}) == store.overlay({"in/x": tree})
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import anyio
 import httpx
 import pytest
 
-from pipeline import Pipeline, Project, Retry, Service, Stage, Store, Work
+from pipeline import Entry, Pipeline, Project, Retry, Service, Stage, Store, Work
+from pipeline.errors import EngineError
 from pipeline.journal import Journal
 from pipeline.settings import Settings
 from stages.delivery import process
 from stages.delivery.down import down
 from stages.delivery.model import Address
-from stages.local_service import Bound, LocalService, command
+from stages.local_service import Bound, LocalService, command, lay_out
 from stages.postgres import PostgresService
 from tests.conftest import RunStage, StageDidNotPass, run_pipeline
 
@@ -133,3 +134,13 @@ def test_a_database_keeps_its_data_when_it_is_taken_down_and_started_again(
     second: Address = found["subject"]
     with psycopg.connect(f"postgresql://postgres@{second.host}:{second.port}/postgres") as session:
         assert session.execute("select count(*) from kept").fetchone() == (0,)
+
+
+def test_nothing_of_a_service_is_laid_through_a_link_of_its_inputs(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "outside").mkdir()
+    linked = store.tree([Entry("x", "link", str(tmp_path / "outside"))])
+    service = Service(name="s", argv=("true",), port=1, inputs={"src": linked, "src/x/y": store.put(b"planted")})
+    with pytest.raises(EngineError, match="would lie in or below 'src/x', a link of the input 'src'"):
+        lay_out(service, tmp_path, store)
+    assert list((tmp_path / "outside").iterdir()) == []

@@ -1,5 +1,6 @@
 """Wirings that are wrong. Every line that ends in `# wrong` must be refused by every type checker, and no other line."""
 
+import gates
 from gates import Check, Compare, MaxFindings, MinCoverage, NoDrop, QualityGate, Verification, all_passed
 from pipeline import Pipeline, Result, Stage, Tree, Work
 from stages.delivery.deploy import Deploy, RunOnce
@@ -61,3 +62,4 @@ RunOnce(release=image, target=target, command=("migrate",))  # wrong
 Verification(deployment=deploy, checks=(deploy,))  # wrong
 Pipeline("wrong", unit="unit")  # wrong
 Count(source=source).run(None)  # wrong
+print(gates.Chek)  # wrong

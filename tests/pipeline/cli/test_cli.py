@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -13,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from pipeline import Event, Journal, Store
+from pipeline.digest import canonical
 
 ROOT = Path(__file__).parents[3]
 PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -53,6 +58,7 @@ class Place:
             env={**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **(env or {})},
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=120,
             check=False,
             preexec_fn=prepare,
@@ -142,7 +148,7 @@ def test_a_run_of_one_stage_runs_what_it_needs_and_no_more(place: Place) -> None
 def test_a_dry_run_shows_the_plan_and_does_nothing(place: Place) -> None:
     done = place("run", "--dry-run")
     assert "5 stages: 5 run, 0 cached, 0 skipped" in done.out
-    assert place("runs").out == "no runs yet; python -m pipeline run\n"
+    assert place("runs").out == f"no runs yet in {place.root}/.pipeline; python -m pipeline run\n"
 
 
 def test_a_plan_gives_a_reason_for_each_stage_as_text_and_as_json(place: Place) -> None:
@@ -178,6 +184,7 @@ def test_runs_logs_and_reports_are_there_after_a_run(place: Place) -> None:
     assert json.loads(place("report", "--format", "json").out)["exit"] == 0
     assert json.loads(place("report", "--format", "sarif").out)["version"] == "2.1.0"
     assert json.loads(place("runs", "--output", "json").out)["state"] == "passed"
+    assert "no run's id begins with '2001'" in place("logs", "--run", "2001").err
 
 
 def test_every_event_of_a_run_is_one_line_of_json(place: Place) -> None:
@@ -231,7 +238,7 @@ BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "something else as pipeline": ({"delivery.py": "pipeline = 1\n"}, ["run"], 2, "`pipeline` is a int"),
     "a wiring error": ({"delivery.py": EMPTY}, ["run"], 2, "delivery.py:2: pipeline 'x' has no stages"),
     "a file that hides the package": ({"pyproject.toml": HIDES, "stages.py": ""}, ["run"], 2, "hides the package"),
-    "an unknown run": ({}, ["logs", "--run", "2001"], 2, "no run's id begins with '2001'"),
+    "a run where there is none": ({}, ["logs", "--run", "2001"], 2, "there is no journal yet"),
     "a stage that observes what is not there": ({"n": ""}, ["run"], 1, "ValueError"),
 }  # fmt: skip
 
@@ -299,6 +306,206 @@ def test_a_closed_pipe_is_no_error(place: Place) -> None:
         ["bash", "-o", "pipefail", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+TALKS = """
+from pathlib import Path
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Talks(Stage[Number]):
+    of: Stage[Number]
+
+    async def run(self, work: Work) -> Number:
+        work.say("before")
+        await work.execute(Action(argv=("printf", r"one\\ntwo \\377\\nthree")))
+        work.say("after")
+        return work[self.of]
+
+source = FromFile(path="n")
+stages = {f"s{n}": Sum(parts=(source,), plus=n) for n in range(30)}
+talks = Talks(of=source, after=tuple(stages.values()))
+pipeline = Pipeline("thing", source=source, **stages, talks=talks, bad=Fails(of=talks), gone=Half(of=talks))
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("more", ["", "2>&1"])
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(place: Place, form: str, more: str) -> None:
+    place.write("delivery.py", TALKS)
+    command = f"{sys.executable} -m pipeline run --output {form} {more} | head -n 1"
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")  # the stage that fails, and nothing else
+    assert len(done.stdout.splitlines()) == 1
+    assert "33 passed, 1 failed" in place("runs").out
+
+
+def test_a_run_goes_on_when_its_terminal_is_closed(place: Place) -> None:
+    place.write("delivery.py", TALKS)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run"],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "TERM": "xterm", "NO_COLOR": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # it is no terminal of this process: there is no SIGHUP
+    )
+    os.close(theirs)
+    assert os.read(ours, 64)
+    os.close(ours)
+    assert process.stderr is not None
+    with process.stderr as errors:
+        said = errors.read()
+    assert (process.wait(60), said) == (1, b"")
+    assert "33 passed, 1 failed" in place("runs").out
+
+
+def test_a_full_disk_under_the_output_is_said(place: Place) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "list"],
+            cwd=place.root,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "the disk is full" in done.stderr
+
+
+def test_logs_are_one_object_a_line(place: Place) -> None:
+    place.write("delivery.py", TALKS)
+    assert place("run").code == 1
+    run = json.loads(place("runs", "--output", "json").out)["run"]
+    rows = [json.loads(line) for line in place("logs", "--output", "json").out.splitlines()]
+    about = {"kind": "log", "run": run, "stage": "talks", "attempt": 1}
+    assert rows[:-1] == [
+        {**about, "action": 0, "text": "before"},
+        {**about, "action": 1, "text": "one"},
+        {**about, "action": 1, "text": "two \ufffd"},
+        {**about, "action": 1, "text": "three"},
+        {**about, "action": 1, "text": "after"},
+    ]
+    assert rows[-1] == {"kind": "error", "run": run, "stage": "bad", "attempt": 1, "text": "no\n  expected: yes", "trace": ""}
+    assert place("logs", "s1", "--output", "json").out == ""
+    assert place("logs", "talks").out.index("three") < place("logs", "talks").out.index("after")
+
+
+READERS = (
+    ["runs"], ["runs", "--output", "json"], ["logs", "half"], ["report"], ["report", "--format", "sarif"], ["list"], ["graph"],
+    ["plan"], ["explain", "half"],
+)  # fmt: skip
+
+PRCTL_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
+
+
+def bound_by_modes() -> None:
+    """For root too, what a mode forbids is forbidden."""
+    ctypes.CDLL(None).prctl(PRCTL_CAPBSET_DROP, CAP_DAC_OVERRIDE)
+
+
+@pytest.fixture
+def read_only(place: Place) -> Iterator[Path]:
+    """The state of a project after a run, which nobody may write to."""
+    place.write("delivery.py", WITH_SOURCE)
+    assert place("run", "--color", "never").code == 0
+    home = place.root / ".pipeline"
+    directories = [home, *(path for path in home.rglob("*") if path.is_dir())]
+    for directory in directories:
+        directory.chmod(0o555)
+    yield home
+    for directory in directories:
+        directory.chmod(0o755)
+
+
+WITH_SOURCE = PIPELINE.replace(
+    'pipeline = Pipeline("thing",', 'from stages.source import WorkingCopy\npipeline = Pipeline("thing", copy=WorkingCopy(),'
+)
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_who_may_only_read_the_state_is_told_what_is_in_it(place: Place, read_only: Path, words: list[str]) -> None:
+    allowed, before = place(*words), sorted(read_only.rglob("*"))
+    done = place(*words, prepare=bound_by_modes)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == allowed.out != ""
+    assert sorted(read_only.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_a_read_only_mount_can_be_read(place: Place, read_only: Path, words: list[str]) -> None:
+    script = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(read_only)]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system lets nobody mount")
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    whole = [*command, sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(whole, cwd=place.root, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout != ""
+
+
+def test_a_run_and_a_plan_of_new_files_need_a_state_that_can_be_written(place: Place, read_only: Path) -> None:
+    place.write("new", "never seen")
+    for words in (["plan"], ["run"]):
+        done = place(*words, prepare=bound_by_modes)
+        assert done.code == 2
+        assert done.err == (
+            f"error: {read_only}/store: cannot be written: Permission denied\n"
+            "  expected: a directory you may write to\n  next: set PIPELINE_HOME to one\n"
+        )
+
+
+def test_events_that_cannot_be_read_are_not_passed_over(place: Place, read_only: Path) -> None:
+    journal = read_only / "journal.db"
+    read_only.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        Journal(journal).append(Event(run="later", kind="note"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    journal.with_name("journal.db-shm").unlink()
+    read_only.chmod(0o555)
+    done = place("runs", prepare=bound_by_modes)
+    assert done.code == 2
+    assert "the latest events are in journal.db-wal" in done.err
+
+
+def test_without_a_run_there_is_no_journal_and_nothing_is_made(place: Place) -> None:
+    assert place("runs").out == f"no runs yet in {place.root}/.pipeline; python -m pipeline run\n"
+    for words in (["logs"], ["report"]):
+        done = place(*words)
+        assert done.code == 2
+        assert f"{place.root}/.pipeline/journal.db: there is no journal yet" in done.err
+    assert not (place.root / ".pipeline").exists()
+
+
+@pytest.mark.parametrize("field", ["result", "concern"])
+def test_a_record_that_is_not_what_the_journal_saw_made_is_made_again(place: Place, field: str) -> None:
+    assert place("run").code == 0
+    store = Store(place.root / ".pipeline" / "store")
+    (key,) = [row["key"] for row in map(json.loads, place("plan", "--output", "json").out.splitlines()) if row["stage"] == "half"]
+    record = json.loads(store.load(key) or b"")
+    other = store.put(b'{"value":1}')
+    store.save(key, canonical({**record, field: other.digest if field == "result" else "bad", "size": other.size}))
+    assert "run      half" in place("plan").out
+    assert place("run").code == 0
+    assert "5 stages: 0 run, 5 cached, 0 skipped" in place("plan").out
+
+
+def test_a_record_of_another_home_is_taken_as_it_is(place: Place) -> None:
+    assert place("run").code == 0
+    home = place.root / ".pipeline"
+    for file in home.glob("journal.db*"):
+        file.unlink()
+    assert "5 stages: 0 run, 5 cached, 0 skipped" in place("plan").out
 
 
 def limited(size: int) -> Callable[[], None]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import anyio
 import psutil
 import pytest
 
-from pipeline import Action, ActionResult, Entry, Store
+from pipeline import Action, ActionResult, Entry, Service, Store
 from pipeline.engines import host
 from pipeline.engines.host import HostEngine
+from pipeline.engines.scratch import Scratch
 from pipeline.errors import EngineError
 
 ESCAPES = """
@@ -119,6 +123,59 @@ def test_directories_an_action_made_unwritable_are_removed(tmp_path: Path, own_t
             return await opened.execute(action, tmp_path / "log", lambda _: None)
 
     assert anyio.run(main).exit_code == 0
+    assert list(own_tmp.iterdir()) == []
+
+
+def executed(action: Action, tmp_path: Path) -> ActionResult:
+    async def main() -> ActionResult:
+        async with HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name) as opened:
+            return await opened.execute(action, tmp_path / "log", lambda _: None)
+
+    return anyio.run(main)
+
+
+@pytest.mark.parametrize("below", ["input", "tool", "cache"])
+def test_nothing_is_laid_through_a_link_of_another_input(tmp_path: Path, below: str) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "outside").mkdir()
+    blob = store.put(b"planted")
+    source = store.tree([Entry("x", "link", str(tmp_path / "outside"))])
+    planted = store.tree([Entry("f", "file", blob.digest, 7)])
+    each: dict[str, dict[str, Any]] = {
+        "input": {"inputs": {"src": source, "src/x/y": blob}},
+        "tool": {"inputs": {"src": source}, "tools": {"src/x/y": planted}},
+        "cache": {"inputs": {"src": source}, "caches": {"src/x/y": "kept"}},
+    }
+    with pytest.raises(
+        EngineError, match=f"'src/x/y' of the {below} 'src/x/y' would lie in or below 'src/x', a link of the input 'src'"
+    ):
+        executed(Action(argv=("true",), **each[below]), tmp_path)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_the_directory_of_a_service_is_checked_too(tmp_path: Path) -> None:
+    blob = Store(tmp_path / "store").put(b"x")
+    service = Service(name="web", argv=("true",), port=1, inputs={"../up": blob})
+    with pytest.raises(EngineError, match=r"the input '\.\./up' would lie outside the action's directory"):
+        executed(Action(argv=("true",), services=(service,)), tmp_path)
+
+
+def test_a_dockerfile_is_refused_with_what_can_build_it(tmp_path: Path) -> None:
+    context = Store(tmp_path / "store").tree([])
+    with pytest.raises(EngineError) as caught:
+        executed(Action(argv=(), dockerfile="Dockerfile", inputs={"context": context}, outputs=("image.tar",)), tmp_path)
+    assert "built by a container engine, and this is the host" in caught.value.what
+    assert "--engine dagger" in caught.value.right
+
+
+def test_a_run_removes_the_directories_of_runs_that_were_killed(tmp_path: Path, own_tmp: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        (Scratch().path / "file").write_text("left")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(own_tmp.iterdir())) == 1
+    executed(Action(argv=("true",)), tmp_path)
     assert list(own_tmp.iterdir()) == []
 
 

@@ -1,0 +1,83 @@
+"""Directories for the time of one action, and what becomes of those whose process was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+PREFIX = "lockgate-action-"
+LOCK = ".lock"
+"""The file in a directory that its owner holds locked; the system lets go of it when the owner dies, however it dies."""
+
+
+class Scratch:
+    """A fresh directory below the system's directory for temporary files, gone after `remove`.
+
+    When its process is killed, `sweep` of a later one removes it.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        fresh = self.path / f"{LOCK}-fresh"
+        self._lock = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        fresh.rename(self.path / LOCK)  # under its name it has been locked from the first moment: nobody takes it for a left one
+
+    def remove(self) -> None:
+        """Take the directory away, whatever modes were left in it."""
+        _remove(self.path)
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+def sweep() -> None:
+    """Remove directories of this user that no living process holds. Safe beside others that make or sweep some."""
+    with os.scandir(tempfile.gettempdir()) as found:
+        places = [Path(entry.path) for entry in found if entry.name.startswith(PREFIX)]
+    for place in places:
+        with contextlib.suppress(OSError):  # gone meanwhile, another's, or held by its owner
+            _remove_if_left(place)
+
+
+def _remove_if_left(place: Path) -> None:
+    """Remove a directory whose owner is dead. Raises OSError where that is not so."""
+    directory = place.lstat()
+    if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.getuid():
+        return
+    lock = os.open(place / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.lstat(place / LOCK)):  # else another process was quicker
+            _remove(place)
+    finally:
+        os.close(lock)
+
+
+def _remove(place: Path) -> None:
+    """The lock goes last: should this process be killed too, the next one goes on with what is left."""
+
+    def again(function: Callable[..., Any], path: str, _: Any) -> None:
+        os.chmod(os.path.dirname(path), 0o700)
+        os.chmod(path, 0o700)
+        function(path)
+
+    for path in place.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, onerror=again)
+        else:
+            path.unlink()
+    shutil.rmtree(place)

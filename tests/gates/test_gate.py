@@ -1,0 +1,95 @@
+"""Gates: verdicts count for the evidence that their checks were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gates import Check, Compare, QualityGate, Ruling, Verdict
+from gates.verdict import digest_of, passed
+from pipeline import Journal, Pipeline, Project, Stage, Store, Work
+from pipeline.errors import Exit
+from tests.conftest import run_pipeline
+from tests.pipeline.toys import FromFile, Half, Make, Number
+
+
+def fine(_: Number) -> Verdict:
+    return passed("fine", "fine")
+
+
+def no_lower(_: Number, __: Number) -> Verdict:
+    return passed("no_lower", "fine")
+
+
+class Lies(Check[Number]):
+    """A check whose verdict names whatever it is told to name."""
+
+    names: str
+
+    async def run(self, work: Work) -> Verdict:
+        return passed("fine", "fine").model_copy(update={"evidence": self.names})
+
+
+class Own(Stage[Verdict]):
+    """A check of another kind, of two pieces of evidence."""
+
+    one: Stage[Number]
+    two: Stage[Number]
+    names: int
+
+    async def run(self, work: Work) -> Verdict:
+        return passed("own", "fine").model_copy(update={"evidence": digest_of(Number(value=self.names))})
+
+
+@pytest.fixture
+def decide(project: Project, store: Store, journal: Journal) -> Any:
+    (project.root / "n").write_text("8")
+
+    def run(*checks: Any, again: frozenset[str] = frozenset()) -> tuple[Exit, list[dict[str, Any]]]:
+        gate = QualityGate(artifact=Make(of=SOURCE), checks=checks)
+        pipeline = Pipeline("thing", source=SOURCE, half=HALF, checks=checks, gate=gate)
+        outcome, _ = run_pipeline(pipeline, project, store, journal, again=again)
+        decided = journal.latest("gate", ("gate.decided",))
+        return outcome.exit, decided.data["verdicts"] if decided else []
+
+    return run
+
+
+SOURCE = FromFile(path="n")
+HALF = Half(of=SOURCE)
+
+
+@pytest.mark.parametrize("names", ["", "e" * 64, digest_of(Number(value=8))])
+def test_a_verdict_about_other_evidence_than_its_check_was_given_is_an_error(decide: Any, names: str) -> None:
+    code, (verdict,) = decide(Lies(evidence=HALF, rule=fine, names=names))
+    assert (code, verdict["ruling"]) == (Exit.FAILED, Ruling.ERROR.value)
+    assert f"the verdict is about {'evidence ' + names[:12] if names else 'no evidence'}, which its check" in verdict["said"]
+    assert verdict["wanted"] == f"a verdict on {digest_of(Number(value=4))[:12]}"
+
+
+def test_a_verdict_that_names_the_evidence_of_its_check_counts(decide: Any) -> None:
+    code, (verdict,) = decide(Lies(evidence=HALF, rule=fine, names=digest_of(Number(value=4))))
+    assert (code, verdict["ruling"]) == (Exit.PASSED, "passed")
+
+
+def test_a_comparison_stands_on_its_evidence_and_not_on_its_baseline(decide: Any) -> None:
+    code, (verdict,) = decide(Compare(evidence=HALF, baseline=SOURCE, rule=no_lower))
+    assert (code, verdict["evidence"]) == (Exit.PASSED, digest_of(Number(value=4)))
+
+
+@pytest.mark.parametrize(("names", "code"), [(8, Exit.PASSED), (4, Exit.PASSED), (5, Exit.FAILED)])
+def test_a_check_of_another_kind_may_stand_on_any_of_its_inputs(decide: Any, names: int, code: Exit) -> None:
+    assert decide(Own(one=SOURCE, two=HALF, names=names))[0] is code
+
+
+def test_cached_evidence_and_verdicts_are_compared_as_those_that_were_just_made(decide: Any) -> None:
+    check = Check(evidence=HALF, rule=fine)
+    for again in ((), ("gate",), ("checks[half]", "gate")):
+        assert decide(check, again=frozenset(again))[0] is Exit.PASSED
+
+
+def test_what_a_gate_holds_verdicts_against_is_not_for_others_to_say() -> None:
+    wrong: Any = {"evidence": (SOURCE,)}
+    with pytest.raises(TypeError, match="evidence"):
+        QualityGate(artifact=Make(of=SOURCE), checks=(Check(evidence=HALF, rule=fine),), **wrong)

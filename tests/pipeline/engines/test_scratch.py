@@ -1,0 +1,115 @@
+"""Directories of actions: gone in the end, also when their process was killed, and never while it lives."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines.scratch import LOCK, PREFIX, Scratch, sweep
+
+
+@pytest.fixture(autouse=True)
+def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left_behind() -> Path:
+    """A directory with read-only content whose owner was killed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        path = Scratch().path
+        (path / "root" / "d").mkdir(parents=True)
+        (path / "root" / "d" / "f").write_text("x")
+        (path / "root" / "d").chmod(0o555)
+        os.write(writing, str(path).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        return Path(pipe.read())
+
+
+def test_a_directory_is_gone_after_its_use(own_tmp: Path) -> None:
+    with Scratch() as scratch:
+        (scratch.path / "f").write_text("x")
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(own_tmp: Path) -> None:
+    left = left_behind()
+    assert left.exists()
+    with Scratch() as held:
+        sweep()
+        assert list(own_tmp.iterdir()) == [held.path]
+
+
+def test_a_directory_that_is_only_just_being_made_is_left_alone(own_tmp: Path) -> None:
+    fresh = own_tmp / f"{PREFIX}fresh"
+    fresh.mkdir()
+    sweep()
+    assert fresh.exists()
+
+
+def test_other_directories_links_and_those_of_others_are_left_alone(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, elsewhere = left_behind(), own_tmp / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / LOCK).write_text("")
+    (own_tmp / f"{PREFIX}link").symlink_to(elsewhere)
+    (own_tmp / "lockgate-0-name").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
+    sweep()
+    assert left.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(own_tmp))
+    sweep()
+    assert {path.name for path in own_tmp.iterdir()} == {"elsewhere", f"{PREFIX}link", "lockgate-0-name"}
+    assert (elsewhere / LOCK).exists()
+
+
+def test_a_sweep_that_was_killed_is_taken_up_by_the_next(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = left_behind()
+
+    def killed(path: Path, **_: object) -> None:
+        if path == left:  # what is in it was next to last
+            raise PermissionError
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("shutil.rmtree", killed)
+        sweep()
+    assert (left / LOCK).exists()
+    sweep()
+    assert list(own_tmp.iterdir()) == []
+
+
+def make_and_sweep(place: str, rounds: int) -> None:
+    tempfile.tempdir = place
+    for _ in range(rounds):
+        with Scratch() as scratch:
+            sweep()
+            with (scratch.path / LOCK).open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                raise AssertionError("its lock was free")
+
+
+def test_many_that_make_and_sweep_at_once_never_take_each_others(own_tmp: Path) -> None:
+    for _ in range(3):
+        left_behind()
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=make_and_sweep, args=(str(own_tmp), 50)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert list(own_tmp.iterdir()) == []
