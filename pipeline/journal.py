@@ -6,11 +6,12 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JournalError
+from pipeline.frozen import Frozen
 
 VERSION = 1
 
@@ -30,8 +31,7 @@ create trigger event_no_delete before delete on event begin select raise(abort, 
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Frozen):
     """One thing that happened. `at` in seconds since the epoch; `kind` as in `docs/journal.md`."""
 
     run: str

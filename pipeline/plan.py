@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from pipeline import key as keys
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
+from pipeline.frozen import Frozen
 from pipeline.record import Record
 from pipeline.stage import Effect, Stage
 
@@ -28,8 +28,7 @@ class Decision(Enum):
     """A condition of the stage, or of one of its inputs, does not hold; or the engine cannot run it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Frozen):
     """What the plan says about one stage. `key` is None while an input's result is not known."""
 
     stage: Stage[Any]
@@ -41,8 +40,7 @@ class Step:
     record: Record | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
+class World(Frozen):
     """What a plan is made from: facts of the occasion, what stages observed, and what the store knows."""
 
     facts: Facts
@@ -56,8 +54,7 @@ class World:
     """Names of stages to run although the store has their result."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Frozen):
     """The steps in topological order. `skipped` maps the stages that take no part to the reason."""
 
     pipeline: Pipeline

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pipeline import record as records
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
+from pipeline.frozen import Frozen
 from pipeline.journal import Journal
 from pipeline.plan import Plan, World, plan
 from pipeline.project import Project, facts
@@ -20,8 +20,7 @@ from pipeline.store import Store, unwritable
 from pipeline.user_file import load
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(Frozen):
     """Everything a command needs. `choice` is the engine and why."""
 
     project: Project

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import time
@@ -53,6 +54,8 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     from pipeline.run import Options, Runner
     from pipeline.schedule import Capacity
 
+    gc.freeze()
+    gc.enable()  # `__main__` has turned it off
     run = new_id(time.time())
     view = console(arguments)
     session.journal.listen(view.event)
