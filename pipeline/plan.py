@@ -65,6 +65,15 @@ class Plan(Frozen):
     def of(self, decision: Decision) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.decision is decision)
 
+    def judged(self, stage: Stage[Any]) -> bool:
+        """Whether a stage of this plan takes the result of `stage`, and so is to weigh it."""
+        return any(stage in self.pipeline.inputs(step.stage) for step in self.steps)
+
+    def settled(self) -> bool:
+        """Whether nothing is left to do: no stage runs, and no cached result is a concern that nobody judges."""
+        done = not self.of(Decision.RUN)
+        return done and not any(step.record and step.record.concern and not self.judged(step.stage) for step in self.steps)
+
 
 def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Plan:
     """Decide for every wanted stage, given in a set that is closed under inputs."""
