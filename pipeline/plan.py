@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
@@ -52,6 +53,8 @@ class World(Frozen):
     """Stage name to the key of its latest result."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
+    left: Mapping[Stage[Any], str] = field(default_factory=dict)
+    """Stages of whose side effect a killed run left something open, and that run."""
 
 
 class Plan(Frozen):
@@ -117,7 +120,12 @@ def decide(
     unknown = [source for source in pipeline.inputs(stage) if done[source].record is None]
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
-        reason = f"has a side effect ({stage.effect.value}){after}"
+        left = (
+            f"; what run {world.left[stage]} did not confirm is taken back first, unless that run goes on"
+            if stage in world.left
+            else ""
+        )
+        reason = f"has a side effect ({stage.effect.value}){after}{left}"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     if unknown:
         reason = f"decided when {_names(pipeline, unknown)} is known"

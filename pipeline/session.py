@@ -13,9 +13,10 @@ from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
+from pipeline.leftover import KINDS, Leftover, leftover
 from pipeline.plan import Plan, World, plan
 from pipeline.project import Project, facts
-from pipeline.stage import Stage
+from pipeline.stage import Effect, Stage
 from pipeline.store import Store, unwritable
 from pipeline.user_file import load
 
@@ -66,7 +67,13 @@ class Session(Frozen):
             lookup=self.lookup(),
             last=self.journal.last_records(),
             again=again,
+            left={stage: left.run for stage in wanted if (left := self._left(stage))},
         )
+
+    def _left(self, stage: Stage[Any]) -> Leftover | None:
+        if stage.effect is Effect.PURE:
+            return None
+        return leftover(self.journal.latest(self.pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 
     def lookup(self) -> Callable[[str], records.Record | None]:
         return partial(records.load, self.store)

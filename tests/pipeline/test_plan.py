@@ -150,6 +150,16 @@ def test_effects_have_the_names_the_documentation_uses() -> None:
     assert [effect.value for effect in Effect] == ["pure", "retryable", "once"]
 
 
+def test_the_plan_says_what_a_killed_run_left_open(tmp_path: Any) -> None:
+    one = Constant(value=1)
+    send = Sends(of=one, file=tmp_path)
+    found = decide(Pipeline("thing", one=one, send=send), world(left={send: "r7"}))
+    assert said(found)["send"] == (
+        "run",
+        "has a side effect (once), after one; what run r7 did not confirm is taken back first, unless that run goes on",
+    )
+
+
 def test_a_concern_is_left_to_whoever_takes_the_result_and_else_keeps_the_plan_from_being_settled() -> None:
     source = Constant(value=1)
     half = Half(of=source)
