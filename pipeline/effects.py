@@ -122,7 +122,7 @@ class Effects:
         left = self._left(stage)
         if left is None:
             return  # another run took care of it meanwhile
-        why = f"run {left.run} was killed before it was confirmed"
+        why = f"run {left.run} ended before anybody confirmed it"
         try:
             work = self._work_then(stage, left.run)
             result = await stage.recover(work) if left.result is None else self._recorded(stage, left.result)
