@@ -10,12 +10,12 @@ from typing import Any, Literal
 from pipeline import digest
 from pipeline.data import Blob, Tree
 from pipeline.errors import CommandFailed, LockgateError
+from pipeline.frozen import Frozen
 from pipeline.service import Service
 from pipeline.store import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class Action:
+class Action(Frozen):
     """One command: what it runs, what it sees, what it may reach and what it leaves.
 
     The command runs in a fresh directory that holds `inputs` (private copies) and `tools` (shared,
@@ -89,8 +89,7 @@ class Output:
 Network = Literal["refused", "allowed", "not enforced"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActionResult:
+class ActionResult(Frozen):
     """What came of an action, also when its command failed."""
 
     action: Action

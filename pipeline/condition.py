@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from pipeline.frozen import Frozen
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+
+class Facts(Frozen):
     """What is known of the occasion of a run. Empty strings and None mean: not known."""
 
     branch: str = ""
@@ -21,8 +21,7 @@ class Facts:
     """The CI system the run takes place in; empty on a laptop."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Only:
+class Only(Frozen):
     """Every condition that is given must hold. Patterns are shell patterns; `**` crosses directories."""
 
     branch: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
 from pipeline.names import checked_name, is_label, member_name
-from pipeline.patterns import EVERYTHING, Choosing, Patterns
+from pipeline.patterns import EVERYTHING, Patterns
 from pipeline.stage import Stage, declared_result, default_name, edges, settings
 
 NAME = re.compile(r"[a-z][a-z0-9._-]*")
@@ -221,7 +221,7 @@ def _sources(stages: Iterable[Stage[Any]]) -> Iterator[tuple[str, Patterns | Non
     """Where the content among `stages` comes from, and which files of there; None for a stage that takes none."""
     for stage in stages:
         if (origin := stage.origin()) is not None:
-            yield origin, stage.chosen() if isinstance(stage, Choosing) else EVERYTHING
+            yield origin, stage.chosen()
 
 
 def _apart(seen: Iterable[tuple[str, Patterns | None]], content: Iterable[tuple[str, Patterns]]) -> str:

@@ -1,14 +1,5 @@
 """Side effects of a run: intended, done, and then standing or taken back; also what a killed run left behind.
 
-The journal holds the truth. The last of these events about a stage says how things are:
-
-    effect.intended   nobody knows whether the effect took place, unless a later event follows
-    effect.done       it did, and nobody has confirmed it yet
-    effect.failed     it did not
-    effect.stands     it is confirmed
-    undo.done         it was taken back
-    undo.failed       it could not be, and people were told
-
 One process at a time has open effects: it holds a lock from the first intention until each of them stands
 or is taken back, so that no second deployment begins before the one before it was verified.
 """
@@ -18,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -28,30 +18,11 @@ from pipeline.dag import Pipeline
 from pipeline.data import Blob
 from pipeline.errors import JournalError, LockgateError, StoreError
 from pipeline.journal import Event, Journal
+from pipeline.leftover import KINDS, Leftover, leftover
 from pipeline.lock import Lock
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.work import Work
-
-KINDS = ("effect.intended", "effect.done", "effect.failed", "effect.stands", "undo.done", "undo.failed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leftover:
-    """A side effect that a run left open. `about` names what it was about: stage, settings and inputs."""
-
-    run: str
-    about: str
-    result: str | None
-    """The digest of what the stage returned; None where nobody knows whether the effect took place."""
-
-
-def leftover(last: Event | None) -> Leftover | None:
-    """What the last event about an effect says is still open. Pure."""
-    if last is None or last.kind not in ("effect.intended", "effect.done"):
-        return None
-    done = last.kind == "effect.done"
-    return Leftover(run=last.run, about=last.data.get("about", ""), result=last.data["result"] if done else None)
 
 
 class WorkOf(Protocol):
@@ -144,15 +115,14 @@ class Effects:
         """What an earlier run left open of this stage's effect."""
         if stage.effect is Effect.PURE or stage in self._open:
             return None
-        left = leftover(self._journal.latest(self._pipeline.name_of(stage), KINDS))
-        return None if left and left.result is not None and not stage.can_undo() else left
+        return leftover(self._journal.latest(self._pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 
     async def _settle(self, stage: Stage[Any]) -> None:
         """Take back what an earlier run left open of a stage that can; the lock is held."""
         left = self._left(stage)
         if left is None:
             return  # another run took care of it meanwhile
-        why = f"run {left.run} was killed before it was confirmed"
+        why = f"run {left.run} ended before anybody confirmed it"
         try:
             work = self._work_then(stage, left.run)
             result = await stage.recover(work) if left.result is None else self._recorded(stage, left.result)

@@ -7,11 +7,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JournalError
+from pipeline.frozen import Frozen
 
 VERSION = 1
 
@@ -34,8 +35,7 @@ KEYS = "create index if not exists event_key on event (json_extract(data, '$.key
 """How the latest result of a key is found at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Frozen):
     """One thing that happened. `at` in seconds since the epoch; `kind` as in `docs/journal.md`."""
 
     run: str

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol, runtime_checkable
 
 from pipeline.condition import matches
+from pipeline.frozen import Frozen
 
 MAGIC = frozenset("*?[")
 
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patterns:
+class Patterns(Frozen):
     """Files that match a pattern of `include` (none given: all files) and none of `exclude`."""
 
     include: tuple[str, ...] = ()
@@ -45,15 +43,6 @@ class Patterns:
 
 
 EVERYTHING = Patterns()
-
-
-@runtime_checkable
-class Choosing(Protocol):
-    """A source stage that does not stand for all that its origin holds."""
-
-    def chosen(self) -> Patterns | None:
-        """The files it takes; None when it takes none and only tells of them."""
-        ...
 
 
 def _parts(pattern: str) -> Parts:

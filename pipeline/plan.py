@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
 from pipeline import key as keys
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
+from pipeline.frozen import Frozen
 from pipeline.record import Record
 from pipeline.stage import Effect, Stage
 
@@ -28,8 +29,7 @@ class Decision(Enum):
     """A condition of the stage, or of one of its inputs, does not hold; or the engine cannot run it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Frozen):
     """What the plan says about one stage. `key` is None while an input's result is not known."""
 
     stage: Stage[Any]
@@ -41,8 +41,7 @@ class Step:
     record: Record | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
+class World(Frozen):
     """What a plan is made from: facts of the occasion, what stages observed, and what the store knows."""
 
     facts: Facts
@@ -54,10 +53,11 @@ class World:
     """Stage name to the key of its latest result."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
+    left: Mapping[Stage[Any], str] = field(default_factory=dict)
+    """Stages of whose side effect a killed run left something open, and that run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Frozen):
     """The steps in topological order. `skipped` maps the stages that take no part to the reason."""
 
     pipeline: Pipeline
@@ -67,6 +67,15 @@ class Plan:
 
     def of(self, decision: Decision) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.decision is decision)
+
+    def judged(self, stage: Stage[Any]) -> bool:
+        """Whether a stage of this plan takes the result of `stage`, and so is to weigh it."""
+        return any(stage in self.pipeline.inputs(step.stage) for step in self.steps)
+
+    def settled(self) -> bool:
+        """Whether nothing is left to do: no stage runs, and no cached result is a concern that nobody judges."""
+        done = not self.of(Decision.RUN)
+        return done and not any(step.record and step.record.concern and not self.judged(step.stage) for step in self.steps)
 
 
 def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Plan:
@@ -111,7 +120,12 @@ def decide(
     unknown = [source for source in pipeline.inputs(stage) if done[source].record is None]
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
-        reason = f"has a side effect ({stage.effect.value}){after}"
+        left = (
+            f"; what run {world.left[stage]} did not confirm is taken back first, unless that run goes on"
+            if stage in world.left
+            else ""
+        )
+        reason = f"has a side effect ({stage.effect.value}){after}{left}"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     if unknown:
         reason = f"decided when {_names(pipeline, unknown)} is known"

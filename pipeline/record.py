@@ -10,12 +10,12 @@ from typing import Any
 from pipeline import digest
 from pipeline.data import Blob, Result, contents
 from pipeline.errors import StageFailed, StoreError
+from pipeline.frozen import Frozen
 from pipeline.stage import Stage
 from pipeline.store import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(Frozen):
     """What is kept under a key. `seconds` the execution took; `contents` what the result names."""
 
     result: str

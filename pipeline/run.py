@@ -228,9 +228,9 @@ class Runner:
 
     def _weighed(self, stage: Stage[Any], record: records.Record) -> list[Event]:
         """Fail a stage whose result is a concern that nothing downstream in this run judges."""
-        wanted = self._schedule.wanted
-        judged = any(stage in self._pipeline.inputs(other) for other in wanted)
-        return [self._failure(stage, 0, record.seconds, StageFailed(record.concern))] if record.concern and not judged else []
+        if not record.concern or self._plan.judged(stage):
+            return []
+        return [self._failure(stage, 0, record.seconds, StageFailed(record.concern))]
 
     def _missing(self, stage: Stage[Any]) -> list[str]:
         """The stages that have to pass before the effect of `stage` stands: those that confirm it, else all below it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,17 @@ from pipeline import record as records
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
+from pipeline.frozen import Frozen
 from pipeline.journal import Journal
+from pipeline.leftover import KINDS, Leftover, leftover
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
-from pipeline.stage import Stage
+from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(Frozen):
     """Everything a command needs. `choice` is the engine and why."""
 
     project: Project
@@ -68,7 +68,13 @@ class Session:
             lookup=self.lookup(),
             last=self.journal.last_records(),
             again=again,
+            left={stage: left.run for stage in wanted if (left := self._left(stage))},
         )
+
+    def _left(self, stage: Stage[Any]) -> Leftover | None:
+        if stage.effect is Effect.PURE:
+            return None
+        return leftover(self.journal.latest(self.pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 
     def lookup(self) -> Lookup:
         """Records by key. One that is not what the journal saw made under its key was changed since, and is none.

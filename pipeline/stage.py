@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pipeline.condition import Only
 from pipeline.errors import StageFailed, WiringError
+from pipeline.frozen import Frozen
+from pipeline.patterns import EVERYTHING, Patterns
 
 if TYPE_CHECKING:
     from pipeline.project import Project
@@ -49,20 +51,7 @@ class Resources:
     locks: tuple[str, ...] = ()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
-class _Frozen:
-    """Makes every subclass a frozen keyword-only dataclass that is compared by identity."""
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
-
-    def __repr__(self) -> str:
-        """The class and no fields: an input shown with its own inputs would show the whole pipeline."""
-        return f"<{type(self).__name__}>"
-
-
-class Stage(_Frozen, ABC, Generic[T_co]):
+class Stage(Frozen, ABC, Generic[T_co]):
     """A node of the DAG: frozen configuration, its inputs as fields, one `run`.
 
     Every field that is a stage, or a tuple of stages, is an edge. The fields below belong to every stage
@@ -83,6 +72,17 @@ class Stage(_Frozen, ABC, Generic[T_co]):
     engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
     """The engines this stage can run on."""
 
+    def __eq__(self, other: object) -> bool:
+        """A stage is itself: two that are configured alike are two stages."""
+        return self is other
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+    def __repr__(self) -> str:
+        """The class and no fields: an input shown with its own inputs would show the whole pipeline."""
+        return f"<{type(self).__name__}>"
+
     @abstractmethod
     async def run(self, work: Work) -> T_co:
         """Do the work. Raise StageFailed when the answer is no; anything else raised is an error of the stage."""
@@ -97,6 +97,10 @@ class Stage(_Frozen, ABC, Generic[T_co]):
     def origin(self) -> str | None:
         """Names where the content of a source stage comes from; None for every other stage."""
         return None
+
+    def chosen(self) -> Patterns | None:
+        """Which files of its origin a source stage takes; None where it only tells of them."""
+        return EVERYTHING
 
     def vouching(self) -> tuple[Stage[Any], tuple[Stage[Any], ...]] | None:
         """For gates: the artifact and the evidence that is to vouch for it; None for every other stage."""

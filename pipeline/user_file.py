@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import traceback
 from types import ModuleType
 
 from pipeline.dag import Pipeline
@@ -58,5 +57,7 @@ def _import(project: Project, name: str) -> ModuleType:
 
 def _place(error: BaseException, path: str) -> str:
     """The last line of the user's file that the error went through."""
+    import traceback  # only who has made a mistake waits for it
+
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}:{lines[-1]}" if lines else path

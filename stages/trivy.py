@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gates.findings import Finding, Findings, Severity
 from pipeline import Action, Blob, Project, Stage, StageFailed, Store, Tree, Work
 from stages.day import today
 from stages.environment import Tool
-from stages.image import Image
 from stages.sarif import fingerprint, scan, told_apart
 from stages.scripts import capture
+
+if TYPE_CHECKING:  # only the layout of an image is looked at
+    from stages.image import Image
 
 FOUND = 7
 """The exit code we ask Trivy to end with when it found something."""
@@ -121,7 +123,7 @@ class TrivyImage(Stage[Findings]):
         vulnerable = "vuln" in self.scanners
         database = usable(work.store, given, self.days, datetime.now(UTC)) if vulnerable else None
         image = work[self.image]
-        tree = image.layout if isinstance(image, Image) else image
+        tree = image if isinstance(image, Tree) else image.layout
         layout = any(entry.path == "oci-layout" for entry in work.store.entries(tree))
         command = (
             "image" if layout else "rootfs", "--debug", f"--scanners={','.join(self.scanners)}",

@@ -44,6 +44,7 @@ from stages.delivery.local import LocalProcesses
 from stages.delivery.strategy import BlueGreen
 from stages.environment import PythonEnvironment, Tool
 from stages.image import BuildImage, ImageSize, Placed
+from stages.image_validation import ValidateImage
 from stages.journey import UserJourney
 from stages.licences import Licences
 from stages.load import LoadTest, PerformanceTest
@@ -62,7 +63,7 @@ from stages.source import SourceProvenance, WorkingCopy
 from stages.storage import StoreArtifact
 from stages.tag import TagImage
 from stages.trivy import TrivyImage, TrivySecrets
-from stages.validation import ValidateDistributions, ValidateImage
+from stages.validation import ValidateDistributions
 from stages.wheel import BuildDistributions, InstalledWheel
 
 if TYPE_CHECKING:

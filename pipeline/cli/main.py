@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -53,6 +52,8 @@ def main(words: Sequence[str]) -> int:
 
 def _say(error: LockgateError, code: Exit, *, verbose: bool) -> int:
     if verbose:
+        import traceback
+
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from pipeline.cli.console import console
 from pipeline.cli.plan import opened, show
 from pipeline.errors import Exit
 from pipeline.events import new_id, run_finished, run_started, settled
-from pipeline.plan import Decision, Plan
+from pipeline.plan import Plan
 from pipeline.session import Session
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         show(session, plan, arguments)
         return Exit.PASSED
-    if not plan.of(Decision.RUN) and not any(step.record and step.record.concern for step in plan.steps):
+    if plan.settled():
         return _nothing_to_do(session, plan, arguments)
     return execute(session, plan, arguments)
 
@@ -53,6 +54,8 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     from pipeline.run import Options, Runner
     from pipeline.schedule import Capacity
 
+    gc.freeze()
+    gc.enable()  # `__main__` has turned it off
     run = new_id(time.time())
     view = console(arguments)
     session.journal.listen(view.event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from gates import Passed, QualityGate
-from pipeline import Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
@@ -153,8 +153,7 @@ class RunOnce(Stage[Ran]):
             code, output = await self.target.open(work).run_once(release, self.command)
         work.say(output)
         if code != 0:
-            last = output.strip().splitlines()[-1] if output.strip() else "it printed nothing"
-            raise StageFailed(f"`{' '.join(self.command)}` ended with exit code {code}: {last}", right="exit code 0")
+            raise CommandFailed(self.command, code, output)
         return Ran(command=self.command, output=output[-4000:])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gates import Check, Compare, QualityGate, Ruling, Verdict
 from gates.verdict import digest_of, passed
-from pipeline import Journal, Pipeline, Project, Stage, Store, Work
+from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError, Work
 from pipeline.errors import Exit
 from tests.conftest import run_pipeline
 from tests.pipeline.toys import FromFile, Half, Make, Number
@@ -91,5 +91,5 @@ def test_cached_evidence_and_verdicts_are_compared_as_those_that_were_just_made(
 
 def test_what_a_gate_holds_verdicts_against_is_not_for_others_to_say() -> None:
     wrong: Any = {"evidence": (SOURCE,)}
-    with pytest.raises(TypeError, match="evidence"):
+    with pytest.raises(WiringError, match="QualityGate has no field 'evidence'"):
         QualityGate(artifact=Make(of=SOURCE), checks=(Check(evidence=HALF, rule=fine),), **wrong)

@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
-from pipeline.effects import leftover
 from pipeline.errors import Exit
 from pipeline.journal import Event
+from pipeline.leftover import Leftover, leftover
 from pipeline.lock import Lock
 from pipeline.run import Outcome
 from pipeline.settings import Settings
@@ -250,8 +250,17 @@ def test_a_second_run_waits_until_the_effects_of_the_first_are_confirmed(bench: 
 
 def test_nothing_is_open_after_the_last_word() -> None:
     last = ("effect.failed", "effect.stands", "undo.done", "undo.failed")
-    assert [leftover(Event(run="r", kind=kind)) for kind in last] == [None] * 4
-    assert leftover(None) is None
+    assert [leftover(Event(run="r", kind=kind), undoable=True) for kind in last] == [None] * 4
+    assert leftover(None, undoable=True) is None
+
+
+def test_what_is_done_is_open_as_long_as_it_can_be_taken_back() -> None:
+    done = Event(run="r", kind="effect.done", data={"about": "a", "result": "d"})
+    assert leftover(done, undoable=True) == Leftover(run="r", about="a", result="d")
+    assert leftover(done, undoable=False) is None
+    assert leftover(Event(run="r", kind="effect.intended", data={"about": "a"}), undoable=False) == Leftover(
+        run="r", about="a", result=None
+    )
 
 
 def main(root: str, kind: str, value: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from hypothesis import given
@@ -15,9 +16,9 @@ from tests.pipeline.toys import Constant, FromFile, Half, Number, Sends, Sum
 
 
 def world(records: dict[str, Record] | None = None, **more: Any) -> World:
-    known = records or {}
+    lookup = (records or {}).get
     given_: dict[str, Any] = {"facts": Facts(), "engine": "host", "platform": "here", "observed": {}, "last": {}}
-    return World(lookup=known.get, **{**given_, **more})
+    return World(**{"lookup": lookup, **given_, **more})
 
 
 def made(result: str, components: dict[str, str] | None = None) -> Record:
@@ -147,3 +148,29 @@ def test_a_plan_is_in_topological_order_and_says_the_same_twice(pipeline: Pipeli
 
 def test_effects_have_the_names_the_documentation_uses() -> None:
     assert [effect.value for effect in Effect] == ["pure", "retryable", "once"]
+
+
+def test_the_plan_says_what_a_killed_run_left_open(tmp_path: Any) -> None:
+    one = Constant(value=1)
+    send = Sends(of=one, file=tmp_path)
+    found = decide(Pipeline("thing", one=one, send=send), world(left={send: "r7"}))
+    assert said(found)["send"] == (
+        "run",
+        "has a side effect (once), after one; what run r7 did not confirm is taken back first, unless that run goes on",
+    )
+
+
+def test_a_concern_is_left_to_whoever_takes_the_result_and_else_keeps_the_plan_from_being_settled() -> None:
+    source = Constant(value=1)
+    half = Half(of=source)
+    pipeline = Pipeline("thing", source=source, half=half)
+    fine, bad = made("a" * 64), dataclasses.replace(made("a" * 64), concern="bad")
+
+    def settled(of_source: Record, of_half: Record) -> bool:
+        found = [of_source, of_half]
+        return plan(pipeline, frozenset(pipeline), world(lookup=lambda _: found.pop(0))).settled()
+
+    assert settled(fine, fine)
+    assert settled(bad, fine)
+    assert not settled(fine, bad)
+    assert not decide(pipeline, world()).settled()

@@ -13,6 +13,7 @@ from stages.image import BuildImage, Placed
 from stages.source import WorkingCopy
 from stages.trivy import TrivyConfig, TrivyFileSystem, TrivyImage, TrivySecrets
 from tests.conftest import RunStage, StageDidNotPass
+from tests.stages.advisories import database
 
 KEY = "AKIA" + "IOSFODNN7" + "QWERTYU"
 """Put together here, so that no scanner takes this file for a leak."""
@@ -121,3 +122,38 @@ def test_a_database_that_is_not_whole_and_fresh_is_an_error(
     stage = TrivyFileSystem(source=write(project, requirements_dot_txt="django==1.0\n"), database=Database(files=files))
     with pytest.raises(StageDidNotPass, match=said):
         run_stage(stage)
+
+
+def test_known_vulnerabilities_of_locked_packages_are_found_with_the_version_that_mends_them(
+    project: Project, run_stage: RunStage
+) -> None:
+    advisories = {
+        "django": {"CVE-2099-0001": {"PatchedVersions": ["2.0"], "VulnerableVersions": ["<2.0"]}},
+        "flask": {"CVE-2099-0002": {"PatchedVersions": ["1.0"], "VulnerableVersions": ["<1.0"]}},
+    }
+    about = {
+        "CVE-2099-0001": {"Title": "Django gives everything away", "Severity": "CRITICAL"},
+        "CVE-2099-0002": {"Title": "Flask does too", "Severity": "LOW"},
+    }
+    base = Advisories(content=database(advisories, about), described=metadata(timedelta(days=1)))
+    source = write(project, requirements_dot_txt="django==1.0\nflask==3.0\n")
+    found = run_stage(TrivyFileSystem(source=source, database=base))
+    assert found.targets == 2
+    (one,) = found.findings
+    assert (one.rule, one.severity, one.path) == ("CVE-2099-0001", Severity.CRITICAL, "files/requirements.txt")
+    assert one.message == "django 1.0: Django gives everything away, fixed in 2.0"
+    assert MaxFindings(severity=Severity.HIGH)(found).ruling is Ruling.FAILED
+
+    mended = run_stage(TrivyFileSystem(source=write(project, requirements_dot_txt="django==2.0\nflask==3.0\n"), database=base))
+    assert (mended.targets, mended.findings) == (2, ())
+
+
+class Advisories(Stage[Tree]):
+    """A database as Trivy downloads it."""
+
+    content: bytes
+    described: str
+
+    async def run(self, work: Work) -> Tree:
+        parts = {"trivy.db": work.store.put(self.content), "metadata.json": work.store.put(self.described.encode())}
+        return work.store.overlay(parts)

@@ -619,6 +619,7 @@ def test_a_third_interrupt_leaves_what_is_open_to_the_next_run(place: Place) -> 
     assert process.returncode == 130
     assert (place.root / "sent").read_text() == "sent\n"
     place.write("go", "")
+    assert "did not confirm is taken back first" in place("plan").out
     place.write("n", "no number")
     done = place("run")
     assert (done.code, (place.root / "sent").read_text()) == (1, "sent\ntook back 8\n")
