@@ -1,4 +1,11 @@
-"""The same five container steps through Lockgate and through hand-written dagger-io."""
+"""The same five container steps through Lockgate and through hand-written dagger-io.
+
+By hand: one chain of five commands in one session, sent as one query, of which the last file is fetched: as quick as it can
+be written. It asks for less than Lockgate does: no log and no output of a single step is brought back, no exit code is looked
+at, nothing is journalled or kept, and every step may use the network. Each Lockgate step is a command of its own on the
+outputs of the one before, its log shown, its output in the store, its network refused. Neither takes a command from a cache:
+in the cold runs each has a mark that was never seen.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import Facts, Journal, Pipeline, Project, Stage, Store
 from pipeline.engine import Engine
+from pipeline.engines.choose import RUNNER, runner
 from pipeline.engines.host import HostEngine
 from pipeline.errors import LockgateError
 from pipeline.events import new_id, run_started
@@ -21,6 +22,7 @@ from pipeline.record import load
 from pipeline.run import Options, Outcome, Runner
 from pipeline.schedule import Capacity
 from pipeline.settings import Settings
+from tests.pipeline.engines.own_engine import an_engine
 
 T = TypeVar("T")
 
@@ -66,6 +68,21 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def store(shared_home: Path) -> Store:
     return Store(shared_home / "store")
+
+
+@pytest.fixture(scope="session")
+def dagger_address() -> Iterator[str]:
+    """Where to find the engine of `dagger_engine` if it is not found by itself."""
+    pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
+    with an_engine(runner) as address:
+        yield address
+
+
+@pytest.fixture
+def dagger_engine(dagger_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real Dagger engine: one that answers or is configured, else one started for the session; skipped where neither can be."""
+    if dagger_address:
+        monkeypatch.setenv(RUNNER, dagger_address)
 
 
 @pytest.fixture

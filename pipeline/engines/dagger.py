@@ -3,34 +3,46 @@
 The SDK is imported here and only here, when a run opens the engine. One session serves the whole run.
 An action is executed whenever this library asks for it: what need not be executed again was decided
 before, so Dagger's own cache of commands is passed by (its cache of images and uploads is not).
+
+Dagger's API has no switch for a container's network, but the Dockerfiles it builds have one. So an action
+without network is the one `RUN --network=none` of a Dockerfile, and any other is a `with_exec`; both run
+`in_container.sh`, which sees for itself whether there is a network.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import io
+import json
 import os
 import re
+import shlex
 import shutil
+import sys
 import tarfile
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Self, TextIO
 
 import anyio
 
-from pipeline.action import Action, ActionResult, Output
+from pipeline import digest
+from pipeline.action import Action, ActionResult, Network, Output
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines.choose import RUNNER, answers, local_engine
+from pipeline.engines.cli_session import CliSession
+from pipeline.engines.layout import check_layout
+from pipeline.engines.log import Log
 from pipeline.engines.network import CERTIFICATES, network_environment
+from pipeline.engines.scratch import Scratch, sweep
 from pipeline.errors import EngineError
-from pipeline.masking import Masker
 from pipeline.service import Service, fill
 from pipeline.store import Entry, Store
 
@@ -38,7 +50,7 @@ if TYPE_CHECKING:
     import dagger
 
 WORK = "/work"
-OUT, ANSWER = "/lockgate/out", "/lockgate/answer"
+OUT, ANSWER, SCRIPT = "/lockgate/out", "/lockgate/answer", "/lockgate/command.sh"
 CLI = "_EXPERIMENTAL_DAGGER_CLI_BIN"
 BASE = {
     "LANG": "C.UTF-8",
@@ -49,9 +61,8 @@ BASE = {
 }
 CONNECT = 60.0
 """Seconds until a session must be there; the CLI on its own would try for ten minutes."""
-TAIL = 4096
 FEW, SMALL = 32, 64 * 1024
-"""Files and bytes up to which a tree travels within the query: an upload costs a third of a second, however small."""
+"""Files of an action, and bytes of an input, that travel within the query: an upload costs a third of a second, however small."""
 HERE = Path(__file__).parent
 
 
@@ -70,23 +81,36 @@ class DaggerEngine:
         return f"image:{self._image}"
 
     async def __aenter__(self) -> Self:
+        where_to_find_it(os.environ)
+        async with AsyncExitStack() as stack:
+            log = stack.enter_context((self._home / "dagger.log").open("a", encoding="utf-8"))
+            with _kept():
+                self._client = await self._connect(stack, log)
+            self._stack = stack.pop_all()
+        await anyio.to_thread.run_sync(sweep)
+        return self
+
+    async def _connect(self, stack: AsyncExitStack, log: TextIO) -> dagger.Client:
+        """A client in the session this process runs in, or in one of its own that opens while the SDK is imported."""
+        program = None if os.environ.get("DAGGER_SESSION_PORT") else os.environ.get(CLI)
         try:
+            session = await stack.enter_async_context(CliSession(program, log)) if program else None
             import dagger
+
+            config = dagger.Config(log_output=log, retry=dagger.Retry(execute=False))
         except ImportError as error:
             raise EngineError("the Dagger SDK is not installed", next="pip install 'lockgate[dagger]'") from error
-        log = self._stack.enter_context((self._home / "dagger.log").open("a", encoding="utf-8"))
-        config = dagger.Config(log_output=log, retry=dagger.Retry(execute=False))
-        where_to_find_it(os.environ)
+        except OSError as error:
+            raise _unreachable(error, self._home / "dagger.log") from error
         try:
             with anyio.fail_after(CONNECT):
-                client = await self._stack.enter_async_context(dagger.Connection(config))
+                with _environment(await session.address() if session else {}):
+                    client: dagger.Client = await stack.enter_async_context(dagger.Connection(config))
                 version = await client.version()
         except (dagger.DaggerError, OSError, TimeoutError) as error:
-            await self._stack.aclose()
             raise _unreachable(error, self._home / "dagger.log") from error
         _check_version(version)
-        self._client = client
-        return self
+        return client
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
@@ -97,16 +121,18 @@ class DaggerEngine:
         if self._client is None:
             raise EngineError("the engine was not entered", right="async with engine")
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="lockgate-", ignore_cleanup_errors=True) as place:
+        with Scratch() as scratch:
+            place = scratch.path / "out"
+            place.mkdir()
             try:
                 if action.dockerfile:
-                    await self._build(self._client, action, Path(place))
+                    await self._build(self._client, action, place)
                 else:
                     container = await anyio.to_thread.run_sync(self._container, self._client, action)
                     await _fetch(container, place)
             except dagger.DaggerError as error:
                 raise self._not_executed(action, error) from error
-            return await anyio.to_thread.run_sync(self._read, action, Path(place), log, listen, started)
+            return await anyio.to_thread.run_sync(self._read, action, place, log, listen, started)
 
     async def _build(self, client: dagger.Client, action: Action, place: Path) -> None:
         """Build the action's Dockerfile and leave in `place` what a command would have left; a build that fails is a result."""
@@ -128,24 +154,44 @@ class DaggerEngine:
 
     def _container(self, client: dagger.Client, action: Action) -> dagger.Container:
         """The container in which the command has run; nothing happens before something of it is asked for."""
-        container = self._laid_out(client, action.image, action.inputs, action.tools)
-        if action.network:
-            container = _with_network(client, container)
-        for path, cache in action.caches.items():
-            container = container.with_mounted_cache(f"{WORK}/{path}", client.cache_volume(f"lockgate-{cache}"))
-        ready = [_readiness(service) for service in action.services if service.ready]
-        bound = self._services(client, action.services)
-        container, found = _with_services(container, bound)
-        container = _with_env(container, action.env, found)
+        check_layout(self._store, inputs=action.inputs, tools=action.tools, caches=action.caches)
+        laid_out = self._laid_out(client, action.inputs, action.tools)
+        if action.network or action.services:  # a service could not be reached without a network
+            return self._with_exec(client, action, laid_out)
+        return self._with_run(client, action, laid_out)
+
+    def _with_run(self, client: dagger.Client, action: Action, context: dagger.Directory) -> dagger.Container:
+        """The command as the one RUN of a Dockerfile, without network."""
+        mounts = [f"--mount=type=bind,source=command.sh,target={SCRIPT}"]
+        if action.inputs or action.tools:
+            mounts.append(f"--mount=type=bind,source={WORK[1:]},target={WORK},rw")
+        for number, cache in enumerate(action.caches.values()):
+            mounts.append(f"--mount=type=cache,id=lockgate-{digest.of_text(cache)},target={_cache(number)}")
+        secrets: list[dagger.Secret] = []
         for variable, name in action.secrets.items():
-            container = container.with_secret_variable(variable, client.set_secret(name, self._secret(name)))
-        if ready:
-            within = max(service.within for service in action.services)
-            container = container.with_env_variable("LOCKGATE_READY", " ".join([f"{within:g}", *ready]))
-        command = [fill(part, WORK, found) for part in action.argv]
-        return container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex).with_exec(
-            ["sh", "/lockgate/run.sh", action.cwd, *action.outputs, "--", *command]
-        )
+            known = digest.of_text(name)
+            mounts.append(f"--mount=type=secret,id={known},env={variable},required=true")
+            secrets.append(client.set_secret(known, self._secret(name)))
+        run = f"RUN --network=none {' '.join(mounts)} {json.dumps(['sh', SCRIPT])}"
+        context = context.with_new_file("command.sh", _script(action, BASE, {}))
+        context = context.with_new_file("Dockerfile", f"FROM {action.image or self._image}\n{run}\n")
+        return context.docker_build(secrets=secrets)
+
+    def _with_exec(self, client: dagger.Client, action: Action, laid_out: dagger.Directory) -> dagger.Container:
+        """The command in a container with a network and its services."""
+        container = self._from(client, action.image, laid_out, mounted=bool(action.inputs or action.tools))
+        for number, cache in enumerate(action.caches.values()):
+            container = container.with_mounted_cache(_cache(number), client.cache_volume(f"lockgate-{cache}"))
+        container, found = _with_services(container, self._services(client, action.services))
+        environment = BASE
+        if action.network:
+            container, more = _with_network(client, container)
+            environment = BASE | more
+        for variable, name in action.secrets.items():
+            container = container.with_secret_variable(variable, client.set_secret(digest.of_text(name), self._secret(name)))
+        if any(service.ready for service in action.services):
+            container = container.with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
+        return container.with_new_file(SCRIPT, _script(action, environment, found)).with_exec(["sh", SCRIPT])
 
     def _services(self, client: dagger.Client, services: tuple[Service, ...]) -> list[tuple[Service, dagger.Service]]:
         """The services, each of them bound to those before it."""
@@ -155,48 +201,41 @@ class DaggerEngine:
         return bound
 
     def _service(self, client: dagger.Client, service: Service, before: list[tuple[Service, dagger.Service]]) -> dagger.Service:
-        container = self._laid_out(client, service.image, service.inputs, service.tools)
-        container, found = _with_services(container, before)
+        check_layout(self._store, inputs=service.inputs, tools=service.tools)
+        laid_out = self._laid_out(client, service.inputs, service.tools)
+        container = self._from(client, service.image, laid_out, mounted=bool(service.inputs or service.tools))
+        container, found = _with_services(container.with_workdir(WORK), before)
         everywhere = "0.0.0.0"  # noqa: S104 # nosec B104 - inside a container of its own
-        container = _with_env(container, {"PORT": str(service.port), "HOST": everywhere, **service.env}, found)
+        container = _with_env(container, {**BASE, **found, "PORT": str(service.port), "HOST": everywhere, **service.env}, found)
         container = container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
         prepared = ["sh", "-c", f'unset LOCKGATE_ATTEMPT; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
             args=[*prepared, *(fill(part, WORK, found) for part in service.argv)]
         )
 
-    def _laid_out(
-        self, client: dagger.Client, image: str, inputs: Mapping[str, Tree | Blob], tools: Mapping[str, Tree]
-    ) -> dagger.Container:
-        container = (
-            client.container()
-            .from_(image or self._image)
-            .with_new_file("/lockgate/run.sh", (HERE / "in_container.sh").read_text())
-            .with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
-            .with_workdir(WORK)
-        )
-        for path, content in {**inputs, **tools}.items():
-            place = f"{WORK}/{path}"
-            if isinstance(content, Tree):
-                container = container.with_mounted_directory(place, self._directory(client, content))
-            else:
-                container = container.with_file(place, client.host().file(str(self._store.path(content))))
-        return _with_env(container, BASE, {})
+    def _from(self, client: dagger.Client, image: str, laid_out: dagger.Directory, *, mounted: bool) -> dagger.Container:
+        container = client.container().from_(image or self._image)
+        return container.with_mounted_directory(WORK, laid_out.directory(WORK[1:])) if mounted else container
 
-    def _directory(self, client: dagger.Client, tree: Tree) -> dagger.Directory:
-        """A tree in the engine: a few small text files within the query, anything else as an upload."""
-        entries = self._store.entries(tree) if tree.files <= FEW and tree.size <= SMALL else ()
-        directory = client.directory()
-        for entry in entries:
-            text = _text(self._store, entry)
-            if text is None:
-                break
-            mode = 0o755 if entry.kind == "executable" else 0o644
-            directory = directory.with_new_file(entry.path, text, permissions=mode)
-        else:
-            if entries:
-                return directory
-        return client.host().directory(str(self._store.shared(tree)))
+    def _laid_out(self, client: dagger.Client, inputs: Mapping[str, Tree | Blob], tools: Mapping[str, Tree]) -> dagger.Directory:
+        """A directory that holds WORK: a few small text files come within the query, anything else as an upload.
+
+        Tools first: what many actions have in common is then laid out once.
+        """
+        directory, few = client.directory(), FEW
+        for path, content in {**tools, **inputs}.items():
+            place = PurePosixPath(WORK[1:], path)
+            texts = _texts(self._store, content, few)
+            if texts:
+                few -= len(texts)
+                for entry, text in texts:
+                    mode = 0o755 if entry.kind == "executable" else 0o644
+                    directory = directory.with_new_file(str(place / entry.path), text, permissions=mode)
+            elif isinstance(content, Tree):
+                directory = directory.with_directory(str(place), client.host().directory(str(self._store.shared(content))))
+            else:
+                directory = directory.with_file(str(place), client.host().file(str(self._store.path(content))), permissions=0o644)
+        return directory
 
     def _not_executed(self, action: Action, error: Exception) -> EngineError:
         """The engine says little of a service that ended: name the services, and where their words are."""
@@ -211,42 +250,97 @@ class DaggerEngine:
 
     def _read(self, action: Action, place: Path, log: Path, listen: Listener, started: float) -> ActionResult:
         """What the command left, brought into the store; its log masked."""
-        tail = _copy_log(place / "log", log, Masker([self._secret(name) for name in action.secrets.values()]), listen)
+        with (place / "log").open("rb") as read, log.open("wb") as file:
+            said = Log(file, [self._secret(name) for name in action.secrets.values()], listen)
+            while piece := read.read(1 << 16):
+                said.write(piece)
+            said.end()
         outputs: dict[str, Output] = {}
         for path in action.outputs:
             found = place / "files" / path
             if found.exists():
                 content = self._store.put_tree(found) if found.is_dir() else self._store.put_file(found)
                 outputs[path] = Output(path, content, self._store)
+        refused: Network = "refused" if (place / "refused").exists() else "not enforced"
         return ActionResult(
             action=action,
             exit_code=int((place / "code").read_text()),
             log=log,
-            tail=tail.decode(errors="replace"),
+            tail=said.tail.decode(errors="replace"),
             outputs=outputs,
             seconds=time.monotonic() - started,
-            network="allowed" if action.network else "not enforced",
+            network="allowed" if action.network else refused,
         )
 
 
-async def _fetch(container: dagger.Container, place: str) -> None:
+async def _fetch(container: dagger.Container, place: Path) -> None:
     """Run the command and bring what it left to `place`: by one line of text where that holds all, else as a directory."""
     answer = await container.file(ANSWER).contents()
     if not answer.strip():
-        await container.directory(OUT).export(place)
+        await container.directory(OUT).export(str(place))
         return
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(answer))) as archive:
         archive.extractall(place, filter="tar")  # nosec B202 - a filter is set, and it is our own action's
 
 
-def _text(store: Store, entry: Entry) -> str | None:
-    """The content of a file as text; None for a link and for other bytes, which a query cannot carry."""
-    if entry.kind == "link":
+def _script(action: Action, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """`in_container.sh` with its words. No two are equal, so that none is taken for one that ran before."""
+    env = {**environment, **found, **{name: fill(value, WORK, found) for name, value in action.env.items()}}
+    ready = [_readiness(service) for service in action.services if service.ready]
+    within = max((service.within for service in action.services), default=0.0)
+    words = [" ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
+    words += [*(f"{name}={value}" for name, value in env.items()), *(fill(part, WORK, found) for part in action.argv)]
+    links = []
+    for number, path in enumerate(action.caches):
+        place = PurePosixPath(WORK, path)
+        links.append(shlex.join(["mkdir", "-p", str(place.parent)]) + "\n" + shlex.join(["ln", "-s", _cache(number), str(place)]))
+    body = (HERE / "in_container.sh").read_text(encoding="utf-8")
+    return "\n".join([f"# {uuid.uuid4().hex}", *links, f"set -- {shlex.join(words)}", body])
+
+
+def _cache(number: int) -> str:
+    """Where the cache of this number is mounted; a link leads there, as it does on the host."""
+    return f"/lockgate/caches/{number}"
+
+
+def _texts(store: Store, content: Tree | Blob, few: int) -> list[tuple[Entry, str]] | None:
+    """The files of a small tree, or a small file under the empty path, as text; None for what a query cannot carry."""
+    if content.size > SMALL or (content.files if isinstance(content, Tree) else 1) > few:
+        return None
+    entries = store.entries(content) if isinstance(content, Tree) else (Entry("", "file", content.digest, content.size),)
+    if any(entry.kind == "link" for entry in entries):
         return None
     try:
-        return store.read(Blob(digest=entry.target, size=entry.size)).decode()
+        return [(entry, store.read(Blob(digest=entry.target, size=entry.size)).decode()) for entry in entries]
     except UnicodeDecodeError:
         return None
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """What the SDK makes when it is imported lives as long as the process: the garbage collector need not look through it."""
+    if "dagger" in sys.modules:
+        yield
+        return
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables, for as long as the SDK reads them."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
 
 
 def where_to_find_it(environment: os._Environ[str]) -> None:
@@ -278,33 +372,18 @@ def _with_services(
     for service, running in services:
         container = container.with_service_binding(service.name, running)
         found |= service.address(service.name, service.port)
-    return _with_env(container, found, {}), found
+    return container, found
 
 
-def _with_network(client: dagger.Client, container: dagger.Container) -> dagger.Container:
+def _with_network(client: dagger.Client, container: dagger.Container) -> tuple[dagger.Container, dict[str, str]]:
     """Proxies and indexes as variables; certificate authorities as files of the same name."""
-    for name, value in network_environment(os.environ).items():
-        if name in CERTIFICATES:
-            if not Path(value).is_file():
-                continue
-            container = container.with_mounted_file(value, client.host().file(value))
-        container = container.with_env_variable(name, value)
-    return container
-
-
-def _copy_log(source: Path, log: Path, masker: Masker, listen: Listener) -> bytes:
-    """Copy a log in pieces, secrets masked; its last bytes."""
-    tail = b""
-    with source.open("rb") if source.exists() else io.BytesIO() as read, log.open("wb") as write:
-        while piece := read.read(1 << 16):
-            shown = masker.feed(piece)
-            write.write(shown)
-            listen(shown)
-            tail = (tail + shown)[-TAIL:]
-        rest = masker.end()
-        write.write(rest)
-        listen(rest)
-    return (tail + rest)[-TAIL:]
+    found = network_environment(os.environ)
+    for name in CERTIFICATES:
+        if name in found and not Path(found[name]).is_file():
+            del found[name]
+        elif name in found:
+            container = container.with_mounted_file(found[name], client.host().file(found[name]))
+    return container, found
 
 
 def _check_version(engine: str) -> None:

@@ -1,25 +1,33 @@
-# Runs one command in a container and leaves what came of it in /lockgate/out: log, exit code, outputs.
-# Where all of it is small it is also one line of text in /lockgate/answer, which is quicker to fetch than a directory.
-# sh in_container.sh CWD OUTPUT... -- COMMAND...
+# Runs one command in a container and leaves what came of it in /lockgate/out: log, exit code, outputs, and `refused` where it
+# had no network. Where all of it is small it is also one line of text in /lockgate/answer, quicker to fetch than a directory.
+# Its words: READY CWD OUTPUT... -- NAME=VALUE... COMMAND...   (READY: empty, or seconds and the URLs of services to wait for)
 # It always ends with 0, so that the reports and logs of a failing command are brought back too.
-unset LOCKGATE_ATTEMPT
 out=/lockgate/out
 mkdir -p "$out/files" /work/.home /work/.tmp
-cwd=$1
-shift
+ready=$1
+cwd=$2
+shift 2
 : > "$out/wanted"
 while [ "$1" != "--" ]; do
     printf '%s\n' "$1" >> "$out/wanted"
     shift
 done
 shift
-if [ -n "$LOCKGATE_READY" ]; then
-    python /lockgate/ready.py $LOCKGATE_READY > "$out/log" 2>&1 || { echo 125 > "$out/code"; : > /lockgate/answer; exit 0; }
+alone=yes # until another interface than loopback is found
+{
+    read -r _ && read -r _ && while read -r name _; do
+        case $name in lo:*) ;; *) alone=no ;; esac
+    done
+} < /proc/net/dev || alone=no
+if [ -n "$ready" ]; then
+    # shellcheck disable=SC2086  # a list of words
+    python /lockgate/ready.py $ready > "$out/log" 2>&1 || { echo 125 > "$out/code"; : > /lockgate/answer; exit 0; }
 fi
-unset LOCKGATE_READY
 cd "/work/$cwd" || exit 1
-"$@" > "$out/log" 2>&1
+env "$@" > "$out/log" 2>&1
 echo $? > "$out/code"
+rm -f "$out/refused"
+if [ $alone = yes ]; then : > "$out/refused"; fi
 cd /work || exit 1
 while IFS= read -r path; do
     if [ -e "$path" ]; then

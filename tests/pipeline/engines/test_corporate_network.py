@@ -1,0 +1,148 @@
+"""Behind a proxy, with a certificate authority and a package index of one's own: both engines hand on what is needed.
+
+The index is a real one over TLS, the proxy the only one who knows its name, and the packages are installed as the
+stages install them. Each setting is proved by taking it away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline import Action, ActionResult, Store
+from pipeline.engine import Engine
+from pipeline.engines.dagger import DaggerEngine
+from pipeline.engines.host import HostEngine
+from pipeline.engines.network import CERTIFICATES, VARIABLES
+from stages.environment import script, uv_tree
+from tests.pipeline.engines.corporate import INDEX, Authority, Proxy, index, served, write_packages
+
+IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+
+GATEWAY = """
+import socket, struct
+for line in list(open('/proc/net/route'))[1:]:
+    words = line.split()
+    if words[1] == '00000000':
+        print(socket.inet_ntoa(struct.pack('<I', int(words[2], 16))), end='')
+"""
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
+
+Execute = Callable[[Action], ActionResult]
+
+
+@pytest.fixture(params=["host", "dagger"])
+def execute(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """Run one action on the engine, of which the environment says nothing about networks yet."""
+    if request.param == "dagger":
+        request.getfixturevalue("dagger_engine")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    store = Store(tmp_path / "store")
+
+    def run(action: Action) -> ActionResult:
+        async def main() -> ActionResult:
+            found: Engine = HostEngine(store, tmp_path, str)
+            if request.param == "dagger":
+                found = DaggerEngine(store, tmp_path, str, image=IMAGE)
+            async with found as opened:
+                return await opened.execute(action, tmp_path / "log", lambda _: None)
+
+        return anyio.run(main)
+
+    return run
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, execute: Execute) -> str:
+    """The address of this machine as an action sees it: loopback on the host, else the gateway of its container."""
+    if request.node.callspec.params["execute"] == "host":
+        return "127.0.0.1"
+    return execute(Action(argv=("python", "-c", GATEWAY), network=True)).tail
+
+
+@pytest.fixture
+def corporate(machine: str, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, Action]]:
+    """The network, everything about it in the environment; its proxy, and the action that installs a package from its index."""
+    store = Store(tmp_path / "store")
+    lock = write_packages(tmp_path / "packages")
+    authority = Authority(tmp_path / "authority")
+    with ExitStack() as stack:
+        place = stack.enter_context(index(authority, tmp_path / "packages"))
+        proxy = Proxy("127.0.0.1" if machine == "127.0.0.1" else "0.0.0.0", {f"{INDEX}:443": place})
+        stack.enter_context(served(proxy))
+        port = proxy.server_address[1]
+        if execute(Action(argv=("python", "-c", CONNECT, machine, str(port)), network=True)).exit_code != 0:
+            if machine == "127.0.0.1":
+                pytest.fail("an action with network on the host does not reach its loopback")
+            pytest.skip("a container of this engine does not reach this machine, where the proxy listens")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{machine}:{port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"https://{INDEX}/simple/")
+        yield (
+            proxy,
+            Action(
+                argv=("python", "install.py", "{root}/uv/uv", "requirements.lock", "site"),
+                inputs={"requirements.lock": store.put(lock.encode()), "install.py": script(store, "install.py")},
+                tools={"uv": uv_tree(store)},
+                env={"UV_CACHE_DIR": "{root}/.cache", "UV_HTTP_RETRIES": "0"},
+                outputs=("site",),
+                network=True,
+            ),
+        )
+
+
+def test_packages_come_through_the_proxy_from_the_index_that_the_authority_vouches_for(
+    corporate: tuple[Proxy, Action], execute: Execute, tmp_path: Path
+) -> None:
+    proxy, install = corporate
+    store = Store(tmp_path / "store")
+    site = execute(install).require().output("site").tree
+    assert store.read(store.file(site, "parcel.py")) == b"INSIDE = 'arrived'\n"
+    assert proxy.asked() == {f"{INDEX}:443"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "said", "asked"),
+    [
+        ("HTTPS_PROXY", "dns error", set[str]()),
+        ("SSL_CERT_FILE", "invalid peer certificate", {f"{INDEX}:443"}),
+        ("UV_DEFAULT_INDEX", "tunnel error", {"pypi.org:443"}),
+    ],
+)
+def test_without_any_one_of_them_nothing_is_installed(
+    corporate: tuple[Proxy, Action],
+    execute: Execute,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    said: str,
+    asked: set[str],
+) -> None:
+    proxy, install = corporate
+    monkeypatch.delenv(missing)
+    result = execute(install)
+    assert result.exit_code != 0
+    assert said in result.tail
+    assert proxy.asked() == asked
+
+
+def test_an_action_without_network_sees_nothing_of_it(
+    corporate: tuple[Proxy, Action], execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, _ = corporate
+    certificate = os.environ["SSL_CERT_FILE"]
+    for name in VARIABLES:
+        monkeypatch.setenv(name, certificate if name in CERTIFICATES else f"http://{name}.invalid")
+    show = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    refused, allowed = (json.loads(execute(Action(argv=show, network=network)).log.read_text()) for network in (False, True))
+    assert refused.keys() & set(VARIABLES) == set()
+    assert {name: allowed.get(name) for name in VARIABLES} == {name: os.environ[name] for name in VARIABLES}
+    assert proxy.asked() == set()

@@ -1,0 +1,257 @@
+"""What is particular to the Dagger engine: its session, the network of containers, and how a result is brought back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+from pipeline import Action, ActionResult, Blob, Service, Store, Tree
+from pipeline.engines import dagger
+from pipeline.engines.choose import RUNNER
+from pipeline.engines.dagger import CLI, DaggerEngine
+from pipeline.errors import EngineError
+from tests.pipeline.engines.own_engine import an_engine
+
+IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+
+REACH = """
+import socket
+server = next(line.split()[1] for line in open('/etc/resolv.conf') if line.startswith('nameserver'))
+socket.create_connection((server, 53), 5)
+print('reached')
+"""
+"""Connects to the name server that the engine runs for its containers."""
+
+LOOPBACK = """
+import socket
+listener = socket.create_server(('127.0.0.1', 0))
+socket.create_connection(listener.getsockname(), 5)
+print('reached itself')
+"""
+
+SERVER = """
+import http.server, os
+http.server.HTTPServer((os.environ['HOST'], int(os.environ['PORT'])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+CLIENT = "import os, urllib.request as u; print(u.urlopen(f\"http://{os.environ['WEB_HOST']}:{os.environ['WEB_PORT']}/\").status)"
+
+
+def engine(home: Path) -> DaggerEngine:
+    return DaggerEngine(Store(home / "store"), home, lambda name: name, image=IMAGE)
+
+
+@pytest.fixture
+def execute(dagger_engine: None, tmp_path: Path) -> Callable[..., ActionResult]:
+    """Run one action in a session of its own; `change` is done to the engine before."""
+
+    def run(action: Action, change: Callable[[Any], None] = lambda _: None) -> ActionResult:
+        async def main() -> ActionResult:
+            async with engine(tmp_path) as opened:
+                change(opened)
+                return await opened.execute(action, tmp_path / "log", lambda _: None)
+
+        return anyio.run(main)
+
+    return run
+
+
+def command(program: str, **more: Any) -> Action:
+    return Action(argv=("python", "-c", program), **more)
+
+
+# network
+
+
+def test_an_action_reaches_the_network_only_when_it_declares_it(execute: Callable[..., ActionResult]) -> None:
+    allowed, refused = execute(command(REACH, network=True)), execute(command(REACH))
+    assert (allowed.exit_code, allowed.network, allowed.tail) == (0, "allowed", "reached\n")
+    assert (refused.exit_code, refused.network) == (1, "refused")
+    assert "Network is unreachable" in refused.tail
+
+
+def test_an_action_without_network_has_loopback_and_no_more_rights_than_another(execute: Callable[..., ActionResult]) -> None:
+    rights = "print([line.split() for line in open('/proc/self/status') if line.startswith(('Cap', 'Seccomp:'))])"
+    refused, allowed = execute(command(LOOPBACK + rights)), execute(command(LOOPBACK + rights, network=True))
+    assert refused.exit_code == 0
+    assert refused.tail == allowed.tail
+
+
+def test_an_image_without_tools_of_its_own_is_enough(execute: Callable[..., ActionResult]) -> None:
+    result = execute(Action(argv=("sh", "-c", "! command -v python3 && cat /proc/net/dev"), image="debian:bookworm-slim"))
+    assert (result.exit_code, result.network) == (0, "refused")
+    assert [line.split(":")[0].strip() for line in result.tail.splitlines()[2:]] == ["lo"]
+
+
+def test_beside_services_the_network_stays_and_the_result_says_so(execute: Callable[..., ActionResult], tmp_path: Path) -> None:
+    inputs: dict[str, Tree | Blob] = {"server.py": Store(tmp_path / "store").put(SERVER.encode())}
+    web = Service(name="web", argv=("python", "-u", "server.py"), port=8000, inputs=inputs)
+    result = execute(command(CLIENT, services=(web,)))
+    assert (result.tail, result.network) == ("200\n", "not enforced")
+
+
+def test_a_network_that_is_there_is_never_reported_as_refused(execute: Callable[..., ActionResult]) -> None:
+    def leave_the_network(opened: Any) -> None:
+        opened._with_run = opened._with_exec
+
+    result = execute(command("open('/lockgate/out/refused', 'w')\n" + REACH), leave_the_network)
+    assert (result.tail, result.network) == ("reached\n", "not enforced")
+
+
+# commands and what they leave
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_command_runs_once_however_its_outputs_are_fetched(execute: Callable[..., ActionResult], size: int) -> None:
+    count = f"echo again >> kept/runs; cat kept/runs; head -c {size} /dev/urandom > out"
+    action = Action(argv=("sh", "-c", count), caches={"kept": f"test-{uuid.uuid4().hex}"}, outputs=("out",))
+    first, second = execute(action), execute(action)
+    assert (first.tail, second.tail) == ("again\n", "again\nagain\n")
+    assert first.output("out").blob.size == size
+    assert first.output("out").blob != second.output("out").blob
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_cancelled_action_ends_in_its_container(dagger_engine: None, tmp_path: Path, network: bool) -> None:
+    mark = uuid.uuid4().hex
+
+    def running() -> bool:
+        return any(mark in (process.info["cmdline"] or [])[3:] for process in psutil.process_iter(["cmdline"]))
+
+    async def main() -> None:
+        async with engine(tmp_path) as opened, anyio.create_task_group() as group:
+            action = command("import time; time.sleep(98765)", network=network)
+            group.start_soon(opened.execute, with_argument(action, mark), tmp_path / "log", lambda _: None)
+            with anyio.move_on_after(20) as waiting:
+                while not running():
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+            if waiting.cancelled_caught:
+                pytest.skip("the processes of this engine cannot be seen from here")
+        with anyio.fail_after(20):
+            while running():
+                await anyio.sleep(0.05)
+
+    anyio.run(main)
+
+
+def with_argument(action: Action, argument: str) -> Action:
+    return Action(argv=(*action.argv, argument), network=action.network)
+
+
+# the session
+
+
+def programs() -> list[str]:
+    """What was asked of the `dagger` programs this process has started and not yet ended."""
+    children = psutil.Process().children(recursive=True)
+    return [" ".join(child.cmdline()[1:]) for child in children if "dagger" in child.name()]
+
+
+def test_a_session_ends_with_the_engine_and_leaves_nothing_behind(dagger_engine: None, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    async def main() -> None:
+        async with engine(tmp_path):
+            seen.append(programs())
+
+    if shutil.which("dagger") is None:
+        pytest.skip("the SDK fetches the program itself, as there is none on PATH")
+    anyio.run(main)
+    assert seen == [["session"]]  # ours alone: the SDK would say what it is
+    assert programs() == []
+    assert not [name for name in os.environ if name.startswith("DAGGER_SESSION")]
+    assert gc.isenabled()
+
+
+def test_an_engine_is_used_in_the_session_this_process_runs_in(dagger_engine: None, tmp_path: Path) -> None:
+    program = shutil.which("dagger")
+    if program is None:
+        pytest.skip("no dagger program is on PATH to open a session")
+    dagger.where_to_find_it(os.environ)
+    inside = "import sys, anyio; from tests.pipeline.engines.test_dagger import inside; anyio.run(inside, sys.argv[1])"
+    command = [program, "run", "--progress=plain", sys.executable, "-c", inside, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "said inside; programs: []" in done.stdout + done.stderr
+
+
+async def inside(home: str) -> None:
+    """What the test above does within `dagger run`."""
+    async with engine(Path(home)) as opened:
+        result = await opened.execute(Action(argv=("echo", "said inside")), Path(home, "log"), lambda _: None)
+        print(f"{result.tail.strip()}; programs: {programs()}")
+
+
+def test_an_engine_that_does_not_answer_is_an_error_and_leaves_no_program(
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with engine(tmp_path):
+            raise AssertionError("there is no engine")
+
+    dagger.where_to_find_it(os.environ)
+    monkeypatch.setenv(RUNNER, f"unix://{tmp_path}/none.sock")
+    monkeypatch.setattr(dagger, "CONNECT", 1.0)
+    with pytest.raises(EngineError, match="no session with a Dagger engine"):
+        anyio.run(main)
+    assert programs() == []
+
+
+def test_without_the_sdk_the_error_says_what_to_install_and_no_program_is_left(
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with engine(tmp_path):
+            raise AssertionError("there is no SDK")
+
+    monkeypatch.setitem(sys.modules, "dagger", None)
+    with pytest.raises(EngineError, match="SDK is not installed"):
+        anyio.run(main)
+    assert programs() == []
+
+
+def test_a_program_that_is_no_dagger_is_an_error_with_what_it_said(
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with engine(tmp_path):
+            raise AssertionError("there is no session")
+
+    (tmp_path / "program").write_text("#!/bin/sh\necho something else\n")
+    (tmp_path / "program").chmod(0o755)
+    monkeypatch.setenv(CLI, str(tmp_path / "program"))
+    with pytest.raises(EngineError, match="gave no address but 'something else'"):
+        anyio.run(main)
+
+
+# the tests' own engine
+
+
+def test_where_no_engine_answers_the_tests_start_one_and_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> ActionResult:
+        async with engine(tmp_path) as opened:
+            return await opened.execute(command(REACH), tmp_path / "log", lambda _: None)
+
+    pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
+    with an_engine(lambda _: None) as address:
+        assert address.startswith("unix://")
+        place = Path(address.removeprefix("unix://")).parent
+        assert (place / "root").is_dir()
+        monkeypatch.setenv(RUNNER, address)
+        result = anyio.run(main)
+    assert (result.exit_code, result.network) == (1, "refused")
+    assert not place.exists()
+    assert str(place) not in Path("/proc/self/mounts").read_text()
+    assert not [process for process in psutil.process_iter(["cmdline"]) if str(place) in " ".join(process.info["cmdline"] or [])]
