@@ -47,7 +47,7 @@ def snapshot() -> Iterator[Figure]:
     """10,000 unchanged source files."""
     import time
 
-    from pipeline.project import listed
+    from pipeline.repository import listed
     from pipeline.snapshot import YOUNG, take
     from pipeline.store import Store
 
