@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import containers, example, startup
+from benchmarks import containers, example, startup, suite
 from benchmarks.figure import Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "startup": startup.measure,
     "example": example.measure,
     "containers": containers.measure,
+    "suite": suite.measure,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 

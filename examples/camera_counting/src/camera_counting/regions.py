@@ -18,7 +18,7 @@ Plane: TypeAlias = npt.NDArray[np.float32]
 """One value per pixel: float32 array (H, W)."""
 
 
-def window_mean(values: Plane, radius: int) -> Plane:
+def window_mean(values: npt.NDArray[np.floating], radius: int) -> Plane:
     """Mean over a square window of (2 * radius + 1) pixels.
 
     Running sums make the cost independent of the radius. Outside the image the
