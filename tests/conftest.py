@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipeline import Facts, Journal, Pipeline, Project, Stage, Store
 from pipeline.engine import Engine
@@ -23,6 +24,9 @@ from pipeline.run import Options, Outcome, Runner
 from pipeline.schedule import Capacity
 from pipeline.settings import Settings
 from tests.pipeline.engines.own_engine import an_engine
+
+settings.register_profile("everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everywhere")  # a busy machine is no failure
 
 T = TypeVar("T")
 

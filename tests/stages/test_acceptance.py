@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from gates import all_passed
 from pipeline import Project, Service, Stage, Store, Tree, Work
-from pipeline.engines.choose import open_engine, runner
+from pipeline.engines.choose import open_engine
 from stages.acceptance import AcceptanceTests
 from stages.environment import PythonEnvironment
 from stages.postgres import PostgresService
@@ -89,7 +88,7 @@ def test_the_tests_reach_the_service_and_the_service_its_database(acceptance: Ac
     assert all_passed(report).passed
 
 
-@pytest.mark.skipif(runner(os.environ) is None, reason="no Dagger engine is configured")
+@pytest.mark.usefixtures("dagger_engine")
 def test_the_same_in_containers(acceptance: AcceptanceTests, run_stage: RunStage, project: Project, store: Store) -> None:
     report = run_stage(acceptance, engine=open_engine("dagger", project, store))
     assert report.bad() == ()

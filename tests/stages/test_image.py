@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import Journal, Pipeline, Project, Stage, StageFailed, Store, Tree, WiringError
 from pipeline.engine import Engine
-from pipeline.engines.choose import open_engine, runner
+from pipeline.engines.choose import open_engine
 from stages.image import BaseImage, BuildImage, DockerfileImage, Image, ImageSize, Placed, is_root, layers_of, read_image
 from stages.scripts import oci
 from stages.source import SourceProvenance, WorkingCopy
@@ -23,8 +23,6 @@ from tests.conftest import RunStage, StageDidNotPass, run_pipeline
 from tests.stages.package import commit, run_again
 
 SERVE = ("python", "/app/serve.py")
-
-needs_dagger = pytest.mark.skipif(runner(os.environ) is None, reason="no Dagger engine can be reached")
 
 
 def write_app(project: Project) -> None:
@@ -246,11 +244,10 @@ def test_the_docker_build_is_for_the_dagger_engine_alone() -> None:
     assert DockerfileImage.engines == {"dagger"}
 
 
-@needs_dagger
+@pytest.mark.usefixtures("dagger_engine")
 def test_the_digest_of_one_input_is_equal_on_host_and_dagger(
     project: Project, run_stage: RunStage, store: Store, journal: Journal
 ) -> None:
-    pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
     write_app(project)
     commit(project, "2024-05-06T07:08:10Z")
     stage = image(provenance=SourceProvenance(), env=(("A", "1"),))
@@ -260,9 +257,8 @@ def test_the_digest_of_one_input_is_equal_on_host_and_dagger(
     assert found["subject"] == here
 
 
-@needs_dagger
+@pytest.mark.usefixtures("dagger_engine")
 def test_a_dockerfile_becomes_an_image(project: Project, run_stage: RunStage, store: Store) -> None:
-    pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
     write_app(project)
     version = ".".join(map(str, sys.version_info[:2]))
     (project.root / "Dockerfile").write_text(
@@ -275,9 +271,8 @@ def test_a_dockerfile_becomes_an_image(project: Project, run_stage: RunStage, st
     assert len(layers_of(store, built)) > 1
 
 
-@needs_dagger
+@pytest.mark.usefixtures("dagger_engine")
 def test_a_dockerfile_whose_command_fails_fails_the_stage(project: Project, run_stage: RunStage, store: Store) -> None:
-    pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
     version = ".".join(map(str, sys.version_info[:2]))
     (project.root / "Dockerfile").write_text(f"FROM python:{version}-slim\nRUN echo the reason >&2; exit 7\n")
     with pytest.raises(StageDidNotPass, match="exit code: 7"):

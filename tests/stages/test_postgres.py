@@ -14,7 +14,7 @@ import pytest
 
 from gates import all_passed
 from pipeline import Project, Store
-from pipeline.engines.choose import open_engine, runner
+from pipeline.engines.choose import open_engine
 from pipeline.engines.local import free_port
 from pipeline.engines.sandbox import answers
 from stages.environment import PythonEnvironment
@@ -60,7 +60,7 @@ def test_tests_speak_sql_to_a_real_server(integration: IntegrationTests, run_sta
     assert all_passed(report).passed
 
 
-@pytest.mark.skipif(runner(os.environ) is None, reason="no Dagger engine is configured")
+@pytest.mark.usefixtures("dagger_engine")
 def test_the_same_server_runs_in_a_container(
     integration: IntegrationTests, run_stage: RunStage, project: Project, store: Store
 ) -> None:
