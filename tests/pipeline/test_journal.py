@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sqlite3
@@ -102,6 +103,7 @@ def test_a_journal_that_is_not_there_has_no_events_and_is_not_made_by_reading(tm
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "journal.db").touch()  # another process is just making it
     assert journal.runs() == []
+    journal.close()
 
 
 def test_what_others_write_is_seen_by_who_only_reads(tmp_path: Path) -> None:
@@ -166,7 +168,8 @@ def test_what_a_killed_process_had_appended_is_there(tmp_path: Path) -> None:
         journal.append(Event(run="r", kind="a"))
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
-    assert [event.kind for event in Journal(path).events()] == ["a"]
+    with contextlib.closing(Journal(path)) as journal:
+        assert [event.kind for event in journal.events()] == ["a"]
 
 
 def test_the_latest_record_and_duration_of_each_stage_are_known(journal: Journal) -> None:

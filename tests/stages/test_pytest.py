@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import uuid
@@ -124,7 +125,7 @@ def test_coverage_of_child_processes_is_measured_under_relative_names(
 ) -> None:
     report = run_stage(covered(project))
     (tmp_path / "data").write_bytes(store.read(report.coverage))
-    with sqlite3.connect(tmp_path / "data") as data:
+    with contextlib.closing(sqlite3.connect(tmp_path / "data")) as data:
         assert {name for (name,) in data.execute("select path from file")} == {"src/thing/__init__.py", "src/thing/__main__.py"}
 
 
