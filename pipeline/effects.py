@@ -113,7 +113,7 @@ class Effects:
 
     def _left(self, stage: Stage[Any]) -> Leftover | None:
         """What an earlier run left open of this stage's effect."""
-        if stage.effect is Effect.PURE or stage in self._open:
+        if stage.effect is Effect.PURE:
             return None
         return leftover(self._journal.latest(self._pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 

@@ -50,7 +50,6 @@ class RunHistory:
     exit: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, StageHistory] = field(default_factory=dict)
-    notes: list[Event] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:

@@ -124,8 +124,6 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
             return f"{paint('yellow', '↩')} {name} goes back: {event.data['reason']}"
         case "undo.done" | "undo.failed":
             return f"{paint('green' if stage.undone == 'undone' else 'red', '↩')} {name}: {stage.undone}"
-        case "note":
-            return f"  {name}: {event.data['text']}"
     return ""
 
 

@@ -31,6 +31,4 @@ def command(arguments: argparse.Namespace) -> int:
 
 def as_json(run: RunHistory) -> str:
     """Everything that is known of the run; `docs/cli.md` names the fields."""
-    plain = dataclasses.asdict(run)
-    plain.pop("notes")
-    return json.dumps({**plain, "state": run.state, "seconds": run.seconds}, indent=2)
+    return json.dumps({**dataclasses.asdict(run), "state": run.state, "seconds": run.seconds}, indent=2)

@@ -49,6 +49,7 @@ def _nothing_to_do(session: Session, plan: Plan, arguments: argparse.Namespace) 
 def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     """Run the plan in an event loop; signals stop it, and what is open is taken back."""
     import anyio
+    from anyio.lowlevel import checkpoint_if_cancelled
 
     from pipeline.engines.choose import open_engine
     from pipeline.run import Options, Runner
@@ -65,6 +66,7 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
 
     async def work(stop: Stop) -> Outcome:
         async with open_engine(session.choice.name, session.project, session.store) as engine:
+            await checkpoint_if_cancelled()  # asked to stop while the engine opened: no runner need know
             stop.runner = Runner(
                 plan,
                 run=run,
@@ -81,8 +83,9 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
         session.journal.append(run_started(plan, run, reason=session.choice.reason, pid=os.getpid()))
         try:
             outcome = anyio.run(_until_stopped, work)
-        except Exception:
-            session.journal.append(run_finished(run, int(Exit.UNUSABLE), []))
+        except (Exception, KeyboardInterrupt) as error:  # an interrupt before anybody listens for signals
+            code = Exit.UNUSABLE if isinstance(error, Exception) else Exit.INTERRUPTED
+            session.journal.append(run_finished(run, int(code), []))
             raise
         if outcome is None:
             session.journal.append(run_finished(run, int(Exit.INTERRUPTED), []))

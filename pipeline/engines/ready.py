@@ -3,6 +3,7 @@
 A URL of HTTP must answer 200; `postgresql://HOST:PORT` must let a session in.
 """
 
+import http.client
 import socket
 import struct
 import sys
@@ -28,8 +29,8 @@ def asked(url: str) -> str:
     """Why the service is not ready; empty when it is."""
     try:
         return of_postgresql(url) if url.startswith("postgresql:") else of_http(url)
-    except OSError as error:
-        return str(error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
 
 
 def of_http(url: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import http.client
 import json
 import os
 import signal
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import time
 import types
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -114,7 +114,8 @@ def supervise(spec: dict[str, Any]) -> int:
         print(error, file=sys.stderr)
         return FAILED
     except FileNotFoundError as error:
-        print(f"{error.filename}: no such program", file=sys.stderr)
+        what = "directory" if error.filename == spec["cwd"] else "program"
+        print(f"{error.filename}: no such {what}", file=sys.stderr)
         return 127
     except PermissionError as error:
         print(f"{error.filename}: not executable", file=sys.stderr)
@@ -161,7 +162,7 @@ def answers(service: dict[str, Any]) -> bool:
         try:
             with opener.open(f"http://127.0.0.1:{service['port']}{service['ready']}", timeout=2) as answer:
                 return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return False
     try:
         with socket.create_connection(("127.0.0.1", service["port"]), timeout=2):

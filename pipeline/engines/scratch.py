@@ -8,9 +8,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 PREFIX = "lockgate-action-"
 LOCK = ".lock"
@@ -67,17 +66,25 @@ def _remove_if_left(place: Path) -> None:
 
 def _remove(place: Path) -> None:
     """The lock goes last: should this process be killed too, the next one goes on with what is left."""
-
-    def again(function: Callable[..., Any], path: str, _: Any) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        os.chmod(path, 0o700)
-        function(path)
-
     for path in place.iterdir():
         if path.name == LOCK:
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, onerror=again)
+            try:
+                shutil.rmtree(path)
+            except PermissionError:
+                _let_in(path)
+                shutil.rmtree(path)
         else:
             path.unlink()
     shutil.rmtree(place)
+
+
+def _let_in(directory: Path) -> None:
+    """Let this user into every directory from here down; what a link points to is somebody else's."""
+    directory.chmod(0o700)
+    for base, names, _ in os.walk(directory):  # from above: a directory is let in before it is looked into
+        for name in names:
+            path = os.path.join(base, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gates import Check, Compare, QualityGate, Ruling, Verdict
-from gates.verdict import digest_of, passed
+from gates import Check, Compare, QualityGate, Ruling, Verdict, Verification
+from gates.verdict import digest_of, failed, passed
 from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError, Work
 from pipeline.errors import Exit
 from tests.conftest import run_pipeline
-from tests.pipeline.toys import FromFile, Half, Make, Number
+from tests.pipeline.toys import FromFile, Half, Make, Number, Sends
 
 
 def fine(_: Number) -> Verdict:
@@ -93,3 +94,50 @@ def test_what_a_gate_holds_verdicts_against_is_not_for_others_to_say() -> None:
     wrong: Any = {"evidence": (SOURCE,)}
     with pytest.raises(WiringError, match="QualityGate has no field 'evidence'"):
         QualityGate(artifact=Make(of=SOURCE), checks=(Check(evidence=HALF, rule=fine),), **wrong)
+
+
+@pytest.mark.parametrize("answer", [True, "passed", None])
+def test_a_rule_that_returns_no_verdict_closes_the_gate(decide: Any, answer: Any) -> None:
+    def careless(_: Number) -> Verdict:
+        found: Verdict = answer
+        return found
+
+    code, (verdict,) = decide(Check(evidence=HALF, rule=careless))
+    assert (code, verdict["ruling"], verdict["rule"]) == (Exit.FAILED, "error", "careless")
+    assert verdict["said"] == f"the rule returned a {type(answer).__name__}"
+
+
+def never(_: Number) -> Verdict:
+    return failed("never", "it does not answer", wanted="an answer")
+
+
+@pytest.mark.parametrize(("rule", "code", "left"), [(fine, Exit.PASSED, "sent\n"), (never, Exit.FAILED, "sent\ntook back 8\n")])
+def test_a_deployment_stands_when_its_checks_passed_and_else_goes_back(
+    project: Project, store: Store, journal: Journal, rule: Any, code: Exit, left: str
+) -> None:
+    (project.root / "n").write_text("8")
+    deployment = Sends(of=SOURCE, file=project.root / "sent")
+    verified = Verification(deployment=deployment, checks=(Check(evidence=Half(of=deployment), rule=rule),))
+    outcome, results = run_pipeline(Pipeline("thing", deploy=deployment, verified=verified), project, store, journal)
+    assert (outcome.exit, (project.root / "sent").read_text()) == (code, left)
+    decided = journal.latest("verified", ("gate.decided",))
+    assert decided is not None
+    assert decided.data["open"] is (code is Exit.PASSED)
+    if code is Exit.PASSED:
+        assert results["verified"].deployment == Number(value=8)
+        assert results["verified"].summary() == "1 checks passed"
+        assert [verdict.rule for verdict in results["verified"].verdicts] == ["fine"]
+    else:
+        assert outcome.failed["verified"] == "verified is closed: it does not answer\n  expected: an answer"
+
+
+def test_a_verification_without_checks_is_refused() -> None:
+    with pytest.raises(WiringError, match="a Verification without checks lets everything through"):
+        Verification(deployment=SOURCE, checks=())
+
+
+def test_what_is_checked_has_to_come_from_the_deployment() -> None:
+    deployment = Sends(of=SOURCE, file=Path("sent"))
+    elsewhere = FromFile(path="other")
+    with pytest.raises(WiringError):
+        Pipeline("thing", it=Verification(deployment=deployment, checks=(Check(evidence=elsewhere, rule=fine),)))

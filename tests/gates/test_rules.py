@@ -39,14 +39,17 @@ from gates import (
     SizeReport,
     Status,
     TestReport,
+    ValidationCheck,
+    ValidationReport,
     Verdict,
     WithinBudget,
     all_passed,
     all_probes_passed,
     no_findings,
+    valid,
 )
 from gates.licences import allows
-from pipeline import Blob
+from pipeline import Blob, Result
 
 BLOB = Blob(digest="0" * 64, size=0)
 
@@ -102,6 +105,11 @@ def metrics(files: int = 1, complexity: int = 3, duplicated: int = 0) -> CodeMet
 
 def probes(*passed: bool) -> ProbeReport:
     return ProbeReport(url="http://x", probes=tuple(Probe(name=f"p{n}", passed=one, said="said") for n, one in enumerate(passed)))
+
+
+def validation(*passed: bool) -> ValidationReport:
+    checks = tuple(ValidationCheck(name=f"c{n}", passed=one, said=f"said {n}") for n, one in enumerate(passed))
+    return ValidationReport(subject="image x", checks=checks)
 
 
 P, F, E = Ruling.PASSED, Ruling.FAILED, Ruling.ERROR
@@ -170,6 +178,9 @@ CASES: list[tuple[str, Callable[[], Verdict], Ruling]] = [
     ("all probes passed", lambda: all_probes_passed(probes(True, True)), P),
     ("a probe failed", lambda: all_probes_passed(probes(True, False)), F),
     ("no probes", lambda: all_probes_passed(probes()), E),
+    ("what it has to be", lambda: valid(validation(True, True)), P),
+    ("one check of an artifact failed", lambda: valid(validation(True, False)), F),
+    ("nothing of an artifact was checked", lambda: valid(validation()), E),
 ]  # fmt: skip
 
 
@@ -224,6 +235,8 @@ def test_total_coverage_is_judged_as_arithmetic_says(files: list[tuple[int, int]
         ("MIT OR", False),
         ("(MIT", False),
         ("MIT MIT", False),
+        ("(MIT Apache-2.0", False),
+        ("(MIT Apache-2.0)", False),
         ("AND", False),
     ],
 )
@@ -242,6 +255,7 @@ def test_summaries_are_sentences() -> None:
     assert probes(True).summary() == "1 probes of http://x passed"
     assert load().summary().startswith("100 requests, 10/s, 0 failed, p50 5 ms")
     assert size(1000).summary() == "image: 1,000 bytes"
+    assert validation(True, False).summary() == "image x: 1 of 2 checks passed"
 
 
 def test_evidence_is_reused_only_when_it_is_good() -> None:
@@ -249,3 +263,23 @@ def test_evidence_is_reused_only_when_it_is_good() -> None:
     assert not report_of(Status.FAILED).reusable()
     assert not report_of(Status.FLAKY).reusable()
     assert not report_of().reusable()
+    assert validation(True).reusable()
+    assert not validation(True, False).reusable()
+    assert not validation().reusable()
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "empty", "concern"),
+    [
+        (report_of(Status.PASSED), report_of(Status.PASSED, Status.FAILED), report_of(), "1 of 2 tests failed"),
+        (findings(), findings(Severity.HIGH), findings(targets=0), "scanner 1: 1 findings of note or worse in 5 files"),
+        (probes(True), probes(True, False), probes(), "2 probes of http://x, 1 failed"),
+        (validation(True), validation(True, False), validation(), "image x: 1 of 2 checks passed: c1: said 1"),
+    ],
+)
+def test_evidence_that_says_no_or_nothing_is_a_concern_where_no_gate_weighs_it(
+    good: Result, bad: Result, empty: Result, concern: str
+) -> None:
+    assert good.concern() == ""
+    assert bad.concern() == concern
+    assert empty.concern()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -245,6 +246,68 @@ def test_a_second_run_waits_until_the_effects_of_the_first_are_confirmed(bench: 
     send = Opens(of=Constant(value=1))
     assert bench.run(Pipeline("thing", send=send, verified=Meanwhile(of=send))).failed == {}
     assert [other.wait() for other in others] == [0]
+    assert bench.sent.read_text() == "1\n2\n"
+
+
+def test_two_effects_of_one_run_need_not_wait_for_each_other(bench: Bench) -> None:
+    first = Opens(of=Constant(value=1))
+    second = Opens(of=first)
+    assert bench.run(Pipeline("thing", send=first, second=second, below=Half(of=second))).failed == {}
+    assert bench.sent.read_text() == "1\n1\n"
+    assert list(bench.journal.events(kind="undo.intended")) == []
+
+
+def test_what_a_run_left_that_was_killed_while_this_one_waited_is_taken_back_before_the_next_effect(bench: Bench) -> None:
+    class Kills(Half):
+        """The other run ends here, and with it its lock."""
+
+        async def run(self, work: Work) -> Number:
+            other.give_back()
+            return await super().run(work)
+
+    bench.die("opens", 1, below=True)
+    other = Lock(bench.project.home / "effects.lock")
+    assert other.try_take()
+    assert bench.run(Pipeline("thing", send=Opens(of=Kills(of=Constant(value=4))))).failed == {}
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n2\n"
+
+
+def test_what_another_run_took_back_meanwhile_is_not_taken_back_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.die("opens", 1, below=True)
+    real = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        if getattr(file, "name", "") == str(bench.project.home / "effects.lock"):
+            monkeypatch.setattr(fcntl, "flock", real)
+            subprocess.run([*OTHER, bench.root, "opens", "2"], cwd=TOP, check=True)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    source = Constant(value=3)
+    bench.run(Pipeline("thing", send=Opens(of=source, after=(Fails(of=source),))))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n2\n"
+    assert bench.kinds().count("undo.intended") == 1
+
+
+def test_an_effect_whose_stage_finds_that_it_did_not_take_place_is_not_taken_back(bench: Bench) -> None:
+    class Missed(Opens):
+        async def recover(self, work: Work) -> Number | None:
+            return None
+
+    bench.die("opens", 1)
+    bench.sent.unlink()
+    assert bench.run(Pipeline("thing", send=Missed(of=Constant(value=2)))).failed == {}
+    assert bench.sent.read_text() == "2\n"
+    assert bench.kinds()[:2] == ["effect.intended", "effect.failed"]
+
+
+def test_what_is_open_but_not_known_any_more_is_told_and_never_guessed(bench: Bench) -> None:
+    bench.die("opens", 1)
+    renamed = Half(of=Constant(value=4))  # there was none of its name in the run that was killed
+    assert bench.run(Pipeline("thing", send=Opens(of=renamed))).failed == {}
+    (told,) = bench.journal.events(kind="undo.failed")
+    assert "has no result of half" in told.data["error"]
+    assert told.data["trace"] == ""
     assert bench.sent.read_text() == "1\n2\n"
 
 

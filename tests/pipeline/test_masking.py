@@ -67,3 +67,8 @@ def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
 def test_without_secrets_nothing_changes() -> None:
     masker = Masker([])
     assert masker.feed(b"abc") + masker.end() == b"abc"
+
+
+def test_a_line_too_short_to_be_a_secret_is_left_as_it_is() -> None:
+    key = '{\n"key": "abcdef"\n}'
+    assert Masker([key]).mask(b'{ "other": 1 } "key": "abcdef"') == b'{ "other": 1 } ***'

@@ -157,3 +157,12 @@ def test_only_the_part_below_the_project_counts(with_submodule: Path) -> None:
     assert changed(with_submodule / "vendor", "main") == frozenset({"x"})
     os.unlink(with_submodule / "vendor/lib/a")
     assert changed(with_submodule / "vendor", "main") == frozenset({"x", "lib", "lib/a"})
+
+
+def test_files_that_git_cannot_list_are_never_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_text("x")
+    (tmp_path / "broken").write_text("[user\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "broken"))
+    with pytest.raises(LockgateError, match="git cannot list the files") as caught:
+        listed(tmp_path)
+    assert caught.value.next == f"git -C {tmp_path} status"

@@ -105,3 +105,20 @@ def test_a_lock_that_cannot_be_resolved_is_said_with_the_way_out(tmp_path: Path)
     assert done.returncode == 2
     assert "delivery.lock could not be resolved" in done.stderr
     assert "next: make delivery.lock" in done.stderr
+
+
+def test_a_lock_that_was_resolved_is_told_in_words(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "delivery.lock").unlink()
+    done = command(root, "init")
+    if "could not be resolved" in done.stderr:
+        pytest.skip(f"no package index can be reached: {done.stderr}")
+    assert done.stdout.startswith("resolved delivery.lock: pytest\nwrote delivery.py: ")
+
+
+def test_a_file_that_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "delivery.py").mkdir()
+    done = command(tmp_path, "init", "--force")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/delivery.py: Is a directory\n"

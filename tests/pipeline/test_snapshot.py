@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -110,3 +111,33 @@ def test_a_directory_git_cannot_list_is_a_clear_error(tmp_path: Path, store: Sto
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LockgateError, match="the program git is missing"):
         take(tmp_path, store, tmp_path / "index.json")
+
+
+def test_a_submodule_that_is_not_checked_out_is_refused_with_the_way_to_get_it(root: Path, store: Store) -> None:
+    with pytest.raises(LockgateError, match="the submodule lib is not checked out") as caught:
+        take_listed(root, ["lib/", "src/a.py"], store, root.parent / "index.json")
+    assert caught.value.next == "git submodule update --init lib"
+    left_out = take_listed(root, ["lib/", "src/a.py"], store, root.parent / "index.json", Patterns(exclude=("lib",)))
+    assert [entry.path for entry in store.entries(left_out)] == ["src/a.py"]
+
+
+def test_what_is_no_file_any_more_is_left_out(root: Path, store: Store) -> None:
+    subprocess.run(["git", "init", "-q", root], check=True)
+    subprocess.run(["git", "-C", root, "add", "."], check=True)
+    (root / "src" / "a.py").unlink()
+    os.mkfifo(root / "src" / "a.py")
+    assert listing(store, root) == {".gitignore": "file", "src/run.sh": "executable"}
+
+
+def test_what_was_read_is_remembered_also_what_other_patterns_chose(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.snapshot.YOUNG", -(10**12))  # every file is old enough to be remembered
+    index = root.parent / "state" / "index.json"
+    take(root, store, index)
+    (root / "src" / "a.py").write_text("another")
+    take(root, store, index, include=("**/*.py",))
+    assert {row[0] for row in json.loads(index.read_text())} == {".gitignore", "src/a.py", "src/run.sh"}
+    monkeypatch.setattr(store, "put_file", lambda _: pytest.fail("it was read again"))
+    assert take(root, store, index).files == 3
+    assert [path.name for path in index.parent.iterdir()] == ["index.json"]

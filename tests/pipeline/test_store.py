@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -203,3 +204,94 @@ def test_errors_of_the_system_become_sentences(tmp_path: Path, number: int, word
 def test_contents_finds_every_blob_and_tree_of_a_result(store: Store) -> None:
     blob, tree = store.put(b"x"), store.tree([])
     assert list(contents({"a": [blob, (tree,)], "b": 1})) == [blob, tree]
+
+
+def test_a_tree_is_here_only_with_every_file_of_it(store: Store) -> None:
+    blob = store.put(b"x")
+    tree = store.tree([Entry("f", "file", blob.digest, 1), Entry("l", "link", "f")])
+    assert (store.has(blob), store.has(tree)) == (True, True)
+    store.path(blob).unlink()
+    assert (store.has(blob), store.has(tree)) == (False, False)
+
+
+def test_a_tree_whose_listing_was_damaged_is_not_here(store: Store) -> None:
+    tree = store.tree([Entry("f", "file", store.put(b"x").digest, 1)])
+    store.path(Blob(digest=tree.digest, size=0)).write_bytes(b"[]")
+    assert not store.has(tree)
+
+
+def test_what_is_neither_a_file_nor_a_link_is_no_part_of_a_tree(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("x")
+    os.mkfifo(tmp_path / "in" / "pipe")
+    assert [entry.path for entry in store.entries(store.put_tree(tmp_path / "in"))] == ["file"]
+
+
+def test_a_tree_with_a_hole_is_not_shared_and_is_made_again(store: Store) -> None:
+    tree = store.tree([Entry("f", "file", store.put(b"x").digest, 1)])
+    store.path(store.put(b"x")).unlink()
+    with pytest.raises(StoreError, match="is not in the store"):
+        store.shared(tree)
+    assert [list(path.iterdir()) for path in store.root.glob("trees")] == [[]]
+    assert not store.has_object(tree.digest)  # a miss: its stage makes it again
+
+
+def test_who_shares_a_tree_that_another_process_has_just_laid_out_gets_that_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = store.tree([Entry("f", "file", store.put(b"x").digest, 1)])
+    real = Path.rename
+
+    def late(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", real)
+        assert Store(store.root).shared(tree) == target
+        (target / "f").chmod(0o400)  # theirs, and not ours
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    place = store.shared(tree)
+    assert ((place / "f").read_bytes(), (place / "f").stat().st_mode & 0o777) == (b"x", 0o400)
+    assert list((store.root / "trees").iterdir()) == [place]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EXDEV])
+def test_a_tree_that_cannot_be_shared_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    tree = store.tree([Entry("f", "file", store.put(b"x").digest, 1)])
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StoreError, match=os.strerror(number)):
+        store.shared(tree)
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(store: Store) -> None:
+    store.save("0" * 64, b"{}")
+    place = store.root / "results" / "00" / ("0" * 64)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(StoreError, match="a result cannot be read"):
+        store.load("0" * 64)
+
+
+def test_a_file_that_cannot_be_laid_out_is_said_with_its_place(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"{tmp_path}: Is a directory"):
+        store.lay_out(store.put(b"x"), tmp_path)
+
+
+def test_what_was_damaged_where_nothing_may_be_written_is_said_to_be_still_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = store.put(b"x")
+    store.path(blob).write_bytes(b"y")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StoreError, match="was damaged on disk and cannot be removed"):
+        store.read(blob)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="was damaged on disk and has been removed"):
+        store.read(blob)

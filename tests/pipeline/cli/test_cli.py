@@ -221,6 +221,14 @@ def test_colour_is_used_where_it_is_asked_for_and_nowhere_else(place: Place) -> 
 EMPTY = "from pipeline import Pipeline\npipeline = Pipeline('x')\n"
 HIDES = "[tool.pipeline]\nfile = 'stages.py'\n"
 
+NO_PYTHON = "[tool.pipeline]\nfile = 'delivery.txt'\n"
+SMALL = "[tool.pipeline]\nengine = 'host'\nmemory = 1000\n"
+LARGE = """
+from pipeline import Pipeline, Resources
+from tests.pipeline.toys import Constant
+pipeline = Pipeline("x", one=Constant(value=1, resources=Resources(memory=2000)))
+"""
+
 BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "broken TOML": ({"pyproject.toml": "[tool.pipeline\n"}, ["run"], 2, "is not valid TOML"),
     "an unknown key": ({"pyproject.toml": "[tool.pipeline]\nengin = 'host'\n"}, ["run"], 2, "did you mean 'engine'?"),
@@ -238,6 +246,8 @@ BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "something else as pipeline": ({"delivery.py": "pipeline = 1\n"}, ["run"], 2, "`pipeline` is a int"),
     "a wiring error": ({"delivery.py": EMPTY}, ["run"], 2, "delivery.py:2: pipeline 'x' has no stages"),
     "a file that hides the package": ({"pyproject.toml": HIDES, "stages.py": ""}, ["run"], 2, "hides the package"),
+    "a file that is no Python": ({"pyproject.toml": NO_PYTHON, "delivery.txt": ""}, ["run"], 2, "is no Python file"),
+    "more memory than there is": ({"pyproject.toml": SMALL, "delivery.py": LARGE}, ["run"], 2, "one needs 2000 MiB of memory"),
     "a run where there is none": ({}, ["logs", "--run", "2001"], 2, "there is no journal yet"),
     "a stage that observes what is not there": ({"n": ""}, ["run"], 1, "ValueError"),
 }  # fmt: skip
@@ -396,6 +406,75 @@ def test_logs_are_one_object_a_line(place: Place) -> None:
     assert rows[-1] == {"kind": "error", "run": run, "stage": "bad", "attempt": 1, "text": "no\n  expected: yes", "trace": ""}
     assert place("logs", "s1", "--output", "json").out == ""
     assert place("logs", "talks").out.index("three") < place("logs", "talks").out.index("after")
+
+
+def test_logs_in_words_tell_who_said_what_and_why_who_failed(place: Place) -> None:
+    place.write("delivery.py", TALKS.replace("gone=Half(of=talks)", "broken=Breaks()"))
+    assert place("run").code == 1
+    all_of_it = place("logs").out
+    shown = sorted(line for line in all_of_it.splitlines() if line.startswith("== "))
+    assert shown == ["== bad: failed", "== broken: failed", "== talks: passed"]  # the others said nothing
+    assert "== talks: passed\nbefore\none\ntwo \ufffd\nthree" in all_of_it
+    assert "== bad: failed\nno\n  expected: yes\n" in all_of_it
+    assert "ZeroDivisionError: a bug\nTraceback (most recent call last):\n" in all_of_it
+    assert "\x1b[31mno" in place("logs", "bad", "--color", "always").out
+    assert place("logs", "s1").out.startswith("== s1: passed\nit printed nothing")
+
+
+def test_logs_of_a_stage_that_there_is_not_are_refused_with_the_nearest_name(place: Place) -> None:
+    place("run")
+    done = place("logs", "hlaf")
+    assert done.code == 2
+    assert "has no stage 'hlaf'\n  expected: did you mean 'half'?\n  next: python -m pipeline list\n" in done.err
+
+
+ALONE = """
+from pathlib import Path
+import anyio
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Busy(Constant):
+    async def run(self, work):
+        log = Path("log")
+        with log.open("a") as file:
+            file.write(f"{self.value} starts\\n")
+        with anyio.move_on_after(WAIT):
+            while log.read_text().count("starts") < 2:
+                await anyio.sleep(0.01)
+        with log.open("a") as file:
+            file.write(f"{self.value} ends\\n")
+        return await super().run(work)
+
+pipeline = Pipeline("thing", one=Busy(value=1), two=Busy(value=2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("jobs", "wait", "words"), [("1", "0.05", ["starts", "ends"] * 2), ("2", "60", ["starts"] * 2 + ["ends"] * 2)]
+)
+def test_as_many_stages_run_at_once_as_there_are_jobs(place: Place, jobs: str, wait: str, words: list[str]) -> None:
+    place.write("delivery.py", ALONE.replace("WAIT", wait))
+    assert place("run", "--jobs", jobs).code == 0
+    assert [line.split()[1] for line in (place.root / "log").read_text().splitlines()] == words
+
+
+def test_a_pipeline_may_import_what_lies_beside_it_from_wherever_it_is_run(place: Place, tmp_path: Path) -> None:
+    place.write("beside.py", "NAME = 'from-beside'\n")
+    place.write("delivery.py", "from beside import NAME\n" + PIPELINE.replace('Pipeline("thing"', "Pipeline(NAME"))
+    elsewhere = Place(tmp_path)
+    assert json.loads(elsewhere("-C", str(place.root), "graph", "--format", "json").out)["pipeline"] == "from-beside"
+
+
+def test_an_engine_that_cannot_be_opened_ends_the_run_and_the_journal_says_so(place: Place) -> None:
+    (place.root / ".pipeline").mkdir()
+    (place.root / ".pipeline" / "python").write_text("a file where a directory is wanted")
+    done = place("run")
+    assert done.code == 2
+    assert done.err.startswith(f"error: {place.root}/.pipeline/python")
+    assert "Not a directory" in done.err
+    row = json.loads(place("runs", "--output", "json").out)
+    assert (row["state"], row["exit"]) == ("error", 2)
 
 
 READERS = (

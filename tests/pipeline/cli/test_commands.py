@@ -105,10 +105,11 @@ def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.
         rows = [str(row) for row in view.__rich__().renderables]
         assert [row.strip() for row in rows[1:4]] == ["two", "three", "four"]
         assert rows[-1].startswith("6/7 stages")
+        view.event(Event(run="r1", kind="run.stopping", data={"said": "taking back what is not confirmed"}))
         view.event(events[-1])
     out = capsys.readouterr().out
     assert "it broke" in out
-    assert "failed in 18.0s" in out
+    assert out.index("taking back what is not confirmed") < out.index("failed in 18.0s")
 
 
 def test_a_report_is_for_people_verdicts_first() -> None:
@@ -151,6 +152,16 @@ def test_doctor_is_content_where_what_is_needed_is_here(capsys: pytest.CaptureFi
     assert doctor.command(argparse.Namespace(output="json", color="never")) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"Python", "git", "uv", "isolation", "Dagger engine", "engine"} <= {row["name"] for row in rows}
+
+
+def test_doctor_says_where_actions_cannot_be_kept_from_the_network_and_what_would_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.engines.host.best_level", lambda: ())
+    found = doctor.isolation()
+    assert (found.here, found.needed) == (False, False)
+    assert "cannot refuse network here" in found.detail
+    assert "sysctl" in found.get
 
 
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:

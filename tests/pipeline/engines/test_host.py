@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import anyio
 import psutil
 import pytest
 
-from pipeline import Action, ActionResult, Entry, Service, Store
+from pipeline import Action, ActionResult, Entry, Service, Store, StoreError
 from pipeline.engines import host
 from pipeline.engines.host import HostEngine
 from pipeline.engines.scratch import Scratch
@@ -177,6 +178,125 @@ def test_a_run_removes_the_directories_of_runs_that_were_killed(tmp_path: Path, 
     assert len(list(own_tmp.iterdir())) == 1
     executed(Action(argv=("true",)), tmp_path)
     assert list(own_tmp.iterdir()) == []
+
+
+SERVER = """
+import os, socket, sys
+listener = socket.create_server((os.environ["HOST"], int(os.environ["PORT"])))
+print("listening", flush=True)
+for answer in (b"E still starting", *[b"R" + open("site/word", "rb").read()] * 9):
+    with listener.accept()[0] as session:
+        session.recv(100)
+        session.sendall(answer)
+"""
+
+CLIENT = """
+import os, socket
+with socket.create_connection((os.environ["DB_HOST"], int(os.environ["DB_PORT"]))) as session:
+    session.sendall(b"hello")
+    print(open("site/word").read(), session.recv(100).decode())
+"""
+
+
+def test_tools_and_services_are_there_with_each_set_of_namespaces(engine: HostEngine, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    tools = {"site": store.tree([Entry("word", "file", store.put(b"tool").digest, 4)])}
+    service = Service(name="db", argv=("python", "-c", SERVER), port=5432, tools=tools, ready="postgresql", within=20.0)
+
+    async def main() -> ActionResult:
+        async with engine:
+            action = Action(argv=("python", "-c", CLIENT), tools=tools, services=(service,))
+            return await engine.execute(action, tmp_path / "log", lambda _: None)
+
+    result = anyio.run(main)
+    assert (result.exit_code, result.tail) == (0, "tool Rtool\n")
+    assert result.network == ("refused" if "net" in host.best_level() else "not enforced")
+
+
+NEVER_READY = """
+import pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1])
+def end(*_):
+    (place / "asked to end").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+(place / "starting").touch()
+time.sleep(98765)
+"""
+
+
+def test_an_action_that_is_cancelled_while_its_services_start_leaves_none_of_them(tmp_path: Path, own_tmp: Path) -> None:
+    never = Service(name="web", argv=("python", "-c", NEVER_READY, str(tmp_path)), port=80, ready="/", within=60.0)
+
+    async def main() -> None:
+        async with (
+            HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name) as opened,
+            anyio.create_task_group() as group,
+        ):
+            action = Action(argv=("touch", str(tmp_path / "ran")), services=(never,))
+            group.start_soon(opened.execute, action, tmp_path / "log", lambda _: None)
+            with anyio.fail_after(30):
+                while not (tmp_path / "starting").exists():
+                    await anyio.sleep(0.02)
+            group.cancel_scope.cancel()
+
+    anyio.run(main)
+    assert left(str(tmp_path)) == []
+    assert list(own_tmp.iterdir()) == []
+    assert (tmp_path / "asked to end").exists()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_action_that_ignores_interrupts_is_terminated(tmp_path: Path) -> None:
+    polite = STUBBORN.replace("(2, 15)", "(2,)")
+    engine = HostEngine(Store(tmp_path / "store"), tmp_path, lambda name: name)
+    anyio.run(cancelled, engine, Action(argv=("python", "-c", polite, str(tmp_path))), tmp_path / "log")
+    assert left(str(tmp_path)) == []
+
+
+AS_ORDINARY_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+
+def test_an_ordinary_user_gets_namespaces_by_way_of_one_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [*AS_ORDINARY_USER, "unshare", "--user", "--net", "true"]
+    if subprocess.run(needed, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system allows an ordinary user no namespaces")
+    monkeypatch.setattr(host, "LAUNCHER", (*AS_ORDINARY_USER, *host.LAUNCHER))
+    level = host.best_level.__wrapped__()
+    monkeypatch.setattr(host, "best_level", lambda: level)
+    program = "import os, socket; print(os.getuid(), os.getgid(), [name for _, name in socket.if_nameindex()])"
+    result = executed(Action(argv=("python", "-c", program)), tmp_path)
+    assert (result.exit_code, result.tail, result.network) == (0, "1000 1000 ['lo']\n", "refused")
+
+
+def test_where_no_namespaces_are_to_be_had_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as refusing:
+        refusing.setattr(host, "LAUNCHER", ("false",))
+        level = host.best_level.__wrapped__()
+    assert level == ()
+    monkeypatch.setattr(host, "best_level", lambda: level)
+    assert executed(Action(argv=("true",)), tmp_path).network == "not enforced"
+
+
+def test_a_process_that_cannot_be_started_is_said_with_the_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "best_level", lambda: ())
+    monkeypatch.setattr(host, "LAUNCHER", (str(tmp_path / "none"),))
+    with pytest.raises(EngineError, match="a process cannot be started: No such file or directory") as caught:
+        executed(Action(argv=("true",)), tmp_path)
+    assert caught.value.next == "python -m pipeline doctor"
+
+
+def test_a_log_that_cannot_be_written_is_an_error_and_leaves_nothing_running(tmp_path: Path, own_tmp: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        executed(Action(argv=("python", "-c", "import time; time.sleep(98765)", str(tmp_path))), tmp_path)
+    assert left(str(tmp_path)) == []
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="the output 'out' is neither a file nor a directory"):
+        executed(Action(argv=("mkfifo", "out"), outputs=("out",)), tmp_path)
 
 
 def test_an_engine_that_was_not_entered_says_so(tmp_path: Path) -> None:

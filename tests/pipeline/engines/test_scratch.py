@@ -6,12 +6,16 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from pipeline.engines.scratch import LOCK, PREFIX, Scratch, sweep
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +91,43 @@ def test_a_sweep_that_was_killed_is_taken_up_by_the_next(own_tmp: Path, monkeypa
     assert (left / LOCK).exists()
     sweep()
     assert list(own_tmp.iterdir()) == []
+
+
+ORDINARY = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 1); ctypes.CDLL(None).prctl(24, 2)  # CAPBSET_DROP of DAC_OVERRIDE and DAC_READ_SEARCH
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+"""
+"""Runs a program for which, as root too, modes hold."""
+
+LEAVES = """
+import sys
+from pathlib import Path
+from pipeline.engines.scratch import Scratch
+with Scratch() as scratch:
+    closed = scratch.path / "root" / "closed"
+    (closed / "below").mkdir(parents=True)
+    (closed / "below" / "outside").symlink_to(sys.argv[1])
+    (closed / "below" / "directory").symlink_to(Path(sys.argv[1]).parent)
+    (closed / "below" / "nowhere").symlink_to("/nowhere")
+    (closed / "below" / "file").write_text("x")
+    (closed / "below").chmod(int(sys.argv[2], 8))
+    closed.chmod(int(sys.argv[2], 8))
+"""
+
+
+@pytest.mark.parametrize("mode", ["0555", "0311", "0000"])
+def test_what_was_closed_is_removed_and_what_links_point_to_is_not_touched(tmp_path: Path, own_tmp: Path, mode: str) -> None:
+    outside = tmp_path / "elsewhere" / "file"
+    outside.parent.mkdir(mode=0o755)
+    outside.write_text("x")
+    outside.chmod(0o644)
+    env = {**os.environ, "TMPDIR": str(own_tmp), "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-c", ORDINARY, LEAVES, str(outside), mode]
+    done = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(own_tmp.iterdir()) == [outside.parent]
+    assert [path.stat().st_mode & 0o777 for path in (outside, outside.parent)] == [0o644, 0o755]
 
 
 def make_and_sweep(place: str, rounds: int) -> None:

@@ -1,0 +1,60 @@
+"""Which engine a run gets: by what answers on this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import Project, Store
+from pipeline.engines import choose
+from pipeline.settings import Settings
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Path]:
+    """A Unix socket on which something accepts connections."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        yield tmp_path / "s"
+
+
+@pytest.fixture
+def nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No engine and no runtime of this machine is looked at."""
+    monkeypatch.setattr(choose, "local_engine", lambda: tmp_path / "none")
+    return tmp_path
+
+
+def test_an_engine_of_this_machine_goes_before_a_container_runtime(listening: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "local_engine", lambda: listening)
+    assert choose.runner({"DOCKER_HOST": f"unix://{listening}"}) == f"an engine listens on {listening}"
+
+
+def test_a_container_runtime_that_answers_is_where_an_engine_is_to_be_had(listening: Path, nothing: Path) -> None:
+    found = choose.runner({"DOCKER_HOST": f"unix://{listening}"})
+    assert found == f"a container runtime answers on {listening}"
+    assert choose.choose("auto", {"DOCKER_HOST": f"unix://{listening}"}) == choose.Choice("dagger", found)
+    assert choose.choose("dagger", {"DOCKER_HOST": f"unix://{listening}"}) == choose.Choice("dagger", found)
+
+
+def test_where_nothing_answers_the_host_is_taken(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "container_sockets", lambda _: [nothing / "none"])
+    assert choose.choose("auto", {}).name == "host"
+
+
+def test_a_file_and_a_socket_nobody_listens_on_answer_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "left"))
+    assert not any(choose.answers(tmp_path / name) for name in ("file", "left", "none"))
+
+
+@pytest.mark.parametrize("name", ["host", "dagger"])
+def test_the_engine_that_is_opened_is_the_one_that_was_planned_for(tmp_path: Path, name: str) -> None:
+    project = Project(root=tmp_path, home=tmp_path / "home", settings=Settings(image="mine:1"))
+    engine = choose.open_engine(name, project, Store(tmp_path / "store"))
+    assert (engine.name, engine.platform) == (name, choose.platform_of(name, project))

@@ -1,0 +1,38 @@
+"""What a running stage may know and keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import Journal, Pipeline, Project, Stage, Store, Work
+from pipeline.engines.platform import host_platform
+from tests.conftest import run_pipeline
+from tests.pipeline.toys import Number
+
+
+class Looks(Stage[Number]):
+    """Counts its runs, in a directory of the project and in the journal."""
+
+    async def run(self, work: Work) -> Number:
+        counter = work.state("looks") / "count"
+        before = len(counter.read_text()) if counter.exists() else 0
+        counter.write_text("x" * (before + 1))
+        assert [event.data["number"] for event in work.events("looked")] == list(range(before))
+        work.record("looked", number=before, engine=work.engine, platform=work.platform)
+        return Number(value=before)
+
+
+def test_what_a_stage_keeps_and_records_is_there_in_the_next_run(tmp_path: Path, project: Project, journal: Journal) -> None:
+    mine = Project(root=project.root, home=tmp_path / "home", settings=project.settings)
+    pipeline = Pipeline("thing", looks=Looks())
+    for number in range(3):
+        outcome, results = run_pipeline(pipeline, mine, Store(tmp_path / "store"), journal, again=frozenset({"looks"}))
+        assert (outcome.failed, results["looks"]) == ({}, Number(value=number))
+    assert (tmp_path / "home" / "state" / "looks" / "count").read_text() == "xxx"
+
+
+def test_a_stage_knows_what_its_actions_are_executed_by(tmp_path: Path, project: Project, journal: Journal) -> None:
+    mine = Project(root=project.root, home=tmp_path / "home", settings=project.settings)
+    run_pipeline(Pipeline("thing", looks=Looks()), mine, Store(tmp_path / "store"), journal)
+    (looked,) = journal.events(kind="looked")
+    assert looked.data == {"number": 0, "engine": "host", "platform": host_platform()}
