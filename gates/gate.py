@@ -9,7 +9,7 @@ from gates import verdict
 from gates.check import Check, Compare
 from gates.verdict import Ruling, Verdict
 from pipeline import Artifact, Effect, Result, Stage, StageFailed, WiringError, Work
-from pipeline.stage import edges
+from pipeline.stage import uses
 
 A = TypeVar("A", bound=Artifact)
 D = TypeVar("D", bound=Result)
@@ -118,7 +118,7 @@ def _given(check: Stage[Verdict]) -> tuple[Stage[Any], ...]:
     """The stages whose results a check may judge: its evidence; every input of a check of another kind."""
     if isinstance(check, Check | Compare):
         return (check.evidence,)
-    return tuple(source for name, source in edges(check) if not name.startswith("after["))
+    return tuple(source for _, source in uses(check))
 
 
 def _evidence(checks: tuple[Stage[Verdict], ...]) -> tuple[Stage[Any], ...]:

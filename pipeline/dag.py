@@ -11,7 +11,7 @@ from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
 from pipeline.names import checked_name, is_label, member_name
 from pipeline.patterns import EVERYTHING, Patterns
-from pipeline.stage import Stage, declared_result, default_name, edges, settings
+from pipeline.stage import Stage, declared_result, default_name, edges, settings, uses
 
 NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -36,6 +36,7 @@ class Pipeline:
         for stage, given in _given(stages):
             self._names[stage] = given
         self._inputs = _reach(self._names)
+        self._used = {stage: tuple(dict.fromkeys(source for _, source in uses(stage))) for stage in self._inputs}
         _name_the_rest(self._inputs, self._names)
         self.stages: tuple[Stage[Any], ...] = _sorted(self._inputs, self._names)
         self._by_name = {self._names[stage]: stage for stage in self.stages}
@@ -63,16 +64,17 @@ class Pipeline:
     def __len__(self) -> int:
         return len(self.stages)
 
+    def used(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:
+        """The direct inputs of which a stage takes the result, not those it only comes after."""
+        return self._used[stage]
+
     def upstream(self, stages: Iterable[Stage[Any]]) -> frozenset[Stage[Any]]:
         """The stages themselves and everything they need."""
-        seen: set[Stage[Any]] = set()
-        left = list(stages)
-        while left:
-            stage = left.pop()
-            if stage not in seen:
-                seen.add(stage)
-                left += self._inputs[stage]
-        return frozenset(seen)
+        return _closed(stages, self._inputs)
+
+    def descent(self, stage: Stage[Any]) -> frozenset[Stage[Any]]:
+        """The stage itself and everything its result was made from."""
+        return _closed([stage], self._used)
 
     def downstream(self, stage: Stage[Any]) -> frozenset[Stage[Any]]:
         """Everything that needs `stage`, directly or not, without itself."""
@@ -81,6 +83,17 @@ class Pipeline:
             if any(source in below for source in self._inputs[other]):
                 below.add(other)
         return frozenset(below - {stage})
+
+
+def _closed(stages: Iterable[Stage[Any]], inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]]) -> frozenset[Stage[Any]]:
+    seen: set[Stage[Any]] = set()
+    left = list(stages)
+    while left:
+        stage = left.pop()
+        if stage not in seen:
+            seen.add(stage)
+            left += inputs[stage]
+    return frozenset(seen)
 
 
 def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterator[tuple[Stage[Any], str]]:
@@ -196,13 +209,17 @@ def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:
     if vouching is None:
         return
     artifact, evidence = vouching
-    made_from = pipeline.upstream([artifact])
+    made_from = pipeline.descent(artifact)
     content = [(origin, files) for origin, files in _sources(made_from) if files is not None]
     for piece in evidence:
-        about = pipeline.upstream([piece])
+        about = pipeline.descent(piece)
         if artifact in about:
             continue
         name, subject = pipeline.name_of(piece), pipeline.name_of(artifact)
+        if stage.confirms:  # what its source was like says nothing of how it runs
+            raise WiringError(
+                f"{pipeline.name_of(stage)}: {name} does not descend from {subject}", right=f"evidence found where {subject} runs"
+            )
         others = sorted(pipeline.name_of(other) for other in about - made_from if _is_artifact(other))
         if others:
             raise WiringError(

@@ -38,6 +38,7 @@ class Effects:
         self._pipeline, self._run, self._journal, self._store = pipeline, run, journal, store
         self._lock, self._work = lock, work
         self._open: dict[Stage[Any], Any] = {}
+        self._in_doubt: dict[Stage[Any], None] = {}
         self._begun: set[Stage[Any]] = set()
         self._turn = anyio.Lock()
 
@@ -47,7 +48,8 @@ class Effects:
         if left and self._lock.try_take():
             try:
                 for stage in left:
-                    await self._settle(stage)
+                    with contextlib.suppress(Exception):  # nobody knows what to take back: `begin` asks again, and tells
+                        await self._settle(stage)
             finally:
                 self._lock.give_back()
 
@@ -64,32 +66,37 @@ class Effects:
                 await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
         found: Any = None
         if (left := self._left(stage)) is not None:
-            if stage.can_undo():
-                await self._settle(stage)
-            elif left.about != about or again:
+            unknown = left.result is None
+            if unknown and (again or (left.about != about and not stage.can_undo())):
                 self._write("effect.unknown", stage, of=left.run)
+            elif stage.can_undo():
+                await self._settle(stage)
             else:
                 found = await stage.recover(self._work_then(stage, left.run))
         if stage.effect is Effect.ONCE and found is None:
             self._write("effect.intended", stage, about=about)
+            self._in_doubt[stage] = None
         return found
 
     def done(self, stage: Stage[Any], about: str, result: Any, digest: str) -> None:
         """The effect took place."""
-        self._write("effect.done", stage, about=about, result=digest)
+        self._in_doubt.pop(stage, None)
         if stage.can_undo():
-            self._open[stage] = result
+            self._open[stage] = result  # also where the journal cannot be written: it is taken back then
+        self._write("effect.done", stage, about=about, result=digest)
 
     def failed(self, stage: Stage[Any], why: str) -> None:
         """The stage itself says that its effect did not take place."""
+        self._in_doubt.pop(stage, None)
         self._write("effect.failed", stage, error=why)
 
-    def standing(self, missing: Callable[[Stage[Any]], list[str]]) -> list[Event]:
-        """That open effects of which nothing is `missing` any more stand; they are open no longer."""
-        found = [stage for stage in self._open if not missing(stage)]
-        for stage in found:
+    def journal(self, missing: Callable[[Stage[Any]], list[str]], *events: Event) -> None:
+        """Write events, and with them that effects of which nothing is `missing` any more stand; only then they do."""
+        standing = [stage for stage in self._open if not missing(stage)]
+        if events or standing:
+            self._journal.append(*events, *(self._event("effect.stands", stage) for stage in standing))
+        for stage in standing:
             del self._open[stage]
-        return [self._event("effect.stands", stage) for stage in found]
 
     def end(self, stage: Stage[Any]) -> None:
         """The stage does not run any more; another run may have its turn when nothing is open."""
@@ -97,19 +104,37 @@ class Effects:
         if not self._begun and not self._open:
             self._lock.give_back()
 
-    async def take_back(self, missing: Callable[[Stage[Any]], list[str]], *, interrupted: bool) -> dict[Stage[Any], str]:
-        """Undo what is open, the last first; why it could not be, where it could not."""
+    async def take_back(
+        self, missing: Callable[[Stage[Any]], list[str]], wrong: Callable[[Stage[Any]], bool], *, interrupted: bool
+    ) -> dict[Stage[Any], str]:
+        """Undo what is open, the last first; why it could not be, where it could not.
+
+        `missing` names what should have confirmed an effect; `wrong` says whether anything below it failed.
+        """
         failed: dict[Stage[Any], str] = {}
+        for stage in list(self._in_doubt):
+            if stage.can_undo():
+                await self._find_out(stage)
         for stage in reversed(list(self._open)):
-            names = ", ".join(sorted(missing(stage)))
-            why = f"interrupted before {names}" if interrupted else f"{names} did not pass"
-            work = self._work(stage, results=None, interrupted=interrupted)
+            cut = interrupted and not wrong(stage)
+            names = ", ".join(sorted(missing(stage))) or self._pipeline.name_of(stage)
+            why = f"interrupted before {names}" if cut else f"{names} did not pass"
+            work = self._work(stage, results=None, interrupted=cut)
             error = await self._undo(stage, work, self._open[stage], why)
             del self._open[stage]
             if error:
                 failed[stage] = error
         self._lock.give_back()
         return failed
+
+    async def _find_out(self, stage: Stage[Any]) -> None:
+        """What came of an effect that was cut off; open when it took place, left to the next run when nobody knows."""
+        with contextlib.suppress(Exception):
+            result = await stage.recover(self._work(stage, results=None, interrupted=True))
+            if result is None:
+                self._tell("effect.failed", stage, error="it was cut off, and did not take place or was taken back")
+            else:
+                self._open[stage] = result
 
     def _left(self, stage: Stage[Any]) -> Leftover | None:
         """What an earlier run left open of this stage's effect."""
@@ -118,22 +143,25 @@ class Effects:
         return leftover(self._journal.latest(self._pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 
     async def _settle(self, stage: Stage[Any]) -> None:
-        """Take back what an earlier run left open of a stage that can; the lock is held."""
+        """Take back what an earlier run left open of a stage that can. Raises what `recover` raises; the lock is held."""
         left = self._left(stage)
         if left is None:
             return  # another run took care of it meanwhile
         why = f"run {left.run} ended before anybody confirmed it"
-        try:
-            work = self._work_then(stage, left.run)
-            result = await stage.recover(work) if left.result is None else self._recorded(stage, left.result)
-        except Exception as error:
-            self._tell("undo.intended", stage, reason=why)
-            self._tell("undo.failed", stage, error=str(error), trace=_trace(error))
-            return
-        if result is None:
-            self._tell("effect.failed", stage, error=f"{why}; it did not take place, or was taken back")
+        work = self._work_then(stage, left.run)
+        if left.result is None:
+            result = await stage.recover(work)
+            if result is None:
+                self._tell("effect.failed", stage, error=f"{why}; it did not take place, or was taken back")
+                return
         else:
-            await self._undo(stage, work, result, why)
+            try:
+                result = self._recorded(stage, left.result)
+            except LockgateError as error:
+                self._tell("undo.intended", stage, reason=why)
+                self._tell("undo.failed", stage, error=str(error), trace="")
+                return
+        await self._undo(stage, work, result, why)
 
     async def _undo(self, stage: Stage[Any], work: Work, result: Any, why: str) -> str:
         """Empty when the effect was taken back, else why not."""
@@ -153,10 +181,18 @@ class Effects:
             name = self._pipeline.name_of(source)
             found = self._journal.latest(name, ("stage.finished", "stage.cached"), run=run)
             if found is None:
-                raise StoreError(f"run {run} has no result of {name}", where=str(self._journal.path))
+                mine = self._pipeline.name_of(stage)
+                raise StoreError(
+                    f"what run {run} left open of {mine} cannot be taken back: it has no result of {name}",
+                    where=str(self._journal.path),
+                    right="the inputs the stage had in that run",
+                    next=f"look at what it acts on, then python -m pipeline run {mine} --again {mine}",
+                )
             return self._recorded(source, found.data["result"])
 
-        return self._work(stage, results=result, interrupted=True)
+        failed = {event.stage for event in self._journal.events(run, kind="stage.failed")}
+        wrong = any(self._pipeline.name_of(other) in failed for other in self._pipeline.downstream(stage))
+        return self._work(stage, results=result, interrupted=not wrong)
 
     def _recorded(self, stage: Stage[Any], digest: str) -> Any:
         return records.result(self._store, stage, self._pipeline.name_of(stage), Blob(digest=digest, size=0))

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from pipeline import digest
 from pipeline.errors import WiringError
-from pipeline.stage import Stage, edges, settings
+from pipeline.stage import Stage, settings, uses
 
 FORMAT = "1"
 """Raised when this library changes what a recorded result means, so that older ones are made again."""
@@ -36,12 +36,15 @@ def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed:
     }
     if observed is not None:
         parts["observed"] = observed
-    for name, value in settings(stage).items():
-        parts[f"setting {name}"] = _text(value, f"{type(stage).__name__}.{name}")
-    for name, source in edges(stage):
-        if not name.startswith("after["):
-            parts[f"input {name}"] = inputs[source]
+    parts |= described(stage)
+    for name, source in uses(stage):
+        parts[f"input {name}"] = inputs[source]
     return parts
+
+
+def described(stage: Stage[Any]) -> dict[str, str]:
+    """The settings of a stage. Raises WiringError for one that has no plain form, and so could not be told from another."""
+    return {f"setting {name}": _text(value, f"{type(stage).__name__}.{name}") for name, value in settings(stage).items()}
 
 
 def about(stage: Stage[Any], inputs: Mapping[Stage[Any], str]) -> digest.Digest:
@@ -56,7 +59,10 @@ def of(parts: Mapping[str, str]) -> digest.Digest:
 
 
 def _text(value: Any, where: str) -> str:
-    encoded = digest.canonical(plain(value, where)).decode()
+    try:
+        encoded = digest.canonical(plain(value, where)).decode()
+    except ValueError as error:
+        raise WiringError(f"{where} cannot be part of a key: {error}", right="a finite number") from error
     return encoded if len(encoded) <= 200 else f"sha256:{digest.of_text(encoded)}"
 
 
@@ -67,7 +73,7 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, PurePath):
         return value.as_posix()
     if isinstance(value, Enum):
-        return [type(value).__qualname__, value.name]
+        return [type(value).__qualname__, value.name, plain(value.value, where), code(type(value))]
     if isinstance(value, bytes):
         return digest.of_bytes(value)
     if isinstance(value, BaseModel):
@@ -77,7 +83,7 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, frozenset | set):
         return sorted((plain(item, where) for item in value), key=digest.canonical)
     if isinstance(value, Mapping):
-        return {str(key): plain(item, where) for key, item in value.items()}
+        return _mapping(value, where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: plain(getattr(value, field.name), where) for field in dataclasses.fields(value)}
         return [type(value).__qualname__, code(type(value)), fields]
@@ -93,6 +99,13 @@ def plain(value: Any, where: str) -> Any:
         f"{where} holds a {type(value).__name__}, which cannot be part of a key",
         right="plain data, an enum, a path, a frozen dataclass, a pydantic model or a function",
     )
+
+
+def _mapping(value: Mapping[Any, Any], where: str) -> Any:
+    """An object where all keys are text, else a list of pairs: `1` and `"1"` are two keys."""
+    if all(isinstance(key, str) for key in value):
+        return {key: plain(item, where) for key, item in value.items()}
+    return sorted(([plain(key, where), plain(item, where)] for key, item in value.items()), key=digest.canonical)
 
 
 def _code_of(code_object: types.CodeType) -> str:

@@ -70,7 +70,7 @@ class Plan(Frozen):
 
     def judged(self, stage: Stage[Any]) -> bool:
         """Whether a stage of this plan takes the result of `stage`, and so is to weigh it."""
-        return any(stage in self.pipeline.inputs(step.stage) for step in self.steps)
+        return any(stage in self.pipeline.used(step.stage) for step in self.steps)
 
     def settled(self) -> bool:
         """Whether nothing is left to do: no stage runs, and no cached result is a concern that nobody judges."""
@@ -89,20 +89,36 @@ def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Pla
 
 
 def skips(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> dict[Stage[Any], str]:
-    """The stages that take no part: refused by a condition or the engine, below such a stage, or needed by such ones only."""
+    """The stages that take no part: refused by a condition or the engine, or an effect whose every confirmation is; below
+    such a stage, or needed by such ones only."""
     stages = [stage for stage in pipeline if stage in wanted]
-    skipped: dict[Stage[Any], str] = {}
+    refused = {stage: reason for stage in stages if (reason := _refusal(stage, world))}
+    skipped = _with_below(pipeline, stages, refused)
     for stage in stages:
-        above = [source for source in pipeline.inputs(stage) if source in skipped]
-        reason = _refusal(stage, world) or (f"needs {_names(pipeline, above)}, which is skipped" if above else None)
-        if reason:
-            skipped[stage] = reason
+        confirming = (
+            [other for other in stages if other.confirms and other in pipeline.downstream(stage)] if stage.can_undo() else []
+        )
+        if stage not in skipped and confirming and all(other in skipped for other in confirming):
+            refused[stage] = f"{_names(pipeline, confirming)} would confirm it, which is skipped"
+    skipped = _with_below(pipeline, stages, refused)
     below: dict[Stage[Any], list[Stage[Any]]] = {stage: [] for stage in stages}
     for stage in reversed(stages):
         if stage not in skipped and below[stage] and all(other in skipped for other in below[stage]):
             skipped[stage] = f"only {_names(pipeline, below[stage])} needs it, which is skipped"
         for source in pipeline.inputs(stage):
             below[source].append(stage)
+    return skipped
+
+
+def _with_below(pipeline: Pipeline, stages: list[Stage[Any]], refused: Mapping[Stage[Any], str]) -> dict[Stage[Any], str]:
+    """The refused stages, and those that need one of them."""
+    skipped: dict[Stage[Any], str] = {}
+    for stage in stages:
+        above = [source for source in pipeline.inputs(stage) if source in skipped]
+        if stage in refused:
+            skipped[stage] = refused[stage]
+        elif above:
+            skipped[stage] = f"needs {_names(pipeline, above)}, which is skipped"
     return skipped
 
 
@@ -118,6 +134,7 @@ def decide(
     if stage in skipped:
         return Step(stage=stage, name=name, decision=Decision.SKIPPED, reason=skipped[stage])
     unknown = [source for source in pipeline.inputs(stage) if done[source].record is None]
+    keys.described(stage)  # what could not be told from another is refused before anything runs
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
         left = (

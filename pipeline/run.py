@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from pipeline import key as keys
 from pipeline import record as records
 from pipeline.data import Blob, Result
 from pipeline.effects import Effects
 from pipeline.engine import Engine
-from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout
+from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout, UndeclaredInput
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
 from pipeline.lock import Lock
@@ -94,9 +95,12 @@ class Runner:
                 await self._effects.settle(stage for stage in self._pipeline if stage in self._schedule.wanted)
                 await self._execute()
                 finished = True
+        except Exception:
+            exit_code = Exit.UNUSABLE
+            raise
         finally:
             with self._taking_back:
-                self._failed |= await self._effects.take_back(self._missing, interrupted=not finished)
+                self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
             if finished:
                 exit_code = Exit.FAILED if self._failed else Exit.PASSED
             self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
@@ -131,7 +135,8 @@ class Runner:
                 self._schedule.settle(stage)
                 changed.set()
 
-        async with anyio.create_task_group() as group:
+        async def start_all(group: TaskGroup) -> None:
+            nonlocal running, changed
             while True:
                 changed = anyio.Event()
                 while (stage := self._schedule.take()) is not None:
@@ -146,9 +151,15 @@ class Runner:
                     return
                 await changed.wait()
 
+        try:
+            async with anyio.create_task_group() as group:
+                await start_all(group)
+        except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
+            raise several.exceptions[0] from several
+
     def _settle_without_work(self, stage: Stage[Any]) -> Step | None:
         """The step to execute, or None when the stage needs no work: cached, skipped or out of reach."""
-        lost = [source for source in self._pipeline.inputs(stage) if source not in self._done]
+        lost = [source for source in self._pipeline.inputs(stage) if source not in self._done or self._in_the_way(stage, source)]
         if lost or (self._options.fail_fast and self._failed):
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
             self._write("stage.blocked", stage, reason=why)
@@ -159,8 +170,13 @@ class Runner:
         self._done[stage] = step
         self._journal.append(settled(step, self.id))
         if step.record is not None:
-            self._journal.append(*self._weighed(stage, step.record), *self._effects.standing(self._missing))
+            self._effects.journal(self._missing, *self._weighed(stage, step.record))
         return None
+
+    def _in_the_way(self, stage: Stage[Any], source: Stage[Any]) -> bool:
+        """Whether `stage` only comes after `source`, and that has a result with which nobody should go on."""
+        record = self._done[source].record
+        return record is not None and bool(record.concern) and source not in self._pipeline.used(stage)
 
     async def _attempts(self, stage: Stage[Any], step: Step) -> None:
         """Run the stage, again where its policy says so, and keep its result."""
@@ -197,7 +213,7 @@ class Runner:
         with anyio.move_on_after(stage.timeout if math.isfinite(stage.timeout) else None) as scope:
             try:
                 value = await stage.run(work)
-            except StageFailed as error:
+            except (StageFailed, UndeclaredInput) as error:
                 if stage.effect is Effect.ONCE:
                     self._effects.failed(stage, str(error))
                 raise
@@ -224,7 +240,7 @@ class Runner:
         self._done[stage] = replace(step, record=record)
         about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
         finished = self._event("stage.finished", stage, key=key, result=record.result, **about)
-        self._journal.append(finished, *self._weighed(stage, record), *self._effects.standing(self._missing))
+        self._effects.journal(self._missing, finished, *self._weighed(stage, record))
 
     def _weighed(self, stage: Stage[Any], record: records.Record) -> list[Event]:
         """Fail a stage whose result is a concern that nothing downstream in this run judges."""
@@ -234,9 +250,14 @@ class Runner:
 
     def _missing(self, stage: Stage[Any]) -> list[str]:
         """The stages that have to pass before the effect of `stage` stands: those that confirm it, else all below it."""
-        below = [other for other in self._pipeline.downstream(stage) if other in self._schedule.wanted]
+        taking_part = self._schedule.wanted - self._plan.skipped.keys()
+        below = [other for other in self._pipeline.downstream(stage) if other in taking_part]
         confirming = [other for other in below if other.confirms]
         return [self._name(other) for other in confirming or below if other not in self._done or other in self._failed]
+
+    def _found_wrong(self, stage: Stage[Any]) -> bool:
+        """Whether anything below the stage failed, as opposed to being cut short."""
+        return any(other in self._failed for other in self._pipeline.downstream(stage))
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has."""

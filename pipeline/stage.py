@@ -41,6 +41,9 @@ class Retry:
     times: int = 0
     wait: float = 1.0
 
+    def __post_init__(self) -> None:
+        _not_negative("Retry", times=self.times, wait=self.wait)
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -49,6 +52,15 @@ class Resources:
     cpu: int = 1
     memory: int = 0
     locks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _not_negative("Resources", cpu=self.cpu, memory=self.memory)
+
+
+def _not_negative(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise WiringError(f"{owner}.{name} is {value}", right="0 or more")
 
 
 class Stage(Frozen, ABC, Generic[T_co]):
@@ -158,7 +170,7 @@ COMMON = frozenset({"after", "only", "timeout", "retry", "resources"})
 def edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
     """The inputs of a stage with the names of their fields, in the order of the fields.
 
-    Raises WiringError for a stage hidden in a list, set or dict: only fields and tuples of fields are edges.
+    Raises WiringError for a stage hidden in a list, set, dict or nested tuple: only fields and tuples of stages are edges.
     """
     for field in dataclasses.fields(stage):
         value = getattr(stage, field.name)
@@ -168,10 +180,27 @@ def edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
             for number, item in enumerate(value):
                 if isinstance(item, Stage):
                     yield f"{field.name}[{number}]", item
-        elif isinstance(value, list | set | frozenset | dict) and any(isinstance(item, Stage) for item in value):
-            raise WiringError(
-                f"{type(stage).__name__}.{field.name} holds stages in a {type(value).__name__}", right="a tuple of stages"
-            )
+                elif _holds_stages(item):
+                    raise _hidden(stage, field.name, item)
+        elif _holds_stages(value):
+            raise _hidden(stage, field.name, value)
+
+
+def _holds_stages(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(isinstance(item, Stage) or _holds_stages(item) for pair in value.items() for item in pair)
+    return isinstance(value, list | tuple | set | frozenset) and any(
+        isinstance(item, Stage) or _holds_stages(item) for item in value
+    )
+
+
+def _hidden(stage: Stage[Any], field: str, value: Any) -> WiringError:
+    return WiringError(f"{type(stage).__name__}.{field} holds stages in a {type(value).__name__}", right="a tuple of stages")
+
+
+def uses(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
+    """The inputs whose results a stage takes: every edge but those of `after`."""
+    return ((name, source) for name, source in edges(stage) if not name.startswith("after["))
 
 
 def settings(stage: Stage[Any]) -> dict[str, Any]:

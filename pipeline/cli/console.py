@@ -177,6 +177,6 @@ def closing(run: RunHistory, paint: Paint) -> list[str]:
     failed = [stage for stage in run.stages.values() if stage.state == "failed" or stage.undone.startswith("could not")]
     if failed:
         first = failed[0]
-        why = first.error.splitlines()[0] if first.error else first.undone
-        lines.append(f"{paint('red', first.name)} failed: {why}; python -m pipeline logs {first.name}")
+        why = f"failed: {first.error.splitlines()[0]}" if first.error else first.undone
+        lines.append(f"{paint('red', first.name)} {why}; python -m pipeline logs {first.name}")
     return lines

@@ -64,7 +64,9 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
         cpu=arguments.jobs or session.project.settings.jobs or os.cpu_count() or 1, memory=session.project.settings.memory
     )
 
-    async def work(stop: Stop) -> Outcome:
+    stop = Stop()
+
+    async def work() -> Outcome:
         async with open_engine(session.choice.name, session.project, session.store) as engine:
             await checkpoint_if_cancelled()  # asked to stop while the engine opened: no runner need know
             stop.runner = Runner(
@@ -82,27 +84,28 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     with view:
         session.journal.append(run_started(plan, run, reason=session.choice.reason, pid=os.getpid()))
         try:
-            outcome = anyio.run(_until_stopped, work)
-        except (Exception, KeyboardInterrupt) as error:  # an interrupt before anybody listens for signals
-            code = Exit.UNUSABLE if isinstance(error, Exception) else Exit.INTERRUPTED
-            session.journal.append(run_finished(run, int(code), []))
+            outcome = anyio.run(_until_stopped, work, stop)
+        except (Exception, KeyboardInterrupt) as error:
+            if stop.runner is None:  # an engine that does not open, or an interrupt before anybody listens for signals
+                code = Exit.UNUSABLE if isinstance(error, Exception) else Exit.INTERRUPTED
+                session.journal.append(run_finished(run, int(code), []))
             raise
         if outcome is None:
             session.journal.append(run_finished(run, int(Exit.INTERRUPTED), []))
     return outcome.exit if outcome else Exit.INTERRUPTED
 
 
-async def _until_stopped(work: Callable[[Stop], Awaitable[Outcome]]) -> Outcome | None:
+async def _until_stopped(work: Callable[[], Awaitable[Outcome]], stop: Stop) -> Outcome | None:
     """What `work` returns; None when a signal came before it had a runner to stop."""
     import anyio
 
     outcome: list[Outcome] = []
     failure: list[Exception] = []
     async with anyio.create_task_group() as group:
-        stop = Stop(group.cancel_scope)
+        stop.scope = group.cancel_scope
         await group.start(_listen, stop)
         try:
-            outcome.append(await work(stop))
+            outcome.append(await work())
         except Exception as error:  # as it is, and not in the group's wrapping
             failure.append(error)
         group.cancel_scope.cancel()
@@ -114,15 +117,15 @@ async def _until_stopped(work: Callable[[Stop], Awaitable[Outcome]]) -> Outcome 
 class Stop:
     """What a signal means: before there is a runner the whole run ends, afterwards the runner decides."""
 
-    def __init__(self, scope: CancelScope) -> None:
-        self._scope = scope
+    def __init__(self) -> None:
+        self.scope: CancelScope | None = None
         self.runner: Runner | None = None
 
     def __call__(self) -> None:
-        if self.runner is None:
-            self._scope.cancel()
-        else:
+        if self.runner is not None:
             self.runner.stop()
+        elif self.scope is not None:
+            self.scope.cancel()
 
 
 async def _listen(stop: Stop, *, task_status: TaskStatus[None]) -> None:

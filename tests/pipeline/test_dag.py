@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gates import Check, Passed, QualityGate, Verdict
+from gates import Check, Passed, QualityGate, Verdict, Verification
 from gates.verdict import passed
-from pipeline import Pipeline, Result, Stage, Tree, WiringError, Work
+from pipeline import Pipeline, Resources, Result, Retry, Stage, Tree, WiringError, Work
 from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
@@ -280,3 +280,54 @@ def test_results_are_frozen_and_refuse_what_they_do_not_know() -> None:
         Point(x=1).x = 2
     with pytest.raises(ValueError, match="Extra inputs"):
         Point(x=1, y=2)  # type: ignore[call-arg]
+
+
+def test_what_only_comes_after_an_artifact_is_no_evidence_about_it() -> None:
+    made = Make(of=FromFile(path="n"))
+    other = Half(of=Constant(value=1), after=(made,))
+    with pytest.raises(WiringError, match="does not descend from made nor from its source"):
+        Pipeline("thing", made=made, other=other, gate=QualityGate(artifact=made, checks=(Check(evidence=other, rule=fine),)))
+
+
+def test_a_verification_rests_on_what_was_found_where_the_deployment_runs() -> None:
+    source = FromFile(path="n")
+    made = Make(of=source)
+    before, there = Half(of=source), Half(of=Weighed(of=made))
+    for evidence, right in ((before, False), (there, True)):
+        checks = (Check(evidence=evidence, rule=fine),)
+        if right:
+            Pipeline("thing", made=made, evidence=evidence, verified=Verification(deployment=made, checks=checks))
+            continue
+        with pytest.raises(WiringError, match="check does not descend from made"):
+            Pipeline("thing", made=made, evidence=evidence, verified=Verification(deployment=made, checks=checks))
+
+
+class Weighed(Stage[Number]):
+    """A number about a thing."""
+
+    of: Stage[Thing]
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=work[self.of].value)
+
+
+ONE = Constant(value=1)
+
+
+@pytest.mark.parametrize("hidden", [((ONE,),), ([ONE],), {"a": ONE}, [[ONE]]])
+def test_a_stage_hidden_below_a_tuple_is_refused(hidden: Any) -> None:
+    class Hides(Stage[Number]):
+        things: Any
+
+        async def run(self, work: Work) -> Number:
+            raise AssertionError("never")
+
+    with pytest.raises(WiringError, match=r"Hides\.things holds stages in a (tuple|list|dict)"):
+        Pipeline("thing", hides=Hides(things=hidden))
+
+
+def test_negative_numbers_of_attempts_and_processors_are_refused() -> None:
+    with pytest.raises(WiringError, match=r"Retry\.times is -1"):
+        Retry(times=-1)
+    with pytest.raises(WiringError, match=r"Resources\.cpu is -2"):
+        Resources(cpu=-2)

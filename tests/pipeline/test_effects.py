@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
-from pipeline.errors import Exit
+from pipeline.errors import Exit, JournalError
 from pipeline.journal import Event
 from pipeline.leftover import Leftover, leftover
 from pipeline.lock import Lock
@@ -73,8 +73,23 @@ class DiesOnce(Half):
         return await super().run(work)
 
 
+class Dying(Opens):
+    """Is killed while it takes its line back."""
+
+    async def run(self, work: Work) -> Number:
+        with (work.project.root / "sent").open("a") as file:
+            file.write(f"{work[self.of].value}\n")
+        return work[self.of]
+
+    async def undo(self, work: Work, result: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def pipeline(kind: str, value: int) -> Pipeline:
     """One of the stages above, and one below it."""
+    if kind == "dying":
+        dying = Dying(of=Constant(value=value))
+        return Pipeline("thing", send=dying, below=Fails(of=dying))
     send = {"mails": Mails, "looks": Looks, "opens": Opens}[kind](of=Constant(value=value))
     return Pipeline("thing", send=send, below=DiesOnce(of=send))
 
@@ -304,11 +319,100 @@ def test_an_effect_whose_stage_finds_that_it_did_not_take_place_is_not_taken_bac
 def test_what_is_open_but_not_known_any_more_is_told_and_never_guessed(bench: Bench) -> None:
     bench.die("opens", 1)
     renamed = Half(of=Constant(value=4))  # there was none of its name in the run that was killed
-    assert bench.run(Pipeline("thing", send=Opens(of=renamed))).failed == {}
-    (told,) = bench.journal.events(kind="undo.failed")
-    assert "has no result of half" in told.data["error"]
-    assert told.data["trace"] == ""
+    made = Pipeline("thing", send=Opens(of=renamed))
+    outcome = bench.run(made)
+    assert "cannot be taken back: it has no result of half" in outcome.failed["send"]
+    assert "run send --again send" in outcome.failed["send"]
+    assert bench.sent.read_text() == "1\n"
+    assert bench.run(made, again=frozenset({"send"})).failed == {}
     assert bench.sent.read_text() == "1\n2\n"
+
+
+def test_a_stage_that_can_undo_and_cannot_tell_is_not_sent_again_blindly_either(bench: Bench) -> None:
+    class Forgets(Mails):
+        async def undo(self, work: Work, result: Any) -> None:
+            raise AssertionError("nobody knows what to take back")
+
+    bench.die("mails", 1)
+    made = Pipeline("thing", send=Forgets(of=Constant(value=1)))
+    for _ in range(2):
+        assert "nobody knows whether send took place" in bench.run(made).failed["send"]
+    assert bench.sent.read_text() == "1\n"
+    assert bench.run(made, again=frozenset({"send"})).failed == {}
+    assert bench.sent.read_text() == "1\n1\n"
+
+
+def test_what_failed_before_the_run_was_killed_is_not_taken_for_merely_interrupted(bench: Bench) -> None:
+    bench.die("dying", 1)
+    assert [event.stage for event in bench.journal.events(kind="stage.failed")] == ["below"]
+    source = Constant(value=2)
+    send = Opens(of=source, after=(Fails(of=source),))
+    bench.run(Pipeline("thing", send=send, below=Half(of=send)))
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_what_failed_before_the_run_was_stopped_is_not_taken_for_merely_interrupted(bench: Bench) -> None:
+    class Stops(Half):
+        """Ends the run from within once the stage beside it has failed."""
+
+        async def run(self, work: Work) -> Number:
+            while not list(bench.journal.events(kind="stage.failed")):
+                await anyio.sleep(0.01)
+            raise KeyboardInterrupt
+
+    send = Opens(of=Constant(value=1))
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group of the interrupt, as anyio makes it
+        bench.run(Pipeline("thing", send=send, bad=Fails(of=send), long=Stops(of=send)))
+    assert caught.group_contains(KeyboardInterrupt) if isinstance(caught.value, BaseExceptionGroup) else True
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_an_effect_that_took_place_before_its_stage_ran_out_of_time_is_taken_back_at_once(bench: Bench) -> None:
+    class Late(Opens):
+        async def run(self, work: Work) -> Number:
+            await super().run(work)
+            await anyio.sleep_forever()
+            return work[self.of]
+
+    outcome = bench.run(Pipeline("thing", send=Late(of=Constant(value=1), timeout=0.2)))
+    assert "took longer than" in outcome.failed["send"]
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+    assert bench.kinds() == ["effect.intended", "undo.intended", "undo.done"]
+
+
+def test_an_effect_is_taken_back_where_the_journal_cannot_say_that_it_took_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, filled = bench.journal.append, False
+
+    def full(*events: Event) -> tuple[Event, ...]:
+        nonlocal filled
+        filled = filled or any(event.kind == "effect.done" for event in events)
+        if filled:
+            raise JournalError("the disk is full")
+        return write(*events)
+
+    monkeypatch.setattr(bench.journal, "append", full)
+    with pytest.raises(JournalError, match="the disk is full"):
+        bench.run(pipeline("opens", 1))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+
+
+def test_a_run_that_breaks_ends_once_and_with_its_own_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = bench.journal.append
+
+    def full(*events: Event) -> tuple[Event, ...]:
+        if any(event.kind == "stage.finished" and event.stage == "below" for event in events):
+            raise JournalError("the disk is full")
+        if any(event.kind == "stage.failed" for event in events):
+            raise JournalError("the disk is full again")
+        return write(*events)
+
+    monkeypatch.setattr(bench.journal, "append", full)
+    with pytest.raises(JournalError, match="the disk is full again"):
+        bench.run(pipeline("opens", 1))
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+    assert [event.data["exit"] for event in bench.journal.events(kind="run.finished")] == [Exit.UNUSABLE]
 
 
 def test_nothing_is_open_after_the_last_word() -> None:

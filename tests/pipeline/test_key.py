@@ -112,3 +112,11 @@ def test_the_code_of_a_stage_covers_the_modules_it_is_made_of() -> None:
     assert code(Lint) != code(Constant)
     assert len(code(Lint)) == 64
     assert code(int) == "built in"
+
+
+def test_members_of_an_enum_are_told_apart_by_value_and_keys_of_a_mapping_by_type() -> None:
+    def level(flag: str) -> Enum:
+        return Enum("Level", {"FAST": flag}).FAST  # type: ignore[attr-defined, no-any-return]
+
+    assert plain(level("-O1"), "x") != plain(level("-O3"), "x")
+    assert plain({1: "a"}, "x") != plain({"1": "a"}, "x")

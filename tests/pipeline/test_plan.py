@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import Facts, Only, Pipeline, Stage
+from pipeline import Facts, Only, Pipeline, Stage, WiringError
 from pipeline.plan import Decision, Plan, World, plan
 from pipeline.record import Record
 from pipeline.stage import Effect
@@ -148,6 +150,31 @@ def test_a_plan_is_in_topological_order_and_says_the_same_twice(pipeline: Pipeli
 
 def test_effects_have_the_names_the_documentation_uses() -> None:
     assert [effect.value for effect in Effect] == ["pure", "retryable", "once"]
+
+
+class Confirms(Half):
+    confirms = True
+
+
+def test_an_effect_that_nobody_would_confirm_is_skipped_with_its_confirmation(tmp_path: Any) -> None:
+    send = Sends(of=Constant(value=1), file=tmp_path)
+    one = Confirms(of=send, only=Only(branch=("main",)))
+    beside = Half(of=send)
+    found = said(decide(Pipeline("thing", send=send, one=one, beside=beside), world(facts=Facts(branch="topic"))))
+    assert found["send"] == ("skipped", "one would confirm it, which is skipped")
+    assert found["beside"] == ("skipped", "needs send, which is skipped")
+    two = Confirms(of=send)
+    found = said(decide(Pipeline("thing", send=send, one=one, two=two), world(facts=Facts(branch="topic"))))
+    assert found["send"][0] == "run"  # another one confirms it
+
+
+def test_a_setting_that_could_not_be_told_from_another_is_refused_before_anything_runs() -> None:
+    class Odd(Sends):
+        thing: object = None
+
+    for value, what in ((object(), "holds a object"), (float("nan"), "cannot be part of a key")):
+        with pytest.raises(WiringError, match=f"Odd.thing {what}"):
+            decide(Pipeline("thing", send=Odd(of=Constant(value=1), file=Path("x"), thing=value)), world())
 
 
 def test_the_plan_says_what_a_killed_run_left_open(tmp_path: Any) -> None:

@@ -308,6 +308,14 @@ def test_a_verdict_that_no_gate_weighs_fails_the_run(bench: Bench) -> None:
         assert outcome.failed == {"check": "it is a number"}
 
 
+def test_nobody_comes_after_a_stage_whose_result_is_a_concern(bench: Bench) -> None:
+    check = Check(evidence=Constant(value=1), rule=bad)
+    after = Constant(value=2, after=(check,))
+    outcome, history, _ = bench.run(Pipeline("thing", check=check, after=after))
+    assert sorted(outcome.failed) == ["check"]  # to come after it is not to judge it
+    assert (history.stages["after"].state, history.stages["after"].reason) == ("blocked", "check did not pass")
+
+
 def gate(bench: Bench, *rules: Any) -> Pipeline:
     bench.write("n", 3)
     source = FromFile(path="n")
