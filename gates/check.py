@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gates import verdict
 from gates.verdict import Verdict
@@ -21,6 +21,8 @@ Comparison = Callable[[R, R], Verdict]
 class Check(Stage[Verdict], Generic[R]):
     """Puts `rule` to `evidence`. A rule that raises is an error verdict, never a pass."""
 
+    judges: ClassVar[bool] = True
+
     evidence: Stage[R]
     rule: Callable[[R], Verdict]
 
@@ -31,6 +33,8 @@ class Check(Stage[Verdict], Generic[R]):
 
 class Compare(Stage[Verdict], Generic[R]):
     """Puts `rule` to `evidence` and `baseline`, two pieces of evidence of one type."""
+
+    judges: ClassVar[bool] = True
 
     evidence: Stage[R]
     baseline: Stage[R]

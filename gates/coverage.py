@@ -34,7 +34,7 @@ class ChangedLines(Result):
 
 
 class CoverageReport(Result):
-    """Line and branch coverage, in all, by file and of the lines changed since a base (None: no base known)."""
+    """Line and branch coverage, in all, by file and of the lines changed since a base (None: not known)."""
 
     tool: str
     files: tuple[FileCoverage, ...]
@@ -79,7 +79,7 @@ class MinCoverage:
         if report.lines == 0:
             return verdict.error("MinCoverage", "no line was measured", wanted=wanted)
         if self.changed is not None and report.changed is None:
-            return verdict.error("MinCoverage", "which lines changed is not known: no base", wanted=wanted)
+            return verdict.error("MinCoverage", "which lines changed is not known: no base git can compare with", wanted=wanted)
         facts = self._against(report)
         said = report.summary()
         return (

@@ -7,7 +7,11 @@ from enum import IntEnum
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Blob, Result
+
+SINGULAR = {"files": "file", "packages": "package", "layers": "layer"}
+"""Subjects of which one can be named."""
 
 
 class Severity(IntEnum):
@@ -40,7 +44,7 @@ class Findings(Result):
     """What a scan found, and in how much: `targets` counts what was looked at (files, packages, layers)."""
 
     tool: str
-    """Name and version, as in `bandit 1.9.2`."""
+    """Name and version, as in `bandit 1.9.2`; what follows a `+` tells builds of one version apart."""
     subject: str
     targets: int
     findings: tuple[Finding, ...]
@@ -53,7 +57,11 @@ class Findings(Result):
     def summary(self) -> str:
         counts = [(s.name.lower(), sum(f.severity is s for f in self.findings)) for s in reversed(Severity)]
         said = ", ".join(f"{count} {name}" for name, count in counts if count) or "nothing found"
-        return f"{said} in {self.targets:,} {self.subject}"
+        return f"{said} in {self.scope()}"
+
+    def scope(self) -> str:
+        """How much was looked at, in words."""
+        return counted(self.targets, SINGULAR[self.subject]) if self.subject in SINGULAR else f"{self.targets:,} {self.subject}"
 
     def concern(self) -> str:
         verdict_ = no_findings(self)
@@ -89,13 +97,13 @@ class NewFindings:
         return _judge("NewFindings", findings, new, self.count, self.severity, "new ")
 
 
-def _judge(rule: str, findings: Findings, counted: tuple[Finding, ...], limit: int, severity: Severity, kind: str) -> Verdict:
-    wanted = f"at most {limit} {kind}findings of severity {severity.name.lower()} or worse, in at least one target"
+def _judge(rule: str, findings: Findings, found: tuple[Finding, ...], limit: int, severity: Severity, kind: str) -> Verdict:
+    wanted = f"at most {counted(limit, f'{kind}finding')} of severity {severity.name.lower()} or worse, in at least one target"
+    tool = findings.tool.partition("+")[0]  # the build is in the evidence
     if findings.targets < 1:
-        return verdict.error(rule, f"{findings.tool} scanned nothing", wanted=wanted)
-    facts = tuple(finding.sentence() for finding in counted)
-    where = f"in {findings.targets:,} {findings.subject}"
-    said = f"{findings.tool}: {len(counted)} {kind}findings of {severity.name.lower()} or worse {where}"
-    if len(counted) > limit:
+        return verdict.error(rule, f"{tool} scanned nothing", wanted=wanted)
+    facts = tuple(finding.sentence() for finding in found)
+    said = f"{tool}: {counted(len(found), f'{kind}finding')} of {severity.name.lower()} or worse in {findings.scope()}"
+    if len(found) > limit:
         return verdict.failed(rule, said, *facts, wanted=wanted)
     return verdict.passed(rule, said, *facts, wanted=wanted)

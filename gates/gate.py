@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 from gates import verdict
 from gates.check import Check, Compare
 from gates.verdict import Ruling, Verdict
+from gates.words import counted
 from pipeline import Artifact, Effect, Result, Stage, StageFailed, WiringError, Work
 from pipeline.stage import uses
 
@@ -24,7 +25,7 @@ class Passed(Result, Generic[A]):
     verdicts: tuple[Verdict, ...]
 
     def summary(self) -> str:
-        return f"{len(self.verdicts)} checks passed"
+        return f"{counted(len(self.verdicts), 'check')} passed"
 
 
 class Verified(Result, Generic[D]):
@@ -36,7 +37,7 @@ class Verified(Result, Generic[D]):
     verdicts: tuple[Verdict, ...]
 
     def summary(self) -> str:
-        return f"{len(self.verdicts)} checks passed"
+        return f"{counted(len(self.verdicts), 'check')} passed"
 
 
 class GateClosed(StageFailed):

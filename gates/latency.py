@@ -37,8 +37,8 @@ class LoadReport(Result):
         return self.failed / self.requests if self.requests else 1.0
 
     def reusable(self) -> bool:
-        """Only success is reused: requests that failed or were not sent in time may have been the machine's fault."""
-        return WithinBudget()(self).passed
+        """Only success is reused: requests that failed may have been the machine's fault."""
+        return self.requests > 0 and self.failed == 0
 
     def summary(self) -> str:
         return (

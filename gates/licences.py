@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Result
 
 
@@ -27,7 +28,7 @@ class LicenceReport(Result):
 
     def summary(self) -> str:
         kinds = {package.licence or "unknown" for package in self.packages}
-        return f"{len(self.packages)} packages under {len(kinds)} licences"
+        return f"{counted(len(self.packages), 'package')} under {counted(len(kinds), 'licence')}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class AllowedLicences:
         against = [p for p in report.packages if p.name not in self.exceptions and not allows(p.licence, self.allowed)]
         facts = tuple(f"{p.name} {p.version}: {p.licence or 'unknown'} (says {p.stated or 'nothing'!r})" for p in against)
         if against:
-            said = f"{len(against)} of {len(report.packages)} packages are under licences that are not allowed"
+            verb = "is" if len(against) == 1 else "are"
+            said = f"{len(against)} of {counted(len(report.packages), 'package')} {verb} under licences that are not allowed"
             return verdict.failed("AllowedLicences", said, *facts, wanted=wanted)
         return verdict.passed("AllowedLicences", report.summary(), wanted=wanted)
 

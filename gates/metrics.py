@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Result
 
 
@@ -42,7 +43,7 @@ class CodeMetrics(Result):
 
     def summary(self) -> str:
         worst = max((function.complexity for function in self.functions), default=0)
-        return f"{self.lines:,} lines, complexity at most {worst}, {self.duplicated:.1%} duplicated"
+        return f"{counted(self.lines, 'line')}, complexity at most {worst}, {self.duplicated:.1%} duplicated"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class MaxComplexity:
             return verdict.error("MaxComplexity", "no file was measured", wanted=wanted)
         facts = [f"{f.path}:{f.line} {f.name}: complexity {f.complexity}" for f in metrics.functions if f.complexity > self.each]
         if metrics.duplicated > self.duplicated:
-            facts += [f"{d.lines} lines: {d.first} ~ {d.second}" for d in metrics.duplicates]
+            facts += [f"{counted(d.lines, 'line')}: {d.first} ~ {d.second}" for d in metrics.duplicates]
         if facts:
             return verdict.failed("MaxComplexity", metrics.summary(), *facts, wanted=wanted)
         return verdict.passed("MaxComplexity", metrics.summary(), wanted=wanted)

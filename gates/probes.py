@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Result
 
 
@@ -24,9 +25,7 @@ class ProbeReport(Result):
 
     def summary(self) -> str:
         bad = sum(not probe.passed for probe in self.probes)
-        return (
-            f"{len(self.probes)} probes of {self.url}, {bad} failed" if bad else f"{len(self.probes)} probes of {self.url} passed"
-        )
+        return f"{counted(len(self.probes), 'probe')} of {self.url}{f', {bad} failed' if bad else ' passed'}"
 
     def concern(self) -> str:
         judged = all_probes_passed(self)

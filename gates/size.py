@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Result
 
 
@@ -17,7 +18,7 @@ class SizeReport(Result):
     parts: dict[str, int]
 
     def summary(self) -> str:
-        return f"{self.subject}: {self.total:,} bytes"
+        return f"{self.subject}: {counted(self.total, 'byte')}"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class MaxSize:
     total: int
 
     def __call__(self, report: SizeReport) -> Verdict:
-        wanted = f"at most {self.total:,} bytes"
+        wanted = f"at most {counted(self.total, 'byte')}"
         if report.total <= 0:
             return verdict.error("MaxSize", f"{report.subject} is empty", wanted=wanted)
         largest = sorted(report.parts.items(), key=lambda part: -part[1])[:5]
-        facts = tuple(f"{name}: {size:,} bytes" for name, size in largest)
+        facts = tuple(f"{name}: {counted(size, 'byte')}" for name, size in largest)
         if report.total > self.total:
             return verdict.failed("MaxSize", report.summary(), *facts, wanted=wanted)
         return verdict.passed("MaxSize", report.summary(), wanted=wanted)
@@ -44,11 +45,12 @@ class MaxGrowth:
     ratio: float = 1.1
 
     def __call__(self, report: SizeReport, baseline: SizeReport) -> Verdict:
-        wanted = f"at most {self.ratio:g}x the baseline's {baseline.total:,} bytes"
+        wanted = f"at most {self.ratio:g}x the baseline's {counted(baseline.total, 'byte')}"
         if report.total <= 0 or baseline.total <= 0:
             return verdict.error("MaxGrowth", f"{report.subject} or its baseline is empty", wanted=wanted)
         grown = [(name, size - baseline.parts.get(name, 0)) for name, size in report.parts.items()]
-        facts = tuple(f"{name}: +{more:,} bytes" for name, more in sorted(grown, key=lambda part: -part[1])[:5] if more > 0)
+        most = sorted(grown, key=lambda part: -part[1])[:5]
+        facts = tuple(f"{name}: +{counted(more, 'byte')}" for name, more in most if more > 0)
         if report.total > baseline.total * self.ratio:
             return verdict.failed("MaxGrowth", report.summary(), *facts, wanted=wanted)
         return verdict.passed("MaxGrowth", report.summary(), wanted=wanted)

@@ -7,6 +7,7 @@ from enum import Enum
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Blob, Result
 
 
@@ -50,7 +51,7 @@ class TestReport(Result):
 
     def summary(self) -> str:
         parts = [f"{self.count(status)} {status.value}" for status in Status if self.count(status)]
-        return f"{len(self.cases)} tests: {', '.join(parts)}" if parts else "no tests"
+        return f"{counted(len(self.cases), 'test')}: {', '.join(parts)}" if parts else "no tests"
 
     def concern(self) -> str:
         verdict_ = all_passed(self)
@@ -75,17 +76,18 @@ class AllPassed:
 
     def __call__(self, report: TestReport) -> Verdict:
         ran = report.count(Status.PASSED, Status.FAILED, Status.ERROR, Status.FLAKY)
-        wanted = f"at least {self.at_least} tests, none failed, at most {self.flaky} flaky"
+        wanted = f"at least {counted(self.at_least, 'test')}, none failed, at most {self.flaky} flaky"
         bad, flaky = report.bad(), report.count(Status.FLAKY)
         if ran < max(self.at_least, 1):
-            return verdict.error("AllPassed", f"{ran} tests ran", wanted=wanted)
+            return verdict.error("AllPassed", f"{counted(ran, 'test')} ran", wanted=wanted)
         if bad:
             facts = tuple(f"{case.file}::{case.name}: {first_line(case.message)}" for case in bad)
-            return verdict.failed("AllPassed", f"{len(bad)} of {ran} tests failed", *facts, wanted=wanted)
+            return verdict.failed("AllPassed", f"{len(bad)} of {counted(ran, 'test')} failed", *facts, wanted=wanted)
         if flaky > self.flaky:
             names = tuple(f"{case.file}::{case.name}" for case in report.cases if case.status is Status.FLAKY)
-            return verdict.failed("AllPassed", f"{flaky} of {ran} tests are flaky", *names, wanted=wanted)
-        return verdict.passed("AllPassed", f"{ran} tests passed", wanted=wanted)
+            said = f"{flaky} of {counted(ran, 'test')} {'is' if flaky == 1 else 'are'} flaky"
+            return verdict.failed("AllPassed", said, *names, wanted=wanted)
+        return verdict.passed("AllPassed", f"{counted(ran, 'test')} passed", wanted=wanted)
 
 
 def first_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gates import verdict
 from gates.verdict import Verdict
+from gates.words import counted
 from pipeline import Result
 
 
@@ -28,7 +29,7 @@ class ValidationReport(Result):
         return tuple(check for check in self.checks if not check.passed)
 
     def summary(self) -> str:
-        return f"{self.subject}: {len(self.checks) - len(self.bad())} of {len(self.checks)} checks passed"
+        return f"{self.subject}: {len(self.checks) - len(self.bad())} of {counted(len(self.checks), 'check')} passed"
 
     def concern(self) -> str:
         found = valid(self)

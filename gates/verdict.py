@@ -36,7 +36,7 @@ class Verdict(Result):
         return f"{self.ruling.value}: {self.said}"
 
     def concern(self) -> str:
-        return "" if self.passed else self.said
+        return "" if self.passed else "\n".join([self.said, *(f"  {fact}" for fact in self.facts)])
 
     def reusable(self) -> bool:
         return self.ruling is Ruling.PASSED

@@ -18,8 +18,9 @@ from pipeline.store import Store
 class Action(Frozen):
     """One command: what it runs, what it sees, what it may reach and what it leaves.
 
-    The command runs in a fresh directory that holds `inputs` (private copies) and `tools` (shared,
-    read-only) at their relative paths. `{root}` in argv and env stands for that directory.
+    The command runs in a fresh directory that holds `inputs` (private copies) and `tools` (shared and
+    read-only where the engine can see to that, else private copies too) at their relative paths.
+    `{root}` in argv and env stands for that directory.
     """
 
     argv: tuple[str, ...]

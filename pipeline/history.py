@@ -15,7 +15,7 @@ class StageHistory:
 
     name: str
     state: str = "waiting"
-    """waiting, running, passed, cached, skipped, failed, blocked or interrupted."""
+    """waiting, running, passed, cached, skipped, failed, blocked, interrupted or not reached."""
     reason: str = ""
     summary: str = ""
     concern: str = ""
@@ -73,8 +73,7 @@ class RunHistory:
         elif event.kind == "run.finished":
             self.exit = event.data["exit"]
             for stage in self.stages.values():
-                if stage.state in ("waiting", "running"):
-                    stage.state = "interrupted"
+                stage.state = {"running": "interrupted", "waiting": "not reached"}.get(stage.state, stage.state)
         elif event.stage:
             _add_to_stage(self.stages.setdefault(event.stage, StageHistory(name=event.stage)), event)
 
@@ -129,4 +128,11 @@ def fold(events: Iterable[Event]) -> dict[str, RunHistory]:
 def one(journal: Journal, wanted: str) -> RunHistory | None:
     """The run whose id is `wanted` or begins with it; the latest one for an empty string."""
     ids = [run for run in journal.runs() if run.startswith(wanted)]
-    return fold(journal.events(ids[-1]))[ids[-1]] if ids else None
+    if not ids:
+        return None
+    found = fold(journal.events(ids[-1]))[ids[-1]]
+    for stage in found.stages.values():
+        if stage.state == "cached":  # what its gate decided was journalled by the run that made the result
+            for event in journal.events(stage.made_in, kind="gate.decided", stage=stage.name):
+                stage.verdicts = event.data["verdicts"]
+    return found

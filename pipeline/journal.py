@@ -198,12 +198,12 @@ class Journal:
         return [event.run for event in self.events(kind="run.started")]
 
     def last_records(self) -> dict[str, str]:
-        """For each stage name, the key under which its latest result was recorded."""
+        """For each stage name, the key under which its latest result was recorded; empty for one that may not be used again."""
         query = (
             "select stage, json_extract(data, '$.key') from event where seq in "
             "(select max(seq) from event where kind in ('stage.finished', 'stage.cached') group by stage)"
         )
-        return {stage: key for stage, key in self._rows(query) if key}
+        return {stage: key or "" for stage, key in self._rows(query)}
 
     def finished(self, key: str) -> dict[str, Any] | None:
         """What was journalled when a result was last made under `key`; None for one that was made elsewhere."""

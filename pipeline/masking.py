@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 MASK = b"***"
 SHORTEST = 4
-"""A secret of fewer characters would take common words out of the log; it is refused where it is read."""
+"""A secret of fewer characters would take common words out of the log; `Project.secret` refuses it."""
 
 
 class Masker:

@@ -50,7 +50,7 @@ class World(Frozen):
     observed: Mapping[Stage[Any], str | None]
     lookup: Lookup
     last: Mapping[str, str]
-    """Stage name to the key of its latest result."""
+    """Stage name to the key of its latest result; empty for a result that may not be used again."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
     left: Mapping[Stage[Any], str] = field(default_factory=dict)
@@ -145,7 +145,7 @@ def decide(
         reason = f"has a side effect ({stage.effect.value}){after}{left}"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     if unknown:
-        reason = f"decided when {_names(pipeline, unknown)} is known"
+        reason = f"decided when {_names(pipeline, unknown)} {'is' if len(unknown) == 1 else 'are'} known"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     inputs = {source: _record(done[source]).result for source in pipeline.inputs(stage)}
     return keyed(stage, name, inputs, world)
@@ -174,10 +174,10 @@ def why(name: str, parts: Mapping[str, str], world: World) -> str:
     """Which components of the key differ from those of the stage's latest result."""
     last = world.last.get(name)
     if last is None:
-        return "never ran here"
-    before = world.lookup(last)
+        return "has no result here yet"
+    before = world.lookup(last) if last else None
     if before is None:
-        return "its latest result is not in the store any more"
+        return "its latest result may not be used again"
     changed = difference(before.components, parts)
     return f"{', '.join(changed)} changed" if changed else "its latest result may not be used again"
 

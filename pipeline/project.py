@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.condition import Facts
 from pipeline.errors import ConfigError, LockgateError
+from pipeline.masking import SHORTEST
 from pipeline.names import directory_name
 from pipeline.repository import changed, git, listed
 from pipeline.settings import Settings, read
@@ -40,10 +41,15 @@ class Project:
         return tuple(sorted(listed(self.root)))
 
     def secret(self, name: str) -> str:
-        """The value of a secret, from the environment variable of its name. Raises LockgateError when unset."""
+        """The value of a secret, from the environment variable of its name. Raises LockgateError when unset or too short."""
         value = os.environ.get(name)
         if not value:
             raise LockgateError(f"the secret {name} is not set", right=f"an environment variable {name}")
+        if len(value.strip()) < SHORTEST:
+            raise LockgateError(
+                f"the secret {name} is too short to be kept out of logs",
+                right=f"at least {SHORTEST} characters; what is no secret is set in the stage's env",
+            )
         return value
 
 
@@ -56,10 +62,21 @@ CI = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "JENKINS_URL": "jenkins
 
 
 def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[str, str]) -> Facts:
-    """The occasion of a run, from what the user chose, the CI system and git, in this order."""
+    """The occasion of a run, from what the user chose, the CI system and git, in this order.
+
+    Raises ConfigError for a base the user named and git does not know; of one that only the CI system names, nothing is known.
+    """
     ci = next((name for variable, name in CI.items() if environment.get(variable)), "ci" if environment.get("CI") else "")
-    base = chosen.get("base") or project.settings.base or _base_of_ci(ci, environment)
-    commit, _, branch = git(project.root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").partition("\n")
+    named = chosen.get("base") or project.settings.base
+    base = named or _base_of_ci(ci, environment)
+    commit, _, branch = (git(project.root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD") or "").partition("\n")
+    if named and commit and git(project.root, "rev-parse", "--verify", "-q", f"{named}^{{commit}}") is None:
+        raise ConfigError(
+            f"git knows no base {named!r}",
+            where="--base" if chosen.get("base") else "base in [tool.pipeline]",
+            right="a commit, tag or branch that is here, as in origin/main",
+            next="git fetch, or git branch --all",
+        )
     return Facts(
         branch=chosen.get("branch") or _branch(ci, environment) or branch.removeprefix("HEAD"),
         commit=commit,

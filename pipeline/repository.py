@@ -22,11 +22,11 @@ SUBMODULE = "160000"
 """The mode of an entry that names a commit of another repository."""
 
 
-def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What git prints, without the last newline; empty where git, a repository or an answer is missing."""
+def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """What git prints, without the last newline; None where it fails, is missing, or knows no repository."""
     program = shutil.which("git")
     if program is None:
-        return ""
+        return None
     done = subprocess.run(
         [program, "-c", "core.quotepath=off", *arguments],
         cwd=root,
@@ -36,7 +36,7 @@ def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = Non
         errors="replace",
         check=False,
     )
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 def listed(root: Path) -> list[str]:
@@ -50,13 +50,24 @@ def listed(root: Path) -> list[str]:
 def changed(root: Path, base: str) -> frozenset[str] | None:
     """Paths below `root` that differ from the merge base with `base`, tracked or not; None when git cannot tell."""
     start = git(root, "merge-base", base, "HEAD")
-    return frozenset(_since(root, start, os.environ)) if start else None
+    if start is None:
+        return None
+    try:
+        return frozenset(_since(root, start, os.environ))
+    except _Unknown:
+        return None
 
 
 def submodules(root: Path, commit: str) -> list[str]:
-    """Paths below `root` at which a commit has another repository."""
-    rows = git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0")
-    return [row.partition("\t")[2] for row in rows if row.startswith(SUBMODULE)]
+    """Paths below `root` at which a commit has another repository. Raises LockgateError where git cannot tell."""
+    rows = git(root, "ls-tree", "-r", "-z", commit, "--", ".")
+    if rows is None:
+        raise LockgateError(f"git cannot list the files of {commit}", where=str(root), next=f"git -C {root} ls-tree -r {commit}")
+    return [row.partition("\t")[2] for row in rows.split("\0") if row.startswith(SUBMODULE)]
+
+
+class _Unknown(Exception):
+    """Git cannot tell what changed, as where an object is missing: that is not the same as nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,8 @@ def _files(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
 def _since(root: Path, commit: str, environment: Mapping[str, str]) -> Iterator[str]:
     """Paths that differ from a commit; all of an inner repository that does not have the commit it was at."""
     differing = git(root, "diff", "-z", "--no-renames", "--name-only", "--relative", commit, "--", ".", environment=environment)
+    if differing is None:
+        raise _Unknown
     yield from filter(None, differing.split("\0"))
     found = _contents(root, environment)
     yield from found.fresh
@@ -93,8 +106,8 @@ def _since(root: Path, commit: str, environment: Mapping[str, str]) -> Iterator[
         if _is_filled(place):  # of one that is gone or not checked out, the differences tell
             own = _own(environment, place)
             before = git(root, "rev-parse", "--verify", "-q", f"{commit}:./{inner}", environment=environment)
-            known = before and git(place, "rev-parse", "--verify", "-q", f"{before}^{{commit}}", environment=own)
-            yield from _below(inner, _since(place, before, own) if known else _files(place, own))
+            known = git(place, "rev-parse", "--verify", "-q", f"{before}^{{commit}}", environment=own) if before else None
+            yield from _below(inner, _since(place, before, own) if before and known else _files(place, own))
 
 
 def _is_filled(place: Path) -> bool:
@@ -116,14 +129,21 @@ def _contents(root: Path, environment: Mapping[str, str]) -> _Contents:
     """What lies below `root`. Raises LockgateError where git cannot tell."""
     rows = _ls_files(root, environment, "--cached", "--stage")
     if rows is not None:
-        return _sorted_out(rows, _ls_files(root, environment, "--others", "--exclude-standard") or [])
+        fresh = _ls_files(root, environment, "--others", "--exclude-standard")
+        if fresh is None:
+            raise _unlisted(root)
+        return _sorted_out(rows, fresh)
     with tempfile.TemporaryDirectory() as empty:  # without history there are still ignore files: an empty repository reads them
         git(root, "init", "-q", "--bare", empty)
         where = (f"--git-dir={empty}", f"--work-tree={root}")
         fresh = _ls_files(root, environment, "--others", "--exclude-standard", where=where)
     if fresh is None:
-        raise LockgateError("git cannot list the files", where=str(root), next=f"git -C {root} status")
+        raise _unlisted(root)
     return _sorted_out([], fresh)
+
+
+def _unlisted(root: Path) -> LockgateError:
+    return LockgateError("git cannot list the files", where=str(root), next=f"git -C {root} status")
 
 
 def _sorted_out(rows: list[str], others: list[str]) -> _Contents:

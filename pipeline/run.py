@@ -237,10 +237,19 @@ class Runner:
         record = records.of(kept, components=step.components or {}, run=self.id, seconds=seconds)
         if key is not None:
             records.save(self._store, key, record)
+        elif stage.judges:
+            self._forget_evidence(stage)
         self._done[stage] = replace(step, record=record)
         about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
         finished = self._event("stage.finished", stage, key=key, result=record.result, **about)
         self._effects.journal(self._missing, finished, *self._weighed(stage, record))
+
+    def _forget_evidence(self, stage: Stage[Any]) -> None:
+        """Evidence that a judge said no to is made again by the next run: what was found may have been the machine's fault."""
+        for source in self._pipeline.used(stage):
+            key = self._done[source].key
+            if key is not None:
+                self._store.forget(key)
 
     def _weighed(self, stage: Stage[Any], record: records.Record) -> list[Event]:
         """Fail a stage whose result is a concern that nothing downstream in this run judges."""

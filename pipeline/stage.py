@@ -81,6 +81,8 @@ class Stage(Frozen, ABC, Generic[T_co]):
     effect: ClassVar[Effect] = Effect.PURE
     confirms: ClassVar[bool] = False
     """Whether side effects above this stage stand once it has passed, whatever fails after it."""
+    judges: ClassVar[bool] = False
+    """Whether a result of this stage that may not be reused says no to its evidence, which is then made again too."""
     engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
     """The engines this stage can run on."""
 

@@ -11,13 +11,13 @@ A tree is a blob too: the canonical JSON list of its entries (`Entry.row`), sort
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import posixpath
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +27,14 @@ from typing import IO, Literal
 from pipeline import digest
 from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
+from pipeline.scratch import Scratch, held_file, sweep
 
 CHUNK = 1 << 20
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+NEW = ".new-"
+"""How the names of files and trees begin that are not whole yet."""
 
 ODD = frozenset({"", ".", ".."})
 """Parts that no path of a tree has."""
@@ -51,7 +55,10 @@ class Entry:
 
 
 class Store:
-    """Content by digest under `root`. Every read checks what it read; directories are made when something is written."""
+    """Content by digest under `root`; directories are made when something is written.
+
+    Every read checks what it read. Only what `path` and `shared` point to is read by others, unchecked.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -209,14 +216,17 @@ class Store:
                 self._lay_file(entry.target, path, executable=entry.kind == "executable")
 
     def shared(self, tree: Tree) -> Path:
-        """The tree laid out once and shared by everybody who reads it; its files are read-only."""
+        """The tree laid out once, checked then and never again, and shared by everybody who reads it.
+
+        Its files are read-only, which keeps out no one who may change that: only who cannot write there is to be led to it.
+        """
         place = self._trees / tree.digest
         if place.exists():
             return place
         try:
             self._trees.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._trees, prefix=".new-", ignore_cleanup_errors=True) as made:
-                fresh = Path(made) / "tree"
+            with Scratch(self._trees, NEW) as made:
+                fresh = made.path / "tree"
                 self.lay_out(tree, fresh)
                 for base, _, files in os.walk(fresh):
                     for name in files:
@@ -247,7 +257,20 @@ class Store:
         except OSError as error:
             raise StoreError(f"a result cannot be read: {error}", where=str(self.root)) from error
 
+    def forget(self, key: str) -> None:
+        """Take the record under `key` away, so that nobody reuses the result; the result itself stays."""
+        try:
+            (self._results / key[:2] / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
     # files
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed had begun to write."""
+        for directory in (self.root, self._trees):
+            with contextlib.suppress(OSError):  # nothing was written yet, or nothing may be
+                sweep(directory, NEW)
 
     def _blob(self, name: str) -> Path:
         return self._blobs / name[:2] / name
@@ -256,9 +279,9 @@ class Store:
     def _new(self) -> Iterator[_New]:
         """A file to write; without `keep` it is gone afterwards."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / f".new-{os.getpid()}-{os.urandom(8).hex()}"
+        path, file = held_file(self.root, NEW)
         try:
-            with path.open("xb") as file:
+            with file:
                 yield _New(path, file)
         finally:
             path.unlink(missing_ok=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from pipeline.dag import Pipeline
@@ -43,16 +46,32 @@ def _import(project: Project, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _byte_code_in(project.home / "byte-code"):
+            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # noqa: S102 # nosec B102 - what import does
     except LockgateError as error:
         error.where = error.where or _place(error, str(path))
         raise
     except SyntaxError as error:
         raise ConfigError(f"syntax error: {error.msg}", where=f"{error.filename}:{error.lineno}") from error
+    except SystemExit as error:
+        said = f"it ends the program (SystemExit: {error.code})"
+        raise ConfigError(said, where=_place(error, str(path)), right="a file that only defines the pipeline") from error
     except Exception as error:
         said = f"cannot be imported: {type(error).__name__}: {error}"
         raise ConfigError(said, where=_place(error, str(path)), next="--verbose shows the whole trace") from error
     return module
+
+
+@contextlib.contextmanager
+def _byte_code_in(directory: Path) -> Iterator[None]:
+    """Keep byte code out of the project, where it would be part of the working copy. The pipeline's own file never has any:
+    what was edited within the second that its time stamp tells would not be seen."""
+    before = sys.pycache_prefix
+    sys.pycache_prefix = str(directory)
+    try:
+        yield
+    finally:
+        sys.pycache_prefix = before
 
 
 def _place(error: BaseException, path: str) -> str:

@@ -7,7 +7,7 @@ import json
 from gates.findings import Findings
 from pipeline import Action, Stage, StageFailed, Tree, Work
 from stages.environment import Tool
-from stages.sarif import findings_from_sarif, scan, unreadable
+from stages.sarif import findings_from_sarif, rules_of, scan, unreadable
 from stages.versions import version
 
 REPORT = "report.sarif"
@@ -45,7 +45,8 @@ class Bandit(Stage[Findings]):
             raise StageFailed(
                 f"bandit reports {len(found)} findings and ends with {result.exit_code}", right="1 with findings, else 0"
             )
-        return scan(work.store, tool=version(work.store, tool, "bandit"), subject="files", targets=targets, findings=found)
+        name, security = version(work.store, tool, "bandit"), rules_of(found)
+        return scan(work.store, tool=name, subject="files", targets=targets, findings=found, security=security)
 
 
 def bandit_action(source: Tree, tool: Tree, command: tuple[str, ...]) -> Action:

@@ -119,12 +119,14 @@ Changes = Mapping[str, frozenset[int] | None]
 def changes(root: Path, base: str) -> Changes | None:
     """The lines that differ from the merge base with `base`, as they are numbered now; None when git cannot tell."""
     start = git(root, "merge-base", base, "HEAD")
-    if not start:
+    if start is None:
         return None
     shown = ("-U0", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
     diff = git(root, "diff", *shown, "--relative", start, "--", ".")
-    fresh = git(root, "ls-files", "--others", "--exclude-standard").splitlines()
-    return {**from_diff(diff), **dict.fromkeys(fresh)}
+    fresh = git(root, "ls-files", "--others", "--exclude-standard")
+    if diff is None or fresh is None:
+        return None
+    return {**from_diff(diff), **dict.fromkeys(fresh.splitlines())}
 
 
 def from_diff(text: str) -> dict[str, frozenset[int]]:

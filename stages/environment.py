@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline import Action, Blob, Entry, Project, Retry, Stage, StageFailed, Store, Tree, Work
+from stages.scripts import install as installer
 
-SCRIPTS = Path(__file__).parent / "scripts"
 LOCKS = Path(__file__).parent / "locks"
 
 
@@ -56,7 +56,7 @@ async def install(work: Work, lock: Blob) -> Tree:
     """Install a lock in an action of its own."""
     action = Action(
         argv=("python", "install.py", "{root}/uv/uv", "requirements.lock", "site"),
-        inputs={"requirements.lock": lock, "install.py": script(work.store, "install.py")},
+        inputs={"requirements.lock": lock, "install.py": work.store.put_file(Path(installer.__file__))},
         tools={"uv": uv_tree(work.store)},
         env={"UV_CACHE_DIR": "{root}/.cache/uv"},
         outputs=("site",),
@@ -64,11 +64,6 @@ async def install(work: Work, lock: Blob) -> Tree:
         network=True,
     )
     return (await work.execute(action)).require().output("site").tree
-
-
-def script(store: Store, name: str) -> Blob:
-    """One of the programs in `stages/scripts`, in the store."""
-    return store.put_file(SCRIPTS / name)
 
 
 @cache

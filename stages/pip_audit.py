@@ -9,7 +9,7 @@ from pipeline import Action, Blob, Project, Service, Stage, StageFailed, Tree, W
 from stages.acceptance import url
 from stages.day import today
 from stages.environment import Tool
-from stages.sarif import fingerprint, scan, told_apart
+from stages.sarif import fingerprint, rules_of, scan, told_apart
 from stages.versions import version
 
 REPORT = "report.json"
@@ -58,7 +58,8 @@ class PipAudit(Stage[Findings]):
             raise StageFailed(
                 f"pip-audit reports {len(found)} findings and ends with {result.exit_code}", right="1 with findings, else 0"
             )
-        return scan(work.store, tool=version(work.store, tool, "pip-audit"), subject="packages", targets=targets, findings=found)
+        name, security = version(work.store, tool, "pip-audit"), rules_of(found)
+        return scan(work.store, tool=name, subject="packages", targets=targets, findings=found, security=security)
 
 
 def audit_action(lock: Blob, tool: Tree, osv_url: str, service: Service | None) -> Action:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gates.findings import Findings
 from pipeline import Action, Blob, Stage, Tree, Work
 from stages.environment import Tool
-from stages.sarif import findings_from_sarif, inside, scan, unreadable
+from stages.sarif import findings_from_sarif, inside, rules_of, scan, unreadable
 from stages.scripts import capture
 from stages.versions import version
 
 SHOWN = "shown.txt"
 REPORT = "report.sarif"
+BANDITS = re.compile(r"S\d+")
+"""The rules that are about security: flake8-bandit's."""
 
 
 class RuffTool(Tool):
@@ -67,7 +70,8 @@ async def ruff(work: Work, source: Tree, tool: Tree, command: tuple[str, ...], p
     except ValueError as error:
         raise unreadable("ruff", error) from error
     targets = looked_at(shown.output(SHOWN).read(), files)
-    return scan(work.store, tool=version(work.store, tool, "ruff"), subject="files", targets=targets, findings=found)
+    name, security = version(work.store, tool, "ruff"), frozenset(filter(BANDITS.fullmatch, rules_of(found)))
+    return scan(work.store, tool=name, subject="files", targets=targets, findings=found, security=security)
 
 
 def ruff_action(source: Tree, tool: Tree, keep: Blob, output: str, command: tuple[str, ...]) -> Action:

@@ -50,41 +50,57 @@ class ImportSarif(Stage[Findings]):
         files = frozenset(entry.path for entry in work.store.entries(tree))
         try:
             found = findings_from_sarif(text, files)
-            tool, listed = tools(text), artifacts(text)
+            tool, listed, security = tools(text), artifacts(text), scored(text)
         except ValueError as error:
             raise unreadable(self.path, error) from error
         targets = listed or self.targets or len({finding.path for finding in found if finding.path})
-        return scan(work.store, tool=tool, subject=self.subject, targets=targets, findings=found)
+        return scan(work.store, tool=tool, subject=self.subject, targets=targets, findings=found, security=security)
 
 
-def scan(store: Store, *, tool: str, subject: str, targets: int, findings: Iterable[Finding]) -> Findings:
+def scan(
+    store: Store, *, tool: str, subject: str, targets: int, findings: Iterable[Finding], security: frozenset[str] = frozenset()
+) -> Findings:
     """A piece of evidence, its report written by `to_sarif`."""
     ordered = tuple(sorted(findings, key=lambda f: (f.path, f.line, f.rule, f.message, f.fingerprint)))
-    return Findings(tool=tool, subject=subject, targets=targets, findings=ordered, report=store.put(to_sarif(tool, ordered)))
+    report = store.put(to_sarif(tool, ordered, security))
+    return Findings(tool=tool, subject=subject, targets=targets, findings=ordered, report=report)
 
 
 def unreadable(what: str, error: ValueError) -> StageFailed:
     return StageFailed(f"the report cannot be used: {error}", where=what, right="a report in SARIF 2.1.0 of a scan that finished")
 
 
-def to_sarif(tool: str, findings: Iterable[Finding]) -> bytes:
-    """The findings as SARIF 2.1.0; equal findings give equal bytes."""
+def to_sarif(tool: str, findings: Iterable[Finding], security: frozenset[str] = frozenset()) -> bytes:
+    """The findings as SARIF 2.1.0; equal findings give equal bytes.
+
+    `security` are the rules whose findings are about security: only those have a `security-severity`, by which
+    GitHub shows a finding as a security alert. All have a level.
+    """
     listed = list(findings)
     name, _, number = tool.rpartition(" ")
     worst: dict[str, Severity] = {}
     for finding in listed:
         worst[finding.rule] = max(finding.severity, worst.get(finding.rule, Severity.NOTE))
-    rules = [{"id": rule, "properties": {"security-severity": SCORES[severity]}} for rule, severity in sorted(worst.items())]
+    rules = [{"id": rule} | _score(rule, severity, security) for rule, severity in sorted(worst.items())]
     driver = {"name": name or tool, "rules": rules} | ({"version": number} if name else {})
     document = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": [_result(finding) for finding in listed]}],
+        "runs": [{"tool": {"driver": driver}, "results": [_result(finding, security) for finding in listed]}],
     }
     return canonical(document)
 
 
-def _result(finding: Finding) -> dict[str, Any]:
+def rules_of(findings: Iterable[Finding]) -> frozenset[str]:
+    """The rules that were broken."""
+    return frozenset(finding.rule for finding in findings)
+
+
+def _score(rule: str, severity: Severity, security: frozenset[str]) -> dict[str, Any]:
+    return {"properties": {"security-severity": SCORES[severity]}} if rule in security else {}
+
+
+def _result(finding: Finding, security: frozenset[str]) -> dict[str, Any]:
     region = {"region": {"startLine": finding.line}} if finding.line else {}
     place = {"physicalLocation": {"artifactLocation": {"uri": finding.path}, **region}}
     return {
@@ -93,7 +109,7 @@ def _result(finding: Finding) -> dict[str, Any]:
         "message": {"text": finding.message},
         "locations": [place] if finding.path else [],
         "partialFingerprints": {"lockgate/v1": finding.fingerprint},
-        "properties": {"security-severity": SCORES[finding.severity]},
+        **_score(finding.rule, finding.severity, security),
     }
 
 
@@ -121,6 +137,18 @@ def tools(text: bytes) -> str:
 def artifacts(text: bytes) -> int:
     """How many artifacts the runs of a report list."""
     return sum(len(_get(run, "artifacts", list, [])) for run in _runs(text))
+
+
+def scored(text: bytes) -> frozenset[str]:
+    """The rules of a report to which it gives a `security-severity`, themselves or by a result."""
+    found: set[str] = set()
+    for run in _runs(text):
+        rules = _rules(run)
+        for result in _get(run, "results", list, []):
+            name = _rule(result, rules)
+            if any("security-severity" in _get(of, "properties", dict, {}) for of in (result, rules.get(name, {}))):
+                found.add(name)
+    return frozenset(found)
 
 
 def fingerprint(rule: str, path: str, message: str, context: str = "") -> str:
@@ -197,10 +225,7 @@ def _rules(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _finding(result: dict[str, Any], rules: Mapping[str, dict[str, Any]], files: frozenset[str]) -> Finding:
-    rule = _get(result, "ruleId", str, "") or _get(_get(result, "rule", dict, {}), "id", str, "")
-    if not rule:
-        index = _get(result, "ruleIndex", int, -1)
-        rule = list(rules)[index] if 0 <= index < len(rules) else "unnamed"
+    rule = _rule(result, rules)
     path, line, context = "", 0, ""
     for place in _places(result):
         path = inside(_uri(place), files)
@@ -219,6 +244,12 @@ def _finding(result: dict[str, Any], rules: Mapping[str, dict[str, Any]], files:
         message=message,
         fingerprint=named,
     )
+
+
+def _rule(result: dict[str, Any], rules: Mapping[str, dict[str, Any]]) -> str:
+    rule = _get(result, "ruleId", str, "") or _get(_get(result, "rule", dict, {}), "id", str, "")
+    index = _get(result, "ruleIndex", int, -1)
+    return rule or (list(rules)[index] if 0 <= index < len(rules) else "unnamed")
 
 
 def _severity(result: dict[str, Any], rule: dict[str, Any]) -> Severity:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
-import tarfile
 from pathlib import Path
-from typing import Any, Literal
 
 from pipeline import Entry, Project, Result, Stage, StageFailed, Store, Tree, Work
 from pipeline.digest import of_text
@@ -38,7 +37,14 @@ class WorkingCopy(Stage[Tree]):
     async def run(self, work: Work) -> Tree:
         tree = self._take(work.project, work.store)
         if tree.files == 0:
-            raise StageFailed("no file matches", right=f"files under {' or '.join(self.include) or 'the project'}")
+            locks = bool(self.include) and all(path.endswith(".lock") for path in self.include)
+            raise StageFailed(
+                "no file matches",
+                right=f"files under {' or '.join(self.include) or 'the project'}",
+                next="python -m pipeline init --force writes a pipeline with its locks; by hand: uv pip compile --generate-hashes"
+                if locks
+                else "",
+            )
         _need_unchanged(tree.digest, work)
         if not work.store.has(tree):  # the index remembers files whose content has been pruned since
             index(work.project).unlink(missing_ok=True)
@@ -52,6 +58,7 @@ class WorkingCopy(Stage[Tree]):
 class Commit(Stage[Tree]):
     """The project's files as a commit has them. `revision` is anything git understands; it is resolved when planning.
 
+    What .gitattributes says of archives, line ends and filters is not done to them: a file of Git LFS is its pointer.
     A commit names the commits of its submodules and not their files: it fails for a submodule that is chosen.
     """
 
@@ -80,7 +87,7 @@ class Commit(Stage[Tree]):
                 where=str(root),
                 right="include= without it, or a WorkingCopy",
             )
-        return work.store.tree(_unpacked(_archive(root, commit), work.store, self.chosen()))
+        return work.store.tree(_files(root, commit, work.store, self.chosen()))
 
 
 class Provenance(Result):
@@ -116,7 +123,8 @@ class SourceProvenance(Stage[Provenance]):
 
 def provenance(root: Path) -> Provenance:
     """What git says of the working copy below `root`; all empty where there is no history."""
-    status = git(root, "status", "--porcelain=v2", "--branch", "--", ".").splitlines()
+    shown = ("--porcelain=v2", "--branch", "--untracked-files=normal", "--ignore-submodules=none")  # whatever git's settings say
+    status = (git(root, "status", *shown, "--", ".") or "").splitlines()
     about = dict(line.removeprefix("# ").split(" ", 1) for line in status if line.startswith("# "))
     commit, branch = about.get("branch.oid", ""), about.get("branch.head", "")
     return Provenance(
@@ -140,24 +148,31 @@ def index(project: Project) -> Path:
     return project.home / "index.json"
 
 
-def _archive(root: Path, commit: str) -> bytes:
-    """The files below `root` at a commit, as tar. Raises StageFailed with what git says."""
-    done = subprocess.run(["git", "archive", "--format=tar", commit, "--", "."], cwd=root, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise StageFailed(f"git archive: {done.stderr.decode(errors='replace').strip()}", where=str(root))
-    return done.stdout
-
-
-def _unpacked(archive: bytes, store: Store, patterns: Patterns) -> list[Entry]:
+def _files(root: Path, commit: str, store: Store, patterns: Patterns) -> list[Entry]:
+    """Those of the files below `root` at a commit that the patterns choose, byte by byte as they are in it."""
+    rows = [row.split("\t", 1) for row in os.fsdecode(_said(root, "ls-tree", "-r", "-z", commit, "--", ".")).split("\0") if row]
+    about = {path: what.split(" ") for what, path in rows}
+    chosen = [path for path in patterns.choose(list(about)) if about[path][1] == "blob"]
+    objects = io.BytesIO(_said(root, "cat-file", "--batch", asked="".join(f"{about[path][2]}\n" for path in chosen)))
     entries: list[Entry] = []
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for name in patterns.choose(tar.getnames()):
-            member = tar.getmember(name)
-            if member.issym():
-                entries.append(Entry(member.name, "link", member.linkname))
-            elif member.isfile():
-                content: Any = tar.extractfile(member)
-                blob = store.put(content.read())
-                kind: Literal["file", "executable"] = "executable" if member.mode & 0o100 else "file"
-                entries.append(Entry(member.name, kind, blob.digest, blob.size))
+    for path in chosen:
+        mode, _, name = about[path]
+        found, _, size = objects.readline().partition(b" blob ")
+        if found.decode() != name:
+            raise StageFailed(f"git has no object {name} for {path}", where=str(root), next="git fetch --refetch")
+        content = objects.read(int(size))
+        objects.read(1)  # the newline after each object
+        if mode == "120000":
+            entries.append(Entry(path, "link", os.fsdecode(content)))
+        else:
+            blob = store.put(content)
+            entries.append(Entry(path, "executable" if mode == "100755" else "file", blob.digest, blob.size))
     return entries
+
+
+def _said(root: Path, *arguments: str, asked: str = "") -> bytes:
+    """What git prints, every byte of it. Raises StageFailed with what it says where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, input=asked.encode(), capture_output=True, check=False)
+    if done.returncode != 0:
+        raise StageFailed(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}", where=str(root))
+    return done.stdout

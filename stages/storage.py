@@ -17,6 +17,7 @@ from pipeline import Action, Effect, Project, Result, Retry, Stage, StageFailed,
 from pipeline.store import unwritable
 from stages.assets import Assets
 from stages.environment import uv_tree, uv_version
+from stages.gated import need_gate
 from stages.image import Image, credentials, registry_programs
 from stages.tag import Tags
 from stages.wheel import Distributions
@@ -231,6 +232,7 @@ class PublishDistributions(Stage[Published]):
     password: str = ""
 
     def __post_init__(self) -> None:
+        need_gate(self, "distributions", self.distributions)
         for address in (self.url, self.check_url):
             if address and (not address.startswith(("https://", "http://")) or "@" in address):
                 raise WiringError("the index's address cannot be used", right="https://..., with the credentials as secrets")

@@ -13,7 +13,7 @@ from gates.findings import Finding, Findings, Severity
 from pipeline import Action, Blob, Project, Stage, StageFailed, Store, Tree, Work
 from stages.day import today
 from stages.environment import Tool
-from stages.sarif import fingerprint, scan, told_apart
+from stages.sarif import fingerprint, rules_of, scan, told_apart
 from stages.scripts import capture
 
 if TYPE_CHECKING:  # only the layout of an image is looked at
@@ -169,7 +169,8 @@ async def trivy(
             f"trivy reports {len(found)} findings and ends with {result.exit_code}", right=f"{FOUND} with findings, else 0"
         )
     program = work.store.file(tool, PROGRAM).digest[:16]
-    return scan(work.store, tool=f"trivy {number}+sha256.{program}", subject=subject, targets=targets, findings=found)
+    name, security = f"trivy {number}+sha256.{program}", rules_of(found)
+    return scan(work.store, tool=name, subject=subject, targets=targets, findings=found, security=security)
 
 
 def trivy_action(scanned: Tree, tool: Tree, keep: Blob, command: tuple[str, ...], database: Tree | None) -> Action:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from pipeline import scaffold
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -22,16 +24,28 @@ def code() -> str:
     return str(found)
 
 
-def test_the_pipeline_of_the_readme_is_planned(tmp_path: Path, code: str) -> None:
-    (tmp_path / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\n')
-    (tmp_path / "delivery.py").write_text(code)
-    (tmp_path / "test.lock").write_text("")
+def planned(root: Path, code: str) -> dict[str, str]:
+    """What a plan of `code` decides for each stage."""
+    (root / "pyproject.toml").write_text('[build-system]\nrequires = ["hatchling"]\n[tool.pipeline]\nengine = "host"\n')
+    (root / "tests").mkdir(exist_ok=True)
+    (root / "delivery.py").write_text(code)
     command = [sys.executable, "-m", "pipeline", "plan", "--output", "json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    decisions = {row["stage"]: row["decision"] for row in map(json.loads, done.stdout.splitlines())}
-    assert decisions["gate"] == decisions["unit_tests"] == decisions["checks[2]"] == "run"
+    return {row["stage"]: row["decision"] for row in map(json.loads, done.stdout.splitlines())}
+
+
+def test_the_pipeline_of_the_readme_is_planned(tmp_path: Path, code: str) -> None:
+    decisions = planned(tmp_path, code)
+    assert decisions["gate"] == decisions["unit"] == decisions["checks[unit]"] == "run"
+
+
+def test_init_writes_the_stages_and_makes_the_locks_of_the_readme(tmp_path: Path, code: str) -> None:
+    stages = planned(tmp_path, code)
+    found = scaffold.detect(tmp_path)
+    assert planned(tmp_path, scaffold.text(found)).keys() == stages.keys()
+    assert set(re.findall(r'lock="(.*?)"', code)) == scaffold.needed_locks(found).keys()
 
 
 def test_the_pipeline_of_the_readme_is_short(code: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from pipeline.errors import did_you_mean
 
@@ -39,10 +40,21 @@ class Usage(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises Usage where argparse would print its usage and exit."""
+    """Raises Usage where argparse would print its usage and exit, with the nearest option for a misspelt one."""
 
     def error(self, message: str) -> NoReturn:
         raise Usage(f"{message}\n  next: {self.prog} --help")
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it takes what the overloads of argparse take
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        values, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            if word.startswith("--"):
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                near = did_you_mean(word.partition("=")[0], known)
+                self.error(f"unrecognized arguments: {word}\n  expected: {near}")
+        return values, unknown
 
 
 def parser() -> Parser:

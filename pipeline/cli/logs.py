@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit, LockgateError, did_you_mean
 from pipeline.history import RunHistory, StageHistory, one
@@ -72,16 +73,19 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
     if not files and not stage.error and not always:
         return
     made = f", made in run {stage.made_in}" if stage.state == "cached" else ""
-    print(paint("bold", f"== {stage.name}: {stage.state}{made}"), flush=True)
+    but = f", but {stage.concern.splitlines()[0]}" if stage.concern and stage.state in ("passed", "cached") else ""
+    print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), flush=True)
     for file in files:
         with file.open("rb") as log:
             shutil.copyfileobj(log, sys.stdout.buffer)  # in pieces: a log may be larger than memory
         sys.stdout.buffer.flush()
+    if stage.verdicts:
+        print("\n".join(verdicts(stage, paint)))
     if stage.error:
         print(paint("red", stage.error))
     if stage.trace:
         print(stage.trace)
-    if not files and not stage.error:
+    if not files and not stage.error and not stage.verdicts:
         print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"))
 
 

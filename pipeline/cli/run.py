@@ -66,7 +66,7 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
 
     stop = Stop()
 
-    async def work() -> Outcome:
+    async def work() -> None:
         async with open_engine(session.choice.name, session.project, session.store) as engine:
             await checkpoint_if_cancelled()  # asked to stop while the engine opened: no runner need know
             stop.runner = Runner(
@@ -79,50 +79,51 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
                 options=Options(capacity=capacity, fail_fast=arguments.fail_fast),
                 listen=view.log,
             )
-            return await stop.runner.run()
+            stop.outcome = await stop.runner.run()
+            if stop.outcome.exit is Exit.INTERRUPTED:
+                stop()  # nor wait for an engine that takes its time to close
 
     with view:
         session.journal.append(run_started(plan, run, reason=session.choice.reason, pid=os.getpid()))
         try:
-            outcome = anyio.run(_until_stopped, work, stop)
+            anyio.run(_until_stopped, work, stop)
         except (Exception, KeyboardInterrupt) as error:
             if stop.runner is None:  # an engine that does not open, or an interrupt before anybody listens for signals
                 code = Exit.UNUSABLE if isinstance(error, Exception) else Exit.INTERRUPTED
                 session.journal.append(run_finished(run, int(code), []))
             raise
-        if outcome is None:
+        if stop.runner is None:
             session.journal.append(run_finished(run, int(Exit.INTERRUPTED), []))
-    return outcome.exit if outcome else Exit.INTERRUPTED
+    return stop.outcome.exit if stop.outcome else Exit.INTERRUPTED
 
 
-async def _until_stopped(work: Callable[[], Awaitable[Outcome]], stop: Stop) -> Outcome | None:
-    """What `work` returns; None when a signal came before it had a runner to stop."""
+async def _until_stopped(work: Callable[[], Awaitable[None]], stop: Stop) -> None:
+    """Do `work`, and listen for signals meanwhile."""
     import anyio
 
-    outcome: list[Outcome] = []
     failure: list[Exception] = []
     async with anyio.create_task_group() as group:
         stop.scope = group.cancel_scope
         await group.start(_listen, stop)
         try:
-            outcome.append(await work())
+            await work()
         except Exception as error:  # as it is, and not in the group's wrapping
             failure.append(error)
         group.cancel_scope.cancel()
     if failure:
         raise failure[0]
-    return outcome[0] if outcome else None
 
 
 class Stop:
-    """What a signal means: before there is a runner the whole run ends, afterwards the runner decides."""
+    """What a signal means: while there is a runner at work it decides, before and afterwards all that goes on ends."""
 
     def __init__(self) -> None:
         self.scope: CancelScope | None = None
         self.runner: Runner | None = None
+        self.outcome: Outcome | None = None
 
     def __call__(self) -> None:
-        if self.runner is not None:
+        if self.runner is not None and self.outcome is None:
             self.runner.stop()
         elif self.scope is not None:
             self.scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import socket
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline.engine import Engine
 
 RUNNER = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
+ABSENT = os.strerror(errno.ENOENT).lower()
+"""What `refusal` says of a socket that is not there."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,19 @@ def choose(asked: str, environment: Mapping[str, str]) -> Choice:
     found = runner(environment)
     if asked == "dagger":
         if found is None:
+            named = environment.get(RUNNER, "")
             raise EngineError(
-                "no Dagger engine can be reached",
-                right=f"a runner in {RUNNER}, a running container runtime, or an engine on /run/dagger/engine.sock",
+                f"no Dagger engine can be reached: {lacking(environment)}",
+                right="an engine that answers there, or the variable unset"
+                if named
+                else f"a runner in {RUNNER}, a running container runtime, or an engine on {local_engine()}",
                 next="python -m pipeline doctor",
             )
         if importlib.util.find_spec("dagger") is None:
             raise EngineError("the Dagger SDK is not installed", next="pip install 'lockgate[dagger]'")
         return Choice("dagger", found)
     if found is None:
-        return Choice("host", "no Dagger runner is configured and no container runtime answers")
+        return Choice("host", lacking(environment))
     if importlib.util.find_spec("dagger") is None:
         return Choice("host", f"{found}, but the Dagger SDK is not installed")
     return Choice("dagger", found)
@@ -68,6 +74,17 @@ def runner(environment: Mapping[str, str]) -> str | None:
     return None
 
 
+def lacking(environment: Mapping[str, str]) -> str:
+    """What was tried where `runner` finds none, and why it does not do."""
+    named = environment.get(RUNNER, "")
+    if named:
+        why = refusal(Path(named.removeprefix("unix://")))
+        return f"nothing answers at {named}, which {RUNNER} names: {why}"
+    places = dict.fromkeys([local_engine(), *container_sockets(environment)])
+    refused = [f"{place}: {why}" for place in places if (why := refusal(place)) not in ("", ABSENT)]
+    return "; ".join(refused) or "no Dagger runner is configured and no container runtime answers"
+
+
 def local_engine() -> Path:
     """The socket an engine started on this machine listens on by default."""
     return Path("/run/dagger/engine.sock")
@@ -83,15 +100,20 @@ def container_sockets(environment: Mapping[str, str]) -> list[Path]:
 
 def answers(place: Path) -> bool:
     """Whether something accepts connections on a Unix socket."""
+    return not refusal(place)
+
+
+def refusal(place: Path) -> str:
+    """Why a Unix socket cannot be used, in the system's words; empty where something accepts connections."""
     try:
         if not stat.S_ISSOCK(place.stat().st_mode):
-            return False
+            return "not a socket"
         with socket.socket(socket.AF_UNIX) as handle:
             handle.settimeout(0.5)
             handle.connect(str(place))
-        return True
-    except OSError:
-        return False
+        return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
 
 
 def platform_of(name: str, project: Project) -> str:

@@ -17,6 +17,8 @@ import anyio
 
 ENDS = 300.0
 """Seconds the program has to end; it may still be packing up caches. As long as the SDK gives it."""
+SOON = 5.0
+"""Seconds it has when nobody wants to wait: the run was cancelled or broke off."""
 
 
 class CliSession:
@@ -33,13 +35,20 @@ class CliSession:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the session and wait for the program; at once, also while it still looks for the engine, after an error."""
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._close if kind is None else self._kill)
-        self._thread.shutdown()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        """End the session and wait for the program: until it has packed up, or soon after an error or when this is cancelled.
+
+        While it still looks for the engine it is killed at once.
+        """
+        try:
+            if kind is None:
+                await anyio.to_thread.run_sync(self._ends, ENDS, abandon_on_cancel=True)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._end)
+            self._thread.shutdown()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     async def address(self) -> dict[str, str]:
         """The variables by which the SDK joins the session. Raises OSError when there is none."""
@@ -56,17 +65,21 @@ class CliSession:
             _wake(port, token)
         return {"DAGGER_SESSION_PORT": str(port), "DAGGER_SESSION_TOKEN": token}
 
-    def _close(self) -> None:
+    def _ends(self, within: float) -> bool:
+        """Tell the program to end, and whether it does."""
         if self._process.stdin is not None:
-            self._process.stdin.close()  # that is how the program is told
+            self._process.stdin.close()  # that is how it is told
         try:
-            self._process.wait(ENDS)
+            self._process.wait(within)
         except subprocess.TimeoutExpired:
-            self._kill()
+            return False
+        return True
 
-    def _kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+    def _end(self) -> None:
+        opened = self._opened.done() and self._opened.exception() is None
+        if not self._ends(SOON if opened else 0.0):
+            self._process.kill()
+            self._process.wait()
 
 
 def _wake(port: int, token: str) -> None:

@@ -17,6 +17,7 @@ import gc
 import io
 import json
 import os
+import posixpath
 import re
 import shlex
 import shutil
@@ -28,21 +29,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 import anyio
 
 from pipeline import digest
-from pipeline.action import Action, ActionResult, Network, Output
+from pipeline.action import Action, ActionResult, Network
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines.choose import RUNNER, answers, local_engine
 from pipeline.engines.cli_session import CliSession
 from pipeline.engines.layout import check_layout
 from pipeline.engines.log import Log
-from pipeline.engines.network import CERTIFICATES, network_environment
-from pipeline.engines.scratch import Scratch, sweep
+from pipeline.engines.network import CERTIFICATES, names_user, network_environment, passwords
+from pipeline.engines.outputs import collect, led_to
 from pipeline.errors import EngineError
+from pipeline.scratch import Scratch, sweep
 from pipeline.service import Service, fill
 from pipeline.store import Entry, Store
 
@@ -88,6 +91,7 @@ class DaggerEngine:
                 self._client = await self._connect(stack, log)
             self._stack = stack.pop_all()
         await anyio.to_thread.run_sync(sweep)
+        await anyio.to_thread.run_sync(self._store.sweep)
         return self
 
     async def _connect(self, stack: AsyncExitStack, log: TextIO) -> dagger.Client:
@@ -112,8 +116,8 @@ class DaggerEngine:
         _check_version(version)
         return client
 
-    async def __aexit__(self, *exception: object) -> None:
-        await self._stack.aclose()
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.__aexit__(kind, error, trace)  # a session ends sooner after an error
 
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         import dagger
@@ -250,27 +254,30 @@ class DaggerEngine:
 
     def _read(self, action: Action, place: Path, log: Path, listen: Listener, started: float) -> ActionResult:
         """What the command left, brought into the store; its log masked."""
-        with (place / "log").open("rb") as read, log.open("wb") as file:
-            said = Log(file, [self._secret(name) for name in action.secrets.values()], listen)
+        with _left(place, "log").open("rb") as read, log.open("wb") as file:
+            network = network_environment(os.environ) if action.network else {}
+            said = Log(file, [*map(self._secret, action.secrets.values()), *passwords(network)], listen)
             while piece := read.read(1 << 16):
                 said.write(piece)
             said.end()
-        outputs: dict[str, Output] = {}
-        for path in action.outputs:
-            found = place / "files" / path
-            if found.exists():
-                content = self._store.put_tree(found) if found.is_dir() else self._store.put_file(found)
-                outputs[path] = Output(path, content, self._store)
         refused: Network = "refused" if (place / "refused").exists() else "not enforced"
         return ActionResult(
             action=action,
-            exit_code=int((place / "code").read_text()),
+            exit_code=int(_left(place, "code").read_text()),
             log=log,
             tail=said.tail.decode(errors="replace"),
-            outputs=outputs,
+            outputs=collect(action, _left(place, "files"), self._store),
             seconds=time.monotonic() - started,
             network="allowed" if action.network else refused,
         )
+
+
+def _left(place: Path, name: str) -> Path:
+    """What `in_container.sh` left under a name. The command could put a link there, to a file of this machine."""
+    found = led_to(place, name)
+    if found is None or found.is_dir() != (name == "files"):
+        raise EngineError(f"the container brought back no {name}", right=f"{OUT}/{name} as it was written")
+    return found
 
 
 async def _fetch(container: dagger.Container, place: Path) -> None:
@@ -280,7 +287,22 @@ async def _fetch(container: dagger.Container, place: Path) -> None:
         await container.directory(OUT).export(str(place))
         return
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(answer))) as archive:
-        archive.extractall(place, filter="tar")  # nosec B202 - a filter is set, and it is our own action's
+        archive.extractall(place, members=_plain(archive), filter="tar")  # nosec B202 - a filter is set
+
+
+def _plain(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive. Raises EngineError for one that would be laid, or is to be found, through a link to elsewhere.
+
+    The command could put another `tar` in the place of the container's own, and not every Python refuses all of this.
+    """
+    links, files = set[str](), set[str]()
+    for member in archive:
+        name = posixpath.normpath(member.name)
+        way = {"/".join(name.split("/")[:depth]) for depth in range(1, name.count("/") + 2)}
+        if not links.isdisjoint(way) or (member.islnk() and posixpath.normpath(member.linkname) not in files):
+            raise EngineError(f"the container brought back {member.name!r}, which leads elsewhere", right="files of its own")
+        (links if member.issym() else files).add(name)
+        yield member
 
 
 def _script(action: Action, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
@@ -376,13 +398,16 @@ def _with_services(
 
 
 def _with_network(client: dagger.Client, container: dagger.Container) -> tuple[dagger.Container, dict[str, str]]:
-    """Proxies and indexes as variables; certificate authorities as files of the same name."""
+    """Proxies and indexes as variables, those with a password as secrets; certificate authorities as files of the same name."""
     found = network_environment(os.environ)
-    for name in CERTIFICATES:
-        if name in found and not Path(found[name]).is_file():
+    for name, value in list(found.items()):
+        if name in CERTIFICATES and Path(value).is_file():
+            container = container.with_mounted_file(value, client.host().file(value))
+        elif name in CERTIFICATES:
             del found[name]
-        elif name in found:
-            container = container.with_mounted_file(found[name], client.host().file(found[name]))
+        elif names_user(value):  # what is set as a variable is to be read in the engine's log
+            secret = client.set_secret(digest.of_text(f"network {name}"), found.pop(name))
+            container = container.with_secret_variable(name, secret)
     return container, found
 
 

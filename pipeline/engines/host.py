@@ -21,17 +21,18 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
-from pipeline.action import Action, ActionResult, Network, Output
+from pipeline.action import Action, ActionResult, Network
 from pipeline.data import Blob, Tree
 from pipeline.engine import Listener
 from pipeline.engines import sandbox
 from pipeline.engines.layout import check_layout
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.engines.log import Log
-from pipeline.engines.network import network_environment
+from pipeline.engines.network import network_environment, passwords
+from pipeline.engines.outputs import collect
 from pipeline.engines.platform import host_platform
-from pipeline.engines.scratch import Scratch, sweep
 from pipeline.errors import EngineError
+from pipeline.scratch import Scratch, sweep
 from pipeline.service import Service, fill
 from pipeline.store import Store, unwritable
 
@@ -58,6 +59,7 @@ class HostEngine:
     async def __aenter__(self) -> Self:
         self._python = isolated_python(self._home / "python")
         await anyio.to_thread.run_sync(sweep)
+        await anyio.to_thread.run_sync(self._store.sweep)
         self._level = await anyio.to_thread.run_sync(best_level)
         return self
 
@@ -80,9 +82,9 @@ class HostEngine:
         try:
             root = scratch.path / "root"
             spec = await anyio.to_thread.run_sync(self._prepare, action, scratch.path, root, level)
-            secrets = [self._secret(name) for name in action.secrets.values()]
+            secrets = [*map(self._secret, action.secrets.values()), *passwords(_network_of(action))]
             code, tail = await self._run(spec, scratch.path, log, listen, secrets)
-            outputs = await anyio.to_thread.run_sync(self._collect, action, root)
+            outputs = await anyio.to_thread.run_sync(collect, action, root, self._store)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(scratch.remove)
@@ -159,18 +161,16 @@ class HostEngine:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             self._store.lay_out(content, root / path)
         for path, tree in tools.items():
-            shared = self._store.shared(tree)
             place = root / path
             place.parent.mkdir(parents=True, exist_ok=True)
             if bind:
                 place.mkdir()
-                binds.append((str(shared), str(place)))
-            else:
-                place.symlink_to(shared)
+                binds.append((str(self._store.shared(tree)), str(place)))
+            else:  # what is shared could be written, and what a later run takes from it would be another's work
+                self._store.lay_out(tree, place)
 
     def _environment(self, action: Action, root: Path) -> dict[str, str]:
-        network = network_environment(os.environ) if action.network else {}
-        return {**self._base(root), **network}
+        return {**self._base(root), **_network_of(action)}
 
     def _base(self, root: Path) -> dict[str, str]:
         return {
@@ -208,21 +208,6 @@ class HostEngine:
                 await _end(process)
                 await process.aclose()
 
-    def _collect(self, action: Action, root: Path) -> dict[str, Output]:
-        found: dict[str, Output] = {}
-        inside = root.resolve()
-        for path in action.outputs:
-            place = root / path
-            if not place.exists():
-                continue
-            if not place.resolve().is_relative_to(inside):
-                raise EngineError(f"the output {path!r} is a link out of the action's directory", right="a file of its own")
-            if not (place.is_dir() or place.is_file()):
-                raise EngineError(f"the output {path!r} is neither a file nor a directory", right="a regular file")
-            content = self._store.put_tree(place) if place.is_dir() else self._store.put_file(place)
-            found[path] = Output(path, content, self._store)
-        return found
-
 
 @functools.cache
 def best_level() -> tuple[str, ...]:
@@ -237,6 +222,10 @@ def best_level() -> tuple[str, ...]:
         if tried.returncode == 0:
             return level
     return ()
+
+
+def _network_of(action: Action) -> dict[str, str]:
+    return network_environment(os.environ) if action.network else {}
 
 
 def _network(action: Action, level: tuple[str, ...]) -> Network:

@@ -30,9 +30,13 @@ rm -f "$out/refused"
 if [ $alone = yes ]; then : > "$out/refused"; fi
 cd /work || exit 1
 while IFS= read -r path; do
-    if [ -e "$path" ]; then
+    if [ -e "$path" ] || [ -L "$path" ]; then
         mkdir -p "$out/files/$(dirname "$path")"
-        cp -a "$path" "$out/files/$path"
+        real=$(readlink -f "$path")
+        case $real in
+            /work | /work/*) cp -a "$real" "$out/files/$path" ;;
+            *) ln -s "/$real" "$out/files/$path" ;; # it leads elsewhere, which is refused where it is read
+        esac
     fi
 done < "$out/wanted"
 answer=/lockgate/answer

@@ -11,6 +11,7 @@ SIGNS = {
     "failed": "❌",
     "blocked": "⛔",
     "interrupted": "⚠️",
+    "not reached": "·",
     "running": "▶️",
     "waiting": "…",
 }
@@ -40,7 +41,12 @@ def markdown(run: RunHistory) -> str:
 
 def fenced(stage: StageHistory) -> list[str]:
     """What went wrong, as it may stand between code fences."""
-    return [line.replace("```", "'''") for line in [*stage.error.splitlines(), *stage.tail.strip().splitlines()[-20:]]]
+    return [inside(line) for line in [*stage.error.splitlines(), *stage.tail.strip().splitlines()[-20:]]]
+
+
+def inside(line: str) -> str:
+    """A line as it may stand between code fences."""
+    return line.replace("```", "'''")
 
 
 def verdicts(stage: StageHistory) -> list[str]:
@@ -56,6 +62,9 @@ def verdicts(stage: StageHistory) -> list[str]:
     for verdict in stage.verdicts:
         sign = SIGNS["passed"] if verdict["ruling"] == "passed" else SIGNS["failed"]
         lines.append(f"| {sign} | {cell(verdict['rule'])} | {cell(verdict['said'])} | {cell(verdict['wanted'])} |")
+    for verdict in stage.verdicts:
+        if verdict["ruling"] != "passed" and verdict["facts"]:
+            lines += ["", f"What {cell(verdict['rule'])} says no to:", "", "```text", *map(inside, verdict["facts"]), "```"]
     return lines
 
 
@@ -66,7 +75,8 @@ def cell(text: str) -> str:
 
 def _row(stage: StageHistory) -> str:
     what = stage.summary or stage.error.partition("\n")[0] or stage.reason
-    return f"| {cell(stage.name)} | {SIGNS[stage.state]} {stage.state} | {stage.seconds:.1f} | {cell(what)} |"
+    sign = "⚠️" if stage.concern and stage.state in ("passed", "cached") else SIGNS[stage.state]
+    return f"| {cell(stage.name)} | {sign} {stage.state} | {stage.seconds:.1f} | {cell(what)} |"
 
 
 def _edges(run: RunHistory) -> list[str]:

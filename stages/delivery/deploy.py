@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from gates import Passed, QualityGate
-from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from gates import Passed
+from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.router import Router
 from stages.delivery.strategy import BlueGreen, Strategy
 from stages.delivery.target import Target
+from stages.gated import need_gate
 from stages.image import Image
 
 
@@ -50,7 +51,7 @@ class Deploy(Stage[Deployment]):
     ready: str = "/readyz"
 
     def __post_init__(self) -> None:
-        _need_gate(self, self.release)
+        need_gate(self, "release", self.release)
 
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):
@@ -144,7 +145,7 @@ class RunOnce(Stage[Ran]):
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _need_gate(self, self.release)
+        need_gate(self, "release", self.release)
 
     async def run(self, work: Work) -> Ran:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
@@ -155,11 +156,3 @@ class RunOnce(Stage[Ran]):
         if code != 0:
             raise CommandFailed(self.command, code, output)
         return Ran(command=self.command, output=output[-4000:])
-
-
-def _need_gate(stage: Stage[Any], release: Stage[Passed[Image]]) -> None:
-    """Only what a QualityGate let through may run: checked here too, where no type checker ran."""
-    if type(release) is not QualityGate:
-        raise WiringError(
-            f"{type(stage).__name__}.release is a {type(release).__name__}", right="a QualityGate(artifact=image, checks=(...))"
-        )

@@ -20,6 +20,9 @@ from stages.rootfs import process_of, unpack_image
 
 HOST = "127.0.0.1"
 
+SECRETS = "LOCKGATE_SECRETS"
+"""The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalProcesses:
@@ -77,7 +80,7 @@ class LocalTarget:
                 except httpx.HTTPError as error:
                     return f"{address.url}{path}: {type(error).__name__}"
                 if answer.status_code != 200:
-                    return f"{address.url}{path} answers {answer.status_code}: {answer.text[:200].strip()}"
+                    return f"{address.url}{path} answers {answer.status_code}: {_quoted(one, answer.content)[:200].strip()}"
         return None
 
     async def ended(self, release: Release) -> str | None:
@@ -85,8 +88,9 @@ class LocalTarget:
         if len(running) >= release.instances:
             return None
         logs = [log for log in (self.state / release.group).glob("*.log") if int(log.stem) not in running]
-        text = max(logs, key=lambda log: log.stat().st_mtime).read_text(errors="replace").strip() if logs else ""
-        words = text.splitlines()[-1] if text else "it said nothing"
+        said = max(logs, key=lambda log: log.stat().st_mtime).read_bytes() if logs else b""
+        lines = self._masker(release).mask(said).decode(errors="replace").strip().splitlines()
+        words = lines[-1] if lines else "it said nothing"
         return f"{release.instances - len(running)} of {release.instances} instances ended; last words: {words}"
 
     async def stop(self, group: str) -> None:
@@ -108,8 +112,10 @@ class LocalTarget:
             await anyio.to_thread.run_sync(unpack_image, self.store, release.image, rootfs)
             argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
             done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
-        masker = Masker([self.secret(name) for name in release.secrets])
-        return done.returncode, masker.mask(done.stdout).decode(errors="replace")
+        return done.returncode, self._masker(release).mask(done.stdout).decode(errors="replace")
+
+    def _masker(self, release: Release) -> Masker:
+        return Masker([self.secret(name) for name in release.secrets])
 
     def _running(self, group: str) -> list[process.Process]:
         return list(process.running(f"{self.state}:{group}:"))
@@ -135,6 +141,7 @@ class LocalTarget:
     def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), "HOST": HOST, "PORT": str(port)})
+        env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
 
@@ -146,3 +153,9 @@ class LocalTarget:
 
 def _address(instance: process.Process) -> Address:
     return Address(host=HOST, port=int(instance.env["PORT"]))
+
+
+def _quoted(instance: process.Process, text: bytes) -> str:
+    """What an instance said, without its secrets."""
+    secrets = [instance.env[name] for name in instance.env.get(SECRETS, "").split() if name in instance.env]
+    return Masker(secrets).mask(text).decode(errors="replace")

@@ -125,7 +125,7 @@ def test_a_deployment_stands_when_its_checks_passed_and_else_goes_back(
     assert decided.data["open"] is (code is Exit.PASSED)
     if code is Exit.PASSED:
         assert results["verified"].deployment == Number(value=8)
-        assert results["verified"].summary() == "1 checks passed"
+        assert results["verified"].summary() == "1 check passed"
         assert [verdict.rule for verdict in results["verified"].verdicts] == ["fine"]
     else:
         assert outcome.failed["verified"] == "verified is closed: it does not answer\n  expected: an answer"

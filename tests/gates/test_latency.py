@@ -14,11 +14,11 @@ def report(**more: Any) -> LoadReport:
     return LoadReport(**{"tool": "t", "seconds": 10, "requests": 100, "failed": 0, "wanted_rate": 10, **times, **more})
 
 
-@pytest.mark.parametrize("more", [{}, {"wanted_rate": 0}, {"requests": 91}])
+@pytest.mark.parametrize("more", [{}, {"wanted_rate": 0}, {"requests": 40}])
 def test_a_load_that_was_answered_is_taken_again(more: dict[str, Any]) -> None:
     assert report(**more).reusable()
 
 
-@pytest.mark.parametrize("more", [{"failed": 1}, {"requests": 0}, {"requests": 80}])
-def test_a_load_that_failed_or_was_not_sent_in_time_is_measured_again(more: dict[str, Any]) -> None:
+@pytest.mark.parametrize("more", [{"failed": 1}, {"requests": 0}])
+def test_a_load_that_failed_or_was_never_sent_is_measured_again(more: dict[str, Any]) -> None:
     assert not report(**more).reusable()

@@ -252,10 +252,37 @@ def test_summaries_are_sentences() -> None:
     assert coverage((10, 9)).summary() == "90.0 % of lines and branches"
     assert licences("MIT", "").summary() == "2 packages under 2 licences"
     assert metrics().summary() == "100 lines, complexity at most 3, 0.0% duplicated"
-    assert probes(True).summary() == "1 probes of http://x passed"
+    assert probes(True).summary() == "1 probe of http://x passed"
     assert load().summary().startswith("100 requests, 10/s, 0 failed, p50 5 ms")
     assert size(1000).summary() == "image: 1,000 bytes"
     assert validation(True, False).summary() == "image x: 1 of 2 checks passed"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (findings(Severity.LOW, targets=1).summary(), "1 low in 1 file"),
+        (no_findings(findings(Severity.LOW, targets=1)).said, "scanner 1: 1 finding of note or worse in 1 file"),
+        (NewFindings()(findings(Severity.HIGH), findings()).said, "scanner 1: 1 new finding of medium or worse in 5 files"),
+        (MaxFindings(count=1)(findings()).wanted.partition(" of")[0], "at most 1 finding"),
+        (report_of(Status.PASSED).summary(), "1 test: 1 passed"),
+        (all_passed(report_of(Status.PASSED)).said, "1 test passed"),
+        (all_passed(report_of(Status.FAILED)).said, "1 of 1 test failed"),
+        (all_passed(report_of(Status.FLAKY, Status.PASSED)).said, "1 of 2 tests is flaky"),
+        (licences("MIT").summary(), "1 package under 1 licence"),
+        (AllowedLicences(frozenset())(licences("MIT", "MIT")).said, "2 of 2 packages are under licences that are not allowed"),
+        (size(1).summary(), "image: 1 byte"),
+    ],
+)
+def test_one_of_a_thing_is_said_as_one(said: str, expected: str) -> None:
+    assert said == expected
+
+
+def test_the_build_of_a_tool_is_in_the_evidence_and_not_in_what_is_said() -> None:
+    found = findings(Severity.LOW, targets=1).model_copy(update={"tool": "trivy 0.76.0+sha256.1f889576636db062"})
+    assert no_findings(found).said == "trivy 0.76.0: 1 finding of note or worse in 1 file"
+    assert MaxFindings()(found.model_copy(update={"targets": 0})).said == "trivy 0.76.0 scanned nothing"
+    assert "sha256.1f88" in found.model_dump_json()
 
 
 def test_evidence_is_reused_only_when_it_is_good() -> None:
@@ -272,7 +299,7 @@ def test_evidence_is_reused_only_when_it_is_good() -> None:
     ("good", "bad", "empty", "concern"),
     [
         (report_of(Status.PASSED), report_of(Status.PASSED, Status.FAILED), report_of(), "1 of 2 tests failed"),
-        (findings(), findings(Severity.HIGH), findings(targets=0), "scanner 1: 1 findings of note or worse in 5 files"),
+        (findings(), findings(Severity.HIGH), findings(targets=0), "scanner 1: 1 finding of note or worse in 5 files"),
         (probes(True), probes(True, False), probes(), "2 probes of http://x, 1 failed"),
         (validation(True), validation(True, False), validation(), "image x: 1 of 2 checks passed: c1: said 1"),
     ],

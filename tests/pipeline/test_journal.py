@@ -176,5 +176,5 @@ def test_the_latest_record_and_duration_of_each_stage_are_known(journal: Journal
     for key, seconds in (("k1", 1.0), ("k2", 2.0)):
         journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": key, "seconds": seconds}))
     journal.append(Event(run="r", kind="stage.finished", stage="effect", data={"key": None, "seconds": 3.0}))
-    assert journal.last_records() == {"s": "k2"}
+    assert journal.last_records() == {"s": "k2", "effect": ""}
     assert journal.durations() == {"s": 2.0, "effect": 3.0}

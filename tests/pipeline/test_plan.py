@@ -36,7 +36,7 @@ def said(found: Plan) -> dict[str, tuple[str, str]]:
 
 
 def test_a_stage_that_never_ran_runs() -> None:
-    assert said(decide(Pipeline("thing", one=Constant(value=1)), world())) == {"one": ("run", "never ran here")}
+    assert said(decide(Pipeline("thing", one=Constant(value=1)), world())) == {"one": ("run", "has no result here yet")}
 
 
 def test_a_known_key_is_cached_and_names_the_run_that_made_it() -> None:
@@ -70,7 +70,7 @@ def test_the_reason_names_the_components_that_changed() -> None:
 
 def test_a_result_that_is_gone_from_the_store_is_a_reason() -> None:
     found = decide(Pipeline("thing", one=Constant(value=2)), world(last={"one": "gone"}))
-    assert said(found)["one"] == ("run", "its latest result is not in the store any more")
+    assert said(found)["one"] == ("run", "its latest result may not be used again")
 
 
 def test_a_stage_for_another_engine_is_skipped_and_says_so() -> None:
@@ -89,7 +89,7 @@ def test_what_only_a_skipped_stage_needs_is_skipped_too() -> None:
     nightly = Sum(parts=(tool, shared), only=Only(event=("schedule",)))
     found = decide(Pipeline("thing", tool=tool, shared=shared, nightly=nightly, other=Half(of=shared)), world())
     assert said(found)["tool"] == ("skipped", "only nightly needs it, which is skipped")
-    assert said(found)["shared"] == ("run", "never ran here")
+    assert said(found)["shared"] == ("run", "has no result here yet")
 
 
 def test_what_a_stage_only_comes_after_is_no_part_of_its_key() -> None:

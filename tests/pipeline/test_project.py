@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import LockgateError, Project
 from pipeline.engines.choose import RUNNER, choose, container_sockets, default_image, runner
-from pipeline.errors import EngineError, did_you_mean
+from pipeline.errors import ConfigError, EngineError, did_you_mean
 from pipeline.project import facts
 from pipeline.repository import git
 
@@ -78,6 +78,20 @@ def test_facts_hold_what_changed_since_the_chosen_base(repository: Path) -> None
     assert facts(project(repository), {}, chosen={"base": "main"}).changed == frozenset({"new.txt"})
 
 
+def test_a_base_that_the_user_named_and_git_does_not_know_is_an_error(repository: Path) -> None:
+    with pytest.raises(ConfigError, match="git knows no base 'orgin/mian'") as caught:
+        facts(project(repository), {}, chosen={"base": "orgin/mian"})
+    assert caught.value.where == "--base"
+    (repository / "pyproject.toml").write_text("[tool.pipeline]\nbase = 'orgin/mian'\n")
+    with pytest.raises(ConfigError, match="git knows no base 'orgin/mian'") as caught:
+        facts(Project.at(repository, {}), {}, chosen={})
+    assert caught.value.where == "base in [tool.pipeline]"
+
+
+def test_a_base_that_is_configured_before_there_is_a_commit_is_no_error(tmp_path: Path) -> None:
+    assert facts(project(tmp_path), {}, chosen={"base": "main"}).changed is None
+
+
 def test_without_history_nothing_is_known(tmp_path: Path) -> None:
     found = facts(project(tmp_path), {}, chosen={})
     assert (found.branch, found.commit, found.changed) == ("", "", None)
@@ -85,7 +99,7 @@ def test_without_history_nothing_is_known(tmp_path: Path) -> None:
 
 def test_without_git_nothing_is_known(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert git(repository, "rev-parse", "HEAD") == ""
+    assert git(repository, "rev-parse", "HEAD") is None
 
 
 def test_a_secret_comes_from_the_environment(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +107,16 @@ def test_a_secret_comes_from_the_environment(repository: Path, monkeypatch: pyte
     assert project(repository).secret("TOKEN") == "value"
     with pytest.raises(LockgateError, match="the secret OTHER is not set"):
         project(repository).secret("OTHER")
+
+
+@pytest.mark.parametrize("value", ["abc", " abc\n", " \n \n "])
+def test_a_secret_that_is_too_short_to_be_masked_is_refused_and_not_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("TOKEN", value)
+    with pytest.raises(LockgateError, match="the secret TOKEN is too short to be kept out of logs") as caught:
+        project(repository).secret("TOKEN")
+    assert "abc" not in str(caught.value)
 
 
 def test_the_host_is_taken_as_asked() -> None:

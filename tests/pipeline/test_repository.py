@@ -148,7 +148,42 @@ def test_a_submodule_that_is_not_checked_out_has_not_changed(with_submodule: Pat
 def test_the_submodules_of_a_commit_are_known(with_submodule: Path) -> None:
     assert submodules(with_submodule, "HEAD") == ["vendor/lib"]
     assert submodules(with_submodule, "HEAD~1") == []
-    assert git(with_submodule, "rev-parse", "nothing") == ""
+    with pytest.raises(LockgateError, match="git cannot list the files of nothing"):
+        submodules(with_submodule, "nothing")
+
+
+def test_no_answer_is_not_an_empty_one(outer: Path) -> None:
+    assert git(outer, "rev-parse", "nothing") is None
+    assert git(outer, "diff", "HEAD") == ""
+
+
+def test_where_git_cannot_compare_it_is_not_known_what_changed(outer: Path) -> None:
+    run(outer, "branch", "base")
+    (outer / "f").write_text("2")
+    run(outer, "commit", "-qam", "2")
+    lose(outer, "base^{tree}")
+    assert changed(outer, "base") is None
+
+
+def test_where_git_cannot_compare_a_repository_inside_it_is_not_known_what_changed(with_submodule: Path) -> None:
+    place = with_submodule / "vendor" / "lib"
+    (place / "a").write_text("2")
+    run(place, "commit", "-qam", "2")
+    lose(place, "HEAD~1^{tree}")
+    assert changed(with_submodule, "HEAD") is None
+
+
+def lose(root: Path, name: str) -> None:
+    """Take an object out of the repository, as one has it that was cloned in part."""
+    found = git(root, "rev-parse", name) or ""
+    objects = root / (git(root, "rev-parse", "--git-path", "objects") or "")
+    place = objects / found[:2] / found[2:]
+    if not place.exists():  # it came in a pack
+        for pack in (objects / "pack").glob("*.pack"):
+            data = pack.read_bytes()
+            pack.unlink()
+            subprocess.run(["git", "unpack-objects", "-q"], cwd=root, input=data, check=True)
+    place.unlink()
 
 
 def test_only_the_part_below_the_project_counts(with_submodule: Path) -> None:

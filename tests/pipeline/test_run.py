@@ -10,7 +10,7 @@ import pytest
 
 from gates import Check, QualityGate
 from gates.verdict import Verdict, failed, passed
-from pipeline import Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, Store
+from pipeline import Event, Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, Store
 from pipeline.errors import Exit
 from pipeline.history import RunHistory, one
 from pipeline.run import Outcome
@@ -391,3 +391,15 @@ def test_a_result_whose_bytes_were_damaged_is_a_miss(bench: Bench) -> None:
     _, history, results = bench.run(chain(bench))
     assert history.stages["source"].state == history.stages["half"].state == "passed"
     assert results["counted"] == Number(value=2)
+
+
+def test_what_an_interrupted_run_did_not_reach_is_told_apart_from_what_it_cut_off(journal: Journal) -> None:
+    about = {"pipeline": "p", "engine": "host", "stages": [{"name": name, "inputs": [], "reason": ""} for name in "ab"]}
+    journal.append(
+        Event(run="r", kind="run.started", data=about),
+        Event(run="r", kind="stage.started", stage="a", data={"attempt": 1, "reason": ""}),
+        Event(run="r", kind="run.finished", data={"exit": 130, "failed": []}),
+    )
+    found = one(journal, "")
+    assert found is not None
+    assert {stage.name: stage.state for stage in found.stages.values()} == {"a": "interrupted", "b": "not reached"}

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -243,6 +244,8 @@ def test_who_shares_a_tree_that_another_process_has_just_laid_out_gets_that_one(
     real = Path.rename
 
     def late(self: Path, target: Path) -> Path:
+        if self.name != "tree":
+            return real(self, target)
         monkeypatch.setattr(Path, "rename", real)
         assert Store(store.root).shared(tree) == target
         (target / "f").chmod(0o400)  # theirs, and not ours
@@ -258,12 +261,17 @@ def test_who_shares_a_tree_that_another_process_has_just_laid_out_gets_that_one(
 def test_a_tree_that_cannot_be_shared_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     tree = store.tree([Entry("f", "file", store.put(b"x").digest, 1)])
 
-    def refused(*_: object) -> None:
+    real = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.name != "tree":
+            return real(self, target)
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(StoreError, match=os.strerror(number)):
         store.shared(tree)
+    assert list((store.root / "trees").iterdir()) == []
 
 
 def test_a_record_that_cannot_be_read_is_not_taken_for_none(store: Store) -> None:
@@ -295,3 +303,37 @@ def test_what_was_damaged_where_nothing_may_be_written_is_said_to_be_still_there
     monkeypatch.undo()
     with pytest.raises(StoreError, match="was damaged on disk and has been removed"):
         store.read(blob)
+
+
+def killed_while_writing(root: Path) -> None:
+    """A process that is killed with a file and a shared tree half written."""
+    child = os.fork()
+    if child == 0:
+        store = Store(root)
+        tree = store.tree([Entry("a", "file", store.put(b"a").digest, 1)])
+        store._lay_entries = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        with store._new() as file:
+            file.write(b"half")
+            store.shared(tree)
+    os.waitpid(child, 0)
+
+
+def unfinished(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.rglob(".new-*"))
+
+
+def test_what_killed_processes_had_begun_is_swept_and_what_is_being_written_is_not(store: Store) -> None:
+    killed_while_writing(store.root)
+    assert unfinished(store.root) == ["store", "trees"]
+    with store._new() as file:
+        store.sweep()
+        assert [path.name for path in store.root.rglob(".new-*")] == [file.path.name]
+        file.keep(store.root / "whole")
+    store.sweep()
+    assert unfinished(store.root) == []
+    assert (store.root / "whole").exists()
+
+
+def test_a_store_in_which_nothing_was_written_is_swept_without_a_word(store: Store) -> None:
+    store.sweep()
+    assert not store.root.exists()

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from gates import MaxFindings, Ruling, Severity, no_findings
-from pipeline import Project
+from pipeline import Project, Store
 from stages.bandit import Bandit, looked_at
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
@@ -23,11 +23,12 @@ def write(project: Project, **files: str) -> Bandit:
     return Bandit(source=WorkingCopy())
 
 
-def test_an_sql_injection_is_found(project: Project, run_stage: RunStage) -> None:
+def test_an_sql_injection_is_found(project: Project, run_stage: RunStage, store: Store) -> None:
     found = run_stage(write(project, a=INJECTION, b="x = 1\n"))
     assert [(f.rule, f.path, f.line, f.severity) for f in found.findings] == [("B608", "src/a.py", 4, Severity.MEDIUM)]
     assert (found.targets, found.tool) == (2, "bandit 1.9.4")
     assert MaxFindings()(found).ruling is Ruling.FAILED
+    assert b"security-severity" in store.read(found.report)
 
 
 def test_clean_code_passes(project: Project, run_stage: RunStage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import uuid
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from gates import CoverageReport, FileCoverage, Findings
 from pipeline import Journal, Project, Stage, WiringError, Work
-from stages.baseline import Baseline, KeepBaseline
+from stages.baseline import Baseline, KeepBaseline, write
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
 
@@ -92,3 +93,16 @@ def test_a_baseline_from_nowhere_or_from_two_places_is_not_wired() -> None:
         Baseline(model=CoverageReport, kept="main", source=WorkingCopy(), path="a.json")
     with pytest.raises(WiringError, match="instead"):
         Baseline(model=CoverageReport, kept="main", first="accept")
+
+
+def test_two_that_write_a_baseline_at_once_leave_one_of_them_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "baseline.json"
+
+    def meanwhile(_: int) -> None:
+        monkeypatch.undo()
+        write(place, b"second")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write(place, b"first")
+    assert place.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [place]

@@ -114,6 +114,20 @@ def test_a_base_that_git_does_not_know_is_no_pass(coverage: Coverage, run_stage:
     assert MinCoverage(changed=1)(report).ruling is Ruling.ERROR
 
 
+def test_a_base_whose_files_git_does_not_have_is_no_pass(coverage: Coverage, project: Project, run_stage: RunStage) -> None:
+    git(project, "add", ".")
+    git(project, "commit", "-m", "one")
+    git(project, "branch", "base")
+    code = project.root / "src" / "thing" / "__init__.py"
+    before = subprocess.check_output(["git", "rev-parse", "HEAD:src/thing/__init__.py"], cwd=project.root, text=True).strip()
+    code.write_text(CODE.replace("number > 0", "number > 0.5"))
+    git(project, "commit", "-am", "two")
+    (project.root / ".git" / "objects" / before[:2] / before[2:]).unlink()
+    report = run_stage(dataclasses.replace(coverage, base="base"))
+    assert report.changed is None
+    assert MinCoverage(changed=1)(report).ruling is Ruling.ERROR
+
+
 def test_added_lines_that_look_like_a_diff_are_content() -> None:
     diff = """\
 diff --git a/a.py b/a.py

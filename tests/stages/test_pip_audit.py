@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from gates import MaxFindings, Ruling, no_findings
-from pipeline import Project, Service, Stage, Work
+from pipeline import Project, Service, Stage, Store, Work
 from stages.environment import shipped
 from stages.pip_audit import PipAudit, from_json
 from stages.source import WorkingCopy
@@ -58,7 +58,7 @@ def audit(project: Project, lock: str, fault: str = "") -> PipAudit:
     return PipAudit(source=WorkingCopy(), service=Osv(fault=fault))
 
 
-def test_a_known_vulnerability_is_found(project: Project, run_stage: RunStage) -> None:
+def test_a_known_vulnerability_is_found(project: Project, run_stage: RunStage, store: Store) -> None:
     found = run_stage(audit(project, shipped("pytest")))
     assert [(f.rule, f.path, f.message) for f in found.findings] == [
         ("PYSEC-2026-1", "requirements.lock", "pytest 9.0.2: It runs what it is given, fixed in 9.0.3")
@@ -66,6 +66,7 @@ def test_a_known_vulnerability_is_found(project: Project, run_stage: RunStage) -
     assert found.targets == 6
     assert found.tool.startswith("pip-audit 2.")
     assert MaxFindings()(found).ruling is Ruling.FAILED
+    assert b"security-severity" in store.read(found.report)
 
 
 def test_a_lock_without_known_vulnerabilities_passes(project: Project, run_stage: RunStage) -> None:

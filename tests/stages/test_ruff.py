@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gates import Ruling, no_findings
-from pipeline import Project
+from pipeline import Project, Store
 from stages.ruff import Formatted, Lint
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
@@ -23,6 +25,13 @@ def test_violations_are_findings_with_their_place(project: Project, run_stage: R
     assert found.targets == 2
     assert found.tool.startswith("ruff 0.")
     assert no_findings(found).ruling is Ruling.FAILED
+
+
+def test_only_the_rules_about_security_are_told_as_such(project: Project, run_stage: RunStage, store: Store) -> None:
+    (project.root / "ruff.toml").write_text("lint.select = ['F', 'S']\n")
+    found = run_stage(Lint(source=write(project, a="import os\nassert True\n")))
+    results = json.loads(store.read(found.report))["runs"][0]["results"]
+    assert {one["ruleId"]: "properties" in one for one in results} == {"F401": False, "S101": True}
 
 
 def test_clean_code_passes(project: Project, run_stage: RunStage) -> None:

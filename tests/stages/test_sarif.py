@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gates import Finding, MaxFindings, NewFindings, Ruling, Severity
 from pipeline import Project
-from stages.sarif import LARGEST, ImportSarif, by_score, findings_from_sarif, inside, scan, to_sarif
+from stages.sarif import LARGEST, ImportSarif, by_score, findings_from_sarif, inside, scan, scored, to_sarif
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
 
@@ -88,11 +88,30 @@ def test_what_is_written_is_read_again() -> None:
         Finding(rule="R1", severity=severity, path="a.py", line=line, message="ü", fingerprint=f"{line}")
         for line, severity in enumerate(Severity)
     )
-    again = findings_from_sarif(to_sarif("thing 2", found))
+    again = findings_from_sarif(to_sarif("thing 2", found, frozenset({"R1"})))
     assert [(f.rule, f.severity, f.path, f.line, f.message) for f in again] == [
         (f.rule, f.severity, f.path, f.line, f.message) for f in found
     ]
     assert to_sarif("thing 2", found) == to_sarif("thing 2", found)
+
+
+def test_only_what_is_about_security_has_a_security_severity_and_all_has_a_level() -> None:
+    found = [
+        Finding(rule=rule, severity=Severity.HIGH, path="a.py", line=1, message="m", fingerprint=rule)
+        for rule in ("F401", "S602")
+    ]
+    (run,) = json.loads(to_sarif("ruff 1", found, frozenset({"S602"})))["runs"]
+    assert run["tool"]["driver"]["rules"] == [{"id": "F401"}, {"id": "S602", "properties": {"security-severity": "8.0"}}]
+    unused, shell = run["results"]
+    assert (unused["level"], unused.get("properties")) == ("error", None)
+    assert (shell["level"], shell["properties"]) == ("error", {"security-severity": "8.0"})
+
+
+def test_what_another_tool_calls_security_stays_that() -> None:
+    plain, mine = result(), result(ruleId="R2", properties={"security-severity": "7.5"})
+    assert scored(report(plain, mine)) == {"R2"}
+    driver = {"name": "t", "rules": [{"id": "R1", "properties": {"security-severity": "5"}}]}
+    assert scored(report(result(), result(ruleId="R2"), tool={"driver": driver})) == {"R1"}
 
 
 HOSTILE = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import LockgateError, Project, Store
-from stages.source import Commit, WorkingCopy
-from tests.conftest import RunStage, StageDidNotPass
+from pipeline import Blob, Journal, LockgateError, Pipeline, Project, Store
+from stages.source import Commit, SourceProvenance, WorkingCopy
+from tests.conftest import RunStage, StageDidNotPass, run_pipeline
 
 IDENTITY = ("-c", "user.name=n", "-c", "user.email=e", "-c", "protocol.file.allow=always")
 
@@ -58,3 +58,62 @@ def test_a_commit_whose_submodules_are_elsewhere_is_refused_unless_they_are_left
     ):
         run_stage(Commit())
     assert paths(store, run_stage(Commit(include=("pyproject.toml",)))) == ["pyproject.toml"]
+
+
+def test_a_commit_holds_its_files_whatever_is_said_of_archives_and_line_ends(
+    project: Project, run_stage: RunStage, store: Store
+) -> None:
+    root = project.root
+    odd = "a file\nof two lines"
+    written = {
+        ".gitattributes": b"kept export-ignore\nversion export-subst\nlines text eol=crlf\n",
+        "kept": b"kept\n",
+        "version": b"$Format:%H$\n",
+        "lines": b"one\ntwo\n",
+        odd: b"",
+        "directory/run": b"#!/bin/sh\n",
+    }
+    for path, text in written.items():
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(text)
+    (root / "directory/run").chmod(0o755)
+    (root / "directory/link").symlink_to("../kept")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "x")
+    (root / "kept").write_text("changed since")
+    found = {entry.path: entry for entry in store.entries(run_stage(Commit()))}
+    assert found.keys() == {*written, "directory/link", "pyproject.toml"}
+    assert {path: store.path(Blob(digest=found[path].target, size=0)).read_bytes() for path in written} == written
+    assert (found["directory/run"].kind, found["kept"].kind) == ("executable", "file")
+    assert (found["directory/link"].kind, found["directory/link"].target) == ("link", "../kept")
+
+
+def test_a_commit_is_taken_below_the_project_only(project: Project, store: Store, journal: Journal) -> None:
+    (project.root / "inner").mkdir()
+    (project.root / "inner" / "pyproject.toml").write_text("")
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-q", "-m", "x")
+    inner = Project(root=project.root / "inner", home=project.home, settings=project.settings)
+    _, found = run_pipeline(Pipeline("inner", commit=Commit()), inner, store, journal)
+    assert paths(store, found["commit"]) == ["pyproject.toml"]
+
+
+def test_an_object_that_is_not_there_is_an_error_and_no_smaller_commit(project: Project, run_stage: RunStage) -> None:
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-q", "-m", "x")
+    name = subprocess.check_output(["git", "rev-parse", "HEAD:pyproject.toml"], cwd=project.root, text=True).strip()
+    (project.root / ".git" / "objects" / name[:2] / name[2:]).unlink()
+    with pytest.raises(StageDidNotPass, match=f"git has no object {name} for pyproject.toml"):
+        run_stage(Commit())
+
+
+def test_a_working_copy_is_dirty_whatever_git_is_configured_to_show(with_submodule: Project, run_stage: RunStage) -> None:
+    git(with_submodule.root, "config", "status.showUntrackedFiles", "no")
+    git(with_submodule.root, "config", "diff.ignoreSubmodules", "all")
+    assert not run_stage(SourceProvenance()).dirty
+    (with_submodule.root / "vendor" / "lib" / "a").write_text("changed")
+    assert run_stage(SourceProvenance()).dirty
+    git(with_submodule.root / "vendor" / "lib", "checkout", "-q", "--", ".")
+    assert not run_stage(SourceProvenance()).dirty
+    (with_submodule.root / "fresh").write_text("")
+    assert run_stage(SourceProvenance()).dirty

@@ -361,6 +361,12 @@ def test_an_index_that_cannot_be_used_is_refused(fields: dict[str, Any]) -> None
         PublishDistributions(distributions=publish("https://x").distributions, **fields)
 
 
+def test_what_no_gate_let_through_is_not_published() -> None:
+    built: Any = publish("https://x").distributions.artifact  # type: ignore[attr-defined]
+    with pytest.raises(WiringError, match=r"PublishDistributions\.distributions is a BuildDistributions"):
+        PublishDistributions(distributions=built, url="https://x")
+
+
 def test_without_credentials_the_ci_system_vouches() -> None:
     blob = Blob(digest="0" * 64, size=1)
     tree = Tree(digest="0" * 64, files=1, size=1)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gates import MaxFindings, Ruling, Severity, no_findings
-from pipeline import Entry, Project, Stage, Tree, Work
+from pipeline import Entry, Project, Stage, Store, Tree, Work
 from stages.image import BuildImage, Placed
 from stages.source import WorkingCopy
 from stages.trivy import TrivyConfig, TrivyFileSystem, TrivyImage, TrivySecrets
@@ -27,7 +27,7 @@ def write(project: Project, **files: str) -> WorkingCopy:
     return WorkingCopy(include=("files",))
 
 
-def test_a_key_in_a_file_is_found_and_not_repeated(project: Project, run_stage: RunStage) -> None:
+def test_a_key_in_a_file_is_found_and_not_repeated(project: Project, run_stage: RunStage, store: Store) -> None:
     found = run_stage(TrivySecrets(source=write(project, keys_dot_py=f"key = '{KEY}'\n", clean_dot_py="number = 1234567\n")))
     assert [(f.rule, f.severity, f.path, f.line) for f in found.findings] == [
         ("aws-access-key-id", Severity.CRITICAL, "files/keys.py", 1)
@@ -36,6 +36,7 @@ def test_a_key_in_a_file_is_found_and_not_repeated(project: Project, run_stage: 
     assert found.tool.startswith("trivy 0.76.0+sha256.")
     assert KEY not in found.model_dump_json()
     assert MaxFindings()(found).ruling is Ruling.FAILED
+    assert b"security-severity" in store.read(found.report)
 
 
 def test_files_without_secrets_pass(project: Project, run_stage: RunStage) -> None:

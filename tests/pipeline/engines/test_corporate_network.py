@@ -6,6 +6,7 @@ stages install them. Each setting is proved by taking it away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -21,7 +22,8 @@ from pipeline.engine import Engine
 from pipeline.engines.dagger import DaggerEngine
 from pipeline.engines.host import HostEngine
 from pipeline.engines.network import CERTIFICATES, VARIABLES
-from stages.environment import script, uv_tree
+from stages.environment import uv_tree
+from stages.scripts import install as installer
 from tests.pipeline.engines.corporate import INDEX, Authority, Proxy, index, served, write_packages
 
 IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
@@ -91,7 +93,7 @@ def corporate(machine: str, execute: Execute, tmp_path: Path, monkeypatch: pytes
             proxy,
             Action(
                 argv=("python", "install.py", "{root}/uv/uv", "requirements.lock", "site"),
-                inputs={"requirements.lock": store.put(lock.encode()), "install.py": script(store, "install.py")},
+                inputs={"requirements.lock": store.put(lock.encode()), "install.py": store.put_file(Path(installer.__file__))},
                 tools={"uv": uv_tree(store)},
                 env={"UV_CACHE_DIR": "{root}/.cache", "UV_HTTP_RETRIES": "0"},
                 outputs=("site",),
@@ -146,3 +148,35 @@ def test_an_action_without_network_sees_nothing_of_it(
     assert refused.keys() & set(VARIABLES) == set()
     assert {name: allowed.get(name) for name in VARIABLES} == {name: os.environ[name] for name in VARIABLES}
     assert proxy.asked() == set()
+
+
+CREDENTIALS = {
+    "HTTPS_PROXY": "http://me:hunter-of-the-proxy@proxy.invalid:3128",
+    "http_proxy": "me:p%40ss-without-a-scheme@proxy.invalid:3128",
+    "UV_INDEX": "own=https://token-of-the-index@index.invalid/simple plain=https://plain.invalid/simple",
+    "PIP_EXTRA_INDEX_URL": "https://index.invalid/one https://me:hunter-of-the-second@index.invalid/two",
+}
+
+HIDDEN = ("hunter-of-the-proxy", "p%40ss-without", "p@ss-without-a-scheme", "token-of-the-index", "hunter-of-the-second")
+
+
+def test_passwords_of_proxies_and_indexes_arrive_and_are_in_no_log(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "plain.invalid")
+    program = (
+        "import hashlib, json, os, sys, urllib.parse\n"
+        "found = {name: hashlib.sha256(os.environ.get(name, '').encode()).hexdigest() for name in sys.argv[1:]}\n"
+        "print(json.dumps(found))\n"
+        "for name in sys.argv[1:]:\n"
+        "    print(name, os.environ.get(name), urllib.parse.unquote(os.environ.get(name, '')))\n"
+        "print('hunter-of-the-' + 'proxy', os.environ['NO_PROXY'])\n"
+    )
+    result = execute(Action(argv=("python", "-c", program, *CREDENTIALS), network=True)).require()
+    first, *_, last = result.log.read_text().splitlines()
+    assert json.loads(first) == {name: hashlib.sha256(value.encode()).hexdigest() for name, value in CREDENTIALS.items()}
+    assert last == "*** plain.invalid"
+    written = "".join(path.read_text() for path in (tmp_path / "log", tmp_path / "dagger.log") if path.exists())
+    assert not [word for word in HIDDEN if word in written]

@@ -122,6 +122,67 @@ def test_a_command_runs_once_however_its_outputs_are_fetched(execute: Callable[.
     assert first.output("out").blob != second.output("out").blob
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm {out}/log; ln -s {secret} {out}/log",
+        "rmdir {out}/files; ln -s {secret} {out}/files",
+        "mv {out} /lockgate/kept; ln -s /nowhere {out}",
+    ],
+)
+def test_a_command_that_replaces_what_is_brought_back_has_nothing_of_this_machine_read(
+    execute: Callable[..., ActionResult], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "secret").write_text("of this machine")
+    shell = command.format(out=dagger.OUT, secret=tmp_path / "secret")
+    with pytest.raises(EngineError, match=r"is a link out|brought back no|could not execute"):
+        execute(Action(argv=("sh", "-c", shell), outputs=("secret",)))
+    assert not (tmp_path / "log").exists() or "of this machine" not in (tmp_path / "log").read_text()
+
+
+OWN_TAR = """
+import os, pathlib, sys
+pathlib.Path('/usr/local/bin/tar').write_text('''#!/usr/local/bin/python
+import io, sys, tarfile
+with tarfile.open(sys.argv[4], 'w') as archive:
+    def add(name, kind, link=''):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, link
+        archive.addfile(member, io.BytesIO())
+    add('files', tarfile.DIRTYPE)
+    %s
+''' % sys.argv[1])
+os.chmod('/usr/local/bin/tar', 0o755)
+"""
+"""Puts a program in the place of the container's `tar`, whose archive has the members that it is told."""
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        "add('files/out', tarfile.LNKTYPE, '{secret}')",
+        "add('up', tarfile.SYMTYPE, '/'); add('files/out', tarfile.LNKTYPE, 'up/{secret}')",
+        "add('files/out', tarfile.SYMTYPE, '.'); add('files/out/written', tarfile.REGTYPE)",
+        "add('files/out', tarfile.SYMTYPE, 'written'); add('files/out', tarfile.REGTYPE)",
+    ],
+)
+def test_an_archive_that_leads_elsewhere_is_refused(execute: Callable[..., ActionResult], tmp_path: Path, members: str) -> None:
+    (tmp_path / "secret").write_text("of this machine")
+    told = members.format(secret="../" * 20 + str(tmp_path / "secret").lstrip("/"))
+    with pytest.raises(EngineError, match="leads elsewhere"):
+        execute(Action(argv=("python", "-c", OWN_TAR, told), outputs=("out",)))
+
+
+def test_outputs_that_are_one_file_under_two_names_come_back(execute: Callable[..., ActionResult]) -> None:
+    result = execute(Action(argv=("sh", "-c", "mkdir d; echo x > d/one; ln d/one d/two; ln -s one d/three"), outputs=("d",)))
+    found = result.output("d")
+    assert [(entry.path, entry.kind) for entry in found.store.entries(found.tree)] == [
+        ("one", "file"),
+        ("three", "link"),
+        ("two", "file"),
+    ]
+
+
 @pytest.mark.parametrize("network", [False, True])
 def test_a_cancelled_action_ends_in_its_container(dagger_engine: None, tmp_path: Path, network: bool) -> None:
     mark = uuid.uuid4().hex

@@ -79,6 +79,46 @@ def test_a_failing_command_brings_back_its_log_and_outputs(execute: Callable[[Ac
     assert (result.exit_code, result.output("report").read(), result.tail) == (3, b"partial\n", "why\n")
 
 
+@pytest.mark.parametrize("more", ["", "; head -c 400000 /dev/urandom > big"])  # from a container as text, or as a directory
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ln -s {secret} out",
+        "ln -s {directory} out",
+        "ln -s ../../../../../../../../..{secret} out",
+        "ln -s / up && ln -s up{secret} out",
+        "ln -s /nowhere/at/all out",
+    ],
+)
+def test_an_output_that_links_out_of_the_action_is_refused(
+    execute: Callable[[Action], ActionResult], tmp_path: Path, command: str, more: str
+) -> None:
+    (tmp_path / "of the host").mkdir()
+    (tmp_path / "of the host" / "file").write_text("of the host")
+    secret = f"'{tmp_path}/of the host/file'"
+    shell = command.format(secret=secret, directory=f"'{tmp_path}/of the host'")
+    with pytest.raises(EngineError, match="the output 'out' is a link out of the action's directory"):
+        execute(Action(argv=("sh", "-c", shell + more), outputs=("out", "big")))
+
+
+def test_an_output_below_a_link_out_of_the_action_is_refused(execute: Callable[[Action], ActionResult]) -> None:
+    with pytest.raises(EngineError, match="the output 'up/etc/passwd' is a link out of the action's directory"):
+        execute(Action(argv=("ln", "-s", "/", "up"), outputs=("up/etc/passwd",)))
+
+
+def test_an_output_that_links_to_something_of_the_action_is_that(execute: Callable[[Action], ActionResult]) -> None:
+    shell = "mkdir built; echo x > built/f; ln -s built/f one; ln -s {root}/built two; ln -s f built/same"
+    result = execute(Action(argv=("sh", "-c", shell), outputs=("one", "two")))
+    assert result.output("one").read() == b"x\n"
+    two = result.output("two")
+    assert [(entry.path, entry.kind) for entry in two.store.entries(two.tree)] == [("f", "file"), ("same", "link")]
+
+
+def test_an_output_that_is_no_file_is_refused(execute: Callable[[Action], ActionResult]) -> None:
+    with pytest.raises(EngineError, match="the output 'out' is neither a file nor a directory"):
+        execute(Action(argv=("mkfifo", "out"), outputs=("out",)))
+
+
 @pytest.mark.parametrize(("command", "code"), [("exit 128", 128), ("exit 191", 191), ("kill -9 $$", 137), ("kill -TERM $$", 143)])
 def test_every_exit_code_comes_back(execute: Callable[[Action], ActionResult], command: str, code: int) -> None:
     assert execute(Action(argv=("sh", "-c", command))).exit_code == code

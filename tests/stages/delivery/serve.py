@@ -1,7 +1,7 @@
 """A small service for tests, standard library only: what it does is said by its environment.
 
 VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; STUBBORN: it ignores SIGTERM;
-CRASHES: it ends at once; POSTS: the file in which it notes every POST.
+CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away.
 """
 
 import http.server
@@ -19,7 +19,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/readyz":
-            self.answer(503 if "UNREADY" in os.environ else 200, "ready?")
+            self.answer(503 if "UNREADY" in os.environ else 200, os.environ.get("TOKEN", "ready?"))
         elif self.path.startswith("/slow"):
             time.sleep(float(self.path.partition("?")[2]))
             self.answer(200, os.environ["VERSION"])
@@ -47,7 +47,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 if "CRASHES" in os.environ:
-    sys.exit("cannot go on")
+    sys.exit("cannot go on" + os.environ.get("TOKEN", ""))
 server = Server((os.environ["HOST"], int(os.environ["PORT"])), Handler)
 if "STUBBORN" in os.environ:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -259,7 +259,11 @@ def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -
     assert bench.answer() == "one"
     command = [sys.executable, "-m", "stages.delivery.down", str(bench.project.root)]
     env = {**os.environ, "PIPELINE_HOME": str(bench.project.home)}
+    asked = [*command, "--check"]
+    assert subprocess.run(asked, cwd=TOP, env=env, check=False).returncode == 0
+    assert bench.answer() == "one"  # to ask takes nothing down
     done = [subprocess.run(command, cwd=TOP, env=env, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert subprocess.run(asked, cwd=TOP, env=env, check=False).returncode == 1
     assert done == ["took down 3 processes\n", "nothing was running\n"]
     assert not sockets(state(bench.project, "router")).exists()
     assert bench.processes() == []

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -265,6 +266,26 @@ def test_the_last_words_of_an_instance_that_ended_are_told(target: LocalTarget, 
             while not (reason := await target.ended(wanted) or "").endswith("cannot go on"):
                 await anyio.sleep(0.02)
         assert reason == "1 of 1 instances ended; last words: cannot go on"
+
+    anyio.run(main)
+
+
+def test_secrets_are_masked_in_what_an_instance_says(target: LocalTarget, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setenv("TOKEN", "s3cret-s3cret")
+        both = release(image, UNREADY="1"), release(image, CRASHES="1")
+        unready, crashes = (replace(one, secrets=("TOKEN",)) for one in both)
+        await target.start(unready)
+        monkeypatch.setenv("TOKEN", "another-one")  # what the instance has is what it can give away
+        with anyio.fail_after(30):
+            while "listen" in (reason := await target.unready(unready.group, "/readyz") or ""):
+                await anyio.sleep(0.02)
+        assert reason.endswith("/readyz answers 503: ***")
+        await target.start(crashes)
+        with anyio.fail_after(10):
+            while "cannot" not in (reason := await target.ended(crashes) or ""):
+                await anyio.sleep(0.02)
+        assert reason == "1 of 1 instances ended; last words: cannot go on***"
 
     anyio.run(main)
 

@@ -73,6 +73,7 @@ def _migrate(database_url: str, down_to: str | None) -> None:
         schema.upgrade(database_url)
     else:
         schema.downgrade(database_url, down_to)
+    print(f"the schema is at {schema.revision(database_url)}", flush=True)
 
 
 def _serve(database_url: str) -> None:

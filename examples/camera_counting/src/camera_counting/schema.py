@@ -28,6 +28,13 @@ def downgrade(database_url: str, revision: str) -> None:
         command.downgrade(_config(connection), revision)
 
 
+def revision(database_url: str) -> str:
+    """The revision of a database that has been migrated; "base" before the first."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return "base" if row is None else str(row[0])
+
+
 def check(pool: Pool, timeout: float) -> None:
     """Raise SchemaError unless every known migration is applied.
 

@@ -77,14 +77,17 @@ def test_processes_that_migrate_at_once_wait_for_each_other(empty_database: str)
     assert tables(empty_database) == {"cameras", "frames"}
 
 
-def test_the_command_line_goes_up_and_down(
-    empty_database: str, monkeypatch: pytest.MonkeyPatch
+def test_the_command_line_goes_up_and_down_and_says_where_it_is(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_database)
-    assert main(["migrate"]) == 0
-    assert tables(empty_database) == {"cameras", "frames"}
+    for _ in range(2):  # the second time there is nothing to do
+        assert main(["migrate"]) == 0
+        assert tables(empty_database) == {"cameras", "frames"}
+        assert capsys.readouterr().out == "the schema is at 0002\n"
     assert main(["migrate", "--down-to", "base"]) == 0
     assert tables(empty_database) == set()
+    assert capsys.readouterr().out == "the schema is at base\n"
 
 
 def test_an_unknown_revision_is_one_clear_line(

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from pipeline.engines.scratch import LOCK, PREFIX, Scratch, sweep
+from pipeline.scratch import LOCK, PREFIX, Scratch, held_file, sweep
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,6 +63,29 @@ def test_a_directory_that_is_only_just_being_made_is_left_alone(own_tmp: Path) -
     assert fresh.exists()
 
 
+def test_a_file_is_left_alone_as_long_as_it_is_open(own_tmp: Path) -> None:
+    path, file = held_file(own_tmp, PREFIX)
+    with file:
+        sweep()
+        assert list(own_tmp.iterdir()) == [path]
+    sweep()
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_a_file_that_is_swept_away_before_it_is_locked_is_made_again(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.flock
+
+    def swept_first(file: IO[bytes], how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        sweep()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", swept_first)
+    path, file = held_file(own_tmp, PREFIX)
+    with file:
+        assert list(own_tmp.iterdir()) == [path]
+
+
 def test_other_directories_links_and_those_of_others_are_left_alone(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, elsewhere = left_behind(), own_tmp / "elsewhere"
     elsewhere.mkdir()
@@ -103,7 +127,7 @@ os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
 LEAVES = """
 import sys
 from pathlib import Path
-from pipeline.engines.scratch import Scratch
+from pipeline.scratch import Scratch
 with Scratch() as scratch:
     closed = scratch.path / "root" / "closed"
     (closed / "below").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Directories for the time of one action, and what becomes of those whose process was killed."""
+"""Directories and files for a time, and what becomes of those whose process was killed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 PREFIX = "lockgate-action-"
+"""How the names of directories of actions begin."""
 LOCK = ".lock"
 """The file in a directory that its owner holds locked; the system lets go of it when the owner dies, however it dies."""
 
 
 class Scratch:
-    """A fresh directory below the system's directory for temporary files, gone after `remove`.
+    """A fresh directory below `directory` (none: the system's for temporary files), gone after `remove`.
 
     When its process is killed, `sweep` of a later one removes it.
     """
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    def __init__(self, directory: Path | None = None, prefix: str = PREFIX) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
         fresh = self.path / f"{LOCK}-fresh"
         self._lock = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -41,25 +42,39 @@ class Scratch:
         self.remove()
 
 
-def sweep() -> None:
-    """Remove directories of this user that no living process holds. Safe beside others that make or sweep some."""
-    with os.scandir(tempfile.gettempdir()) as found:
-        places = [Path(entry.path) for entry in found if entry.name.startswith(PREFIX)]
+def held_file(directory: Path, prefix: str) -> tuple[Path, IO[bytes]]:
+    """A fresh file to write, which `sweep` leaves alone as long as it is open."""
+    while True:
+        path = directory / f"{prefix}{os.getpid()}-{os.urandom(8).hex()}"
+        file = path.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+                return path, file
+        file.close()  # it was swept away before it was locked
+
+
+def sweep(directory: Path | None = None, prefix: str = PREFIX) -> None:
+    """Remove directories and files of this user that no living process holds. Safe beside others that make or sweep some."""
+    with os.scandir(directory or tempfile.gettempdir()) as found:
+        places = [Path(entry.path) for entry in found if entry.name.startswith(prefix)]
     for place in places:
         with contextlib.suppress(OSError):  # gone meanwhile, another's, or held by its owner
             _remove_if_left(place)
 
 
 def _remove_if_left(place: Path) -> None:
-    """Remove a directory whose owner is dead. Raises OSError where that is not so."""
-    directory = place.lstat()
-    if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.getuid():
+    """Remove a directory or file whose owner is dead. Raises OSError where that is not so."""
+    about = place.lstat()
+    whole = stat.S_ISDIR(about.st_mode)
+    if not (whole or stat.S_ISREG(about.st_mode)) or about.st_uid != os.getuid():
         return
-    lock = os.open(place / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    held = place / LOCK if whole else place
+    lock = os.open(held, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), os.lstat(place / LOCK)):  # else another process was quicker
-            _remove(place)
+        if os.path.samestat(os.fstat(lock), os.lstat(held)):  # else another process was quicker
+            _remove(place) if whole else place.unlink()
     finally:
         os.close(lock)
 
