@@ -44,7 +44,9 @@ class Own(Stage[Verdict]):
 
 
 @pytest.fixture
-def decide(project: Project, store: Store, journal: Journal) -> Any:
+def decide(project: Project, journal: Journal, tmp_path: Path) -> Any:
+    """With a store of its own: what another test's gate decided would be taken from a shared one."""
+    store = Store(tmp_path / "store")
     (project.root / "n").write_text("8")
 
     def run(*checks: Any, again: frozenset[str] = frozenset()) -> tuple[Exit, list[dict[str, Any]]]:
