@@ -7,6 +7,7 @@ or is taken back, so that no second deployment begins before the one before it w
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -48,7 +49,8 @@ class Effects:
         if left and self._lock.try_take():
             try:
                 for stage in left:
-                    with contextlib.suppress(Exception):  # nobody knows what to take back: `begin` asks again, and tells
+                    # where nobody knows what to take back, `begin` asks again, and tells
+                    with contextlib.suppress(Exception, SystemExit):
                         await self._settle(stage)
             finally:
                 self._lock.give_back()
@@ -129,7 +131,7 @@ class Effects:
 
     async def _find_out(self, stage: Stage[Any]) -> None:
         """What came of an effect that was cut off; open when it took place, left to the next run when nobody knows."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             result = await stage.recover(self._work(stage, results=None, interrupted=True))
             if result is None:
                 self._tell("effect.failed", stage, error="it was cut off, and did not take place or was taken back")
@@ -168,9 +170,12 @@ class Effects:
         self._tell("undo.intended", stage, reason=why)
         try:
             await stage.undo(work, result)
-        except Exception as error:
-            self._tell("undo.failed", stage, error=str(error), trace=_trace(error))
-            return f"could not be undone: {error}"
+        except BaseException as error:
+            if not is_own(error):
+                raise
+            said = str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+            self._tell("undo.failed", stage, error=said, trace=_trace(error))
+            return f"could not be undone: {said}"
         self._tell("undo.done", stage)
         return ""
 
@@ -209,5 +214,12 @@ class Effects:
         return Event(run=self._run, kind=kind, stage=self._pipeline.name_of(stage), data=data)
 
 
-def _trace(error: Exception) -> str:
+def is_own(error: BaseException) -> bool:
+    """Whether an exception is the stage's own doing: neither an interrupt, nor a cancellation that somebody asked for."""
+    if isinstance(error, KeyboardInterrupt):
+        return False
+    return isinstance(error, Exception | SystemExit) or anyio.current_effective_deadline() > -math.inf
+
+
+def _trace(error: BaseException) -> str:
     return "" if isinstance(error, LockgateError) else "".join(traceback.format_exception(error))

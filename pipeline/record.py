@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import digest
 from pipeline.data import Blob, Result, contents
-from pipeline.errors import StageFailed, StoreError
+from pipeline.errors import StageFailed, StoreError, WiringError
 from pipeline.frozen import Frozen
 from pipeline.stage import Stage
 from pipeline.store import Store
@@ -77,7 +77,7 @@ def load(store: Store, key: str) -> Record | None:
         return None
     try:
         record = Record(**json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError, WiringError):
         return None  # half a record is no record: the stage runs again and writes a whole one
     if digest.of_json(record.components) != key:
         return None  # not the record that was written under this key

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from pipeline import key as keys
 from pipeline import record as records
 from pipeline.data import Blob, Result
-from pipeline.effects import Effects
+from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
 from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout, UndeclaredInput
 from pipeline.events import run_finished, settled
@@ -188,7 +188,9 @@ class Runner:
                 kept = await self._attempt(stage, attempt)
                 self._finish(stage, step, kept, time.monotonic() - started)
                 return
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if not is_own(error):
+                    raise
                 seconds = time.monotonic() - started
                 last = attempt == attempts or not isinstance(error, StageFailed | OSError)
                 self._journal.append(self._failure(stage, attempt, seconds, error, last=last))

@@ -11,6 +11,7 @@ from pipeline import record as records
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
+from pipeline.errors import ConfigError, LockgateError
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
 from pipeline.leftover import KINDS, Leftover, leftover
@@ -64,12 +65,23 @@ class Session(Frozen):
             facts=self.facts,
             engine=self.choice.name,
             platform=platform_of(self.choice.name, self.project),
-            observed={stage: stage.observe(self.project) for stage in wanted},
+            observed={stage: self._observed(stage) for stage in wanted},
             lookup=self.lookup(),
             last=self.journal.last_records(),
             again=again,
             left={stage: left.run for stage in wanted if (left := self._left(stage))},
         )
+
+    def _observed(self, stage: Stage[Any]) -> str | None:
+        try:
+            return stage.observe(self.project)
+        except (LockgateError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            said = f"{type(stage).__name__}.observe raised {type(error).__name__}: {error}"
+            raise ConfigError(
+                f"{self.pipeline.name_of(stage)} cannot be planned: {said}", next="--verbose shows the whole trace"
+            ) from error
 
     def _left(self, stage: Stage[Any]) -> Leftover | None:
         if stage.effect is Effect.PURE:

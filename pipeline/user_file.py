@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,9 +46,15 @@ def _import(project: Project, name: str) -> ModuleType:
         raise ConfigError("is no Python file", where=str(path), right="a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    kept = project.home / "byte-code"
     try:
-        with _byte_code_in(project.home / "byte-code"):
-            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # noqa: S102 # nosec B102 - what import does
+        try:
+            _execute(path, module, kept)
+        except (EOFError, ValueError) as error:
+            if "marshal data" not in str(error):
+                raise
+            shutil.rmtree(kept, ignore_errors=True)  # byte code that a full disk cut off
+            _execute(path, module, kept)
     except LockgateError as error:
         error.where = error.where or _place(error, str(path))
         raise
@@ -56,10 +63,17 @@ def _import(project: Project, name: str) -> ModuleType:
     except SystemExit as error:
         said = f"it ends the program (SystemExit: {error.code})"
         raise ConfigError(said, where=_place(error, str(path)), right="a file that only defines the pipeline") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         said = f"cannot be imported: {type(error).__name__}: {error}"
         raise ConfigError(said, where=_place(error, str(path)), next="--verbose shows the whole trace") from error
     return module
+
+
+def _execute(path: Path, module: ModuleType, kept: Path) -> None:
+    with _byte_code_in(kept):
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # noqa: S102 # nosec B102 - what import does
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.console import console
 from pipeline.cli.plan import opened, show
+from pipeline.cli.shown import Shown
 from pipeline.errors import Exit
 from pipeline.events import new_id, run_finished, run_started, settled
 from pipeline.plan import Plan
@@ -39,7 +40,7 @@ def _nothing_to_do(session: Session, plan: Plan, arguments: argparse.Namespace) 
     """Journal a run in which everything was cached or skipped; neither engine nor event loop is needed."""
     run = new_id(time.time())
     view = console(arguments)
-    session.journal.listen(view.event)
+    session.journal.listen(Shown(view).event)
     with view:
         started = run_started(plan, run, reason=session.choice.reason, pid=os.getpid())
         session.journal.append(started, *(settled(step, run) for step in plan.steps), run_finished(run, 0, []))
@@ -59,7 +60,8 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     gc.enable()  # `__main__` has turned it off
     run = new_id(time.time())
     view = console(arguments)
-    session.journal.listen(view.event)
+    shown = Shown(view)
+    session.journal.listen(shown.event)
     capacity = Capacity(
         cpu=arguments.jobs or session.project.settings.jobs or os.cpu_count() or 1, memory=session.project.settings.memory
     )
@@ -77,7 +79,7 @@ def execute(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
                 journal=session.journal,
                 project=session.project,
                 options=Options(capacity=capacity, fail_fast=arguments.fail_fast),
-                listen=view.log,
+                listen=shown.log,
             )
             stop.outcome = await stop.runner.run()
             if stop.outcome.exit is Exit.INTERRUPTED:

@@ -415,6 +415,29 @@ def test_a_run_that_breaks_ends_once_and_with_its_own_reason(bench: Bench, monke
     assert [event.data["exit"] for event in bench.journal.events(kind="run.finished")] == [Exit.UNUSABLE]
 
 
+def test_a_cancellation_that_nobody_asked_for_fails_the_stage(bench: Bench) -> None:
+    class Cancels(Half):
+        async def run(self, work: Work) -> Number:
+            raise anyio.get_cancelled_exc_class()
+
+    send = Opens(of=Constant(value=1))
+    outcome = bench.run(Pipeline("thing", send=send, verified=Cancels(of=send)))
+    assert (outcome.exit, sorted(outcome.failed)) == (Exit.FAILED, ["verified"])
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_an_undo_that_ends_the_program_keeps_nothing_else_from_being_taken_back(bench: Bench) -> None:
+    class Exits(Opens):
+        async def undo(self, work: Work, result: Any) -> None:
+            raise SystemExit("no way back")
+
+    first = Opens(of=Constant(value=1))
+    second = Exits(of=first)
+    outcome = bench.run(Pipeline("thing", first=first, second=second, verify=Fails(of=second)))
+    assert outcome.failed["second"] == "could not be undone: SystemExit: no way back"
+    assert bench.sent.read_text() == "1\n1\ntook back 1\n"
+
+
 def test_nothing_is_open_after_the_last_word() -> None:
     last = ("effect.failed", "effect.stands", "undo.done", "undo.failed")
     assert [leftover(Event(run="r", kind=kind), undoable=True) for kind in last] == [None] * 4

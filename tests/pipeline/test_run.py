@@ -371,6 +371,17 @@ def test_a_damaged_record_is_a_miss_and_not_an_error(bench: Bench) -> None:
     assert bench.counted() == 2
 
 
+@pytest.mark.parametrize("text", [b"{}", b'{"odd": 1}', b"[]", b"[" * 100_000])
+def test_a_record_that_is_json_of_another_kind_is_a_miss(bench: Bench, text: bytes) -> None:
+    bench.write("n", 8)
+    pipeline = chain(bench)
+    bench.run(pipeline)
+    for path in (bench.store.root / "results").rglob("*"):
+        if path.is_file():
+            path.write_bytes(text)
+    assert bench.run(pipeline)[0].exit is Exit.PASSED
+
+
 def test_a_record_under_a_key_that_is_not_its_own_is_a_miss(bench: Bench) -> None:
     bench.write("n", 4)
     bench.run(chain(bench))

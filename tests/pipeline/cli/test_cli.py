@@ -784,3 +784,53 @@ def test_what_a_failure_tells_to_run_can_be_pasted(place: Place) -> None:
         check=False,
     )
     assert (again.returncode, "gate is closed: 500 is large" in again.stdout) == (0, True)
+
+
+def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(place: Place) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "run"],
+            cwd=place.root,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert "the output cannot be written (" in done.stderr
+    assert " passed " in place("runs").out
+
+
+ODD = """
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Odd(Constant):
+    def observe(self, project):
+        raise SystemExit(0)
+
+pipeline = Pipeline("thing", odd=Odd(value=1))
+"""
+
+
+def test_a_stage_that_cannot_be_observed_is_named(place: Place) -> None:
+    place.write("delivery.py", ODD)
+    for command in ("plan", "run"):
+        done = place(command)
+        assert (done.code, "odd cannot be planned: Odd.observe raised SystemExit: 0" in done.err) == (2, True)
+
+
+def test_byte_code_that_a_full_disk_cut_off_is_made_anew(place: Place) -> None:
+    place.write("rules.py", "limit = 100\n")
+    place.write("delivery.py", "import rules\n" + PIPELINE)
+    assert place("plan").code == 0
+    (kept,) = (place.root / ".pipeline" / "byte-code").rglob("rules.*.pyc")
+    kept.write_bytes(kept.read_bytes()[:20])
+    assert place("plan").code == 0
+
+
+def test_whatever_a_pipeline_file_raises_is_exit_code_2(place: Place) -> None:
+    place.write("delivery.py", "class Odd(BaseException): pass\nraise Odd('x')\n")
+    done = place("plan")
+    assert (done.code, "delivery.py:2: cannot be imported: Odd: x" in done.err) == (2, True)
