@@ -19,7 +19,7 @@ from pipeline.dag import Pipeline
 from pipeline.data import Blob
 from pipeline.errors import JournalError, LockgateError, StoreError
 from pipeline.journal import Event, Journal
-from pipeline.leftover import KINDS, Leftover, leftover
+from pipeline.leftover import Leftover, left_open
 from pipeline.lock import Lock
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
@@ -140,9 +140,7 @@ class Effects:
 
     def _left(self, stage: Stage[Any]) -> Leftover | None:
         """What an earlier run left open of this stage's effect."""
-        if stage.effect is Effect.PURE:
-            return None
-        return leftover(self._journal.latest(self._pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
+        return left_open(self._journal, stage, self._pipeline.name_of(stage))
 
     async def _settle(self, stage: Stage[Any]) -> None:
         """Take back what an earlier run left open of a stage that can. Raises what `recover` raises; the lock is held."""

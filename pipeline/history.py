@@ -128,11 +128,12 @@ def fold(events: Iterable[Event]) -> dict[str, RunHistory]:
 def one(journal: Journal, wanted: str) -> RunHistory | None:
     """The run whose id is `wanted` or begins with it; the latest one for an empty string."""
     ids = [run for run in journal.runs() if run.startswith(wanted)]
-    if not ids:
-        return None
-    found = fold(journal.events(ids[-1]))[ids[-1]]
-    for stage in found.stages.values():
-        if stage.state == "cached":  # what its gate decided was journalled by the run that made the result
+    return fold(journal.events(ids[-1]))[ids[-1]] if ids else None
+
+
+def recall_verdicts(run: RunHistory, journal: Journal) -> None:
+    """Give the cached gates of a run their verdicts, which the runs that made their results journalled."""
+    for stage in run.stages.values():
+        if stage.state == "cached":
             for event in journal.events(stage.made_in, kind="gate.decided", stage=stage.name):
                 stage.verdicts = event.data["verdicts"]
-    return found

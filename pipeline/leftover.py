@@ -1,4 +1,4 @@
-"""What a run that was killed left open of a side effect, as the journal tells it. Pure.
+"""What a run that was killed left open of a side effect, as the journal tells it.
 
 The last of these events about a stage says how things are:
 
@@ -12,8 +12,11 @@ The last of these events about a stage says how things are:
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.frozen import Frozen
-from pipeline.journal import Event
+from pipeline.journal import Event, Journal
+from pipeline.stage import Effect, Stage
 
 KINDS = ("effect.intended", "effect.done", "effect.failed", "effect.stands", "undo.done", "undo.failed")
 
@@ -28,9 +31,14 @@ class Leftover(Frozen):
 
 
 def leftover(last: Event | None, *, undoable: bool) -> Leftover | None:
-    """What is open after the last event about an effect. One that is done and cannot be undone stands."""
+    """What is open after the last event about an effect. One that is done and cannot be undone stands. Pure."""
     if last is None or last.kind not in ("effect.intended", "effect.done"):
         return None
     if last.kind == "effect.intended":
         return Leftover(run=last.run, about=last.data["about"], result=None)
     return Leftover(run=last.run, about=last.data["about"], result=last.data["result"]) if undoable else None
+
+
+def left_open(journal: Journal, stage: Stage[Any], name: str) -> Leftover | None:
+    """What the latest run that had the stage of that name left open of its effect."""
+    return None if stage.effect is Effect.PURE else leftover(journal.latest(name, KINDS), undoable=stage.can_undo())

@@ -14,10 +14,10 @@ from pipeline.engines.choose import Choice, choose, platform_of
 from pipeline.errors import ConfigError, LockgateError
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
-from pipeline.leftover import KINDS, Leftover, leftover
+from pipeline.leftover import left_open
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
-from pipeline.stage import Effect, Stage
+from pipeline.stage import Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
@@ -69,7 +69,7 @@ class Session(Frozen):
             lookup=self.lookup(),
             last=self.journal.last_records(),
             again=again,
-            left={stage: left.run for stage in wanted if (left := self._left(stage))},
+            left={stage: left.run for stage in wanted if (left := left_open(self.journal, stage, self.pipeline.name_of(stage)))},
         )
 
     def _observed(self, stage: Stage[Any]) -> str | None:
@@ -82,11 +82,6 @@ class Session(Frozen):
             raise ConfigError(
                 f"{self.pipeline.name_of(stage)} cannot be planned: {said}", next="--verbose shows the whole trace"
             ) from error
-
-    def _left(self, stage: Stage[Any]) -> Leftover | None:
-        if stage.effect is Effect.PURE:
-            return None
-        return leftover(self.journal.latest(self.pipeline.name_of(stage), KINDS), undoable=stage.can_undo())
 
     def lookup(self) -> Lookup:
         """Records by key. One that is not what the journal saw made under its key was changed since, and is none.

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit, LockgateError, did_you_mean
-from pipeline.history import RunHistory, StageHistory, one
+from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
 from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
 
@@ -52,6 +52,7 @@ def wanted(project: Project, start: str) -> RunHistory:
             where=str(project.home),
             next="python -m pipeline runs" if start else "python -m pipeline run",
         )
+    recall_verdicts(run, journal)
     return run
 
 

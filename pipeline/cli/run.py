@@ -103,17 +103,14 @@ async def _until_stopped(work: Callable[[], Awaitable[None]], stop: Stop) -> Non
     """Do `work`, and listen for signals meanwhile."""
     import anyio
 
-    failure: list[Exception] = []
-    async with anyio.create_task_group() as group:
-        stop.scope = group.cancel_scope
-        await group.start(_listen, stop)
-        try:
+    try:
+        async with anyio.create_task_group() as group:
+            stop.scope = group.cancel_scope
+            await group.start(_listen, stop)
             await work()
-        except Exception as error:  # as it is, and not in the group's wrapping
-            failure.append(error)
-        group.cancel_scope.cancel()
-    if failure:
-        raise failure[0]
+            group.cancel_scope.cancel()
+    except ExceptionGroup as one:  # what `work` raised, as it is, and not in the group's wrapping
+        raise one.exceptions[0] from one
 
 
 class Stop:

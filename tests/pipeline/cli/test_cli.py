@@ -386,10 +386,11 @@ def test_a_run_goes_on_when_its_terminal_is_closed(place: Place) -> None:
     assert "33 passed, 1 failed" in place("runs").out
 
 
-def test_a_full_disk_under_the_output_is_said(place: Place) -> None:
+def onto_a_full_disk(place: Place, command: str) -> subprocess.CompletedProcess[str]:
+    """The command with its output where no byte can be written."""
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", "list"],
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", command],
             cwd=place.root,
             env={**os.environ, "PYTHONPATH": PYTHONPATH},
             stdout=full,
@@ -397,6 +398,10 @@ def test_a_full_disk_under_the_output_is_said(place: Place) -> None:
             text=True,
             check=False,
         )
+
+
+def test_a_full_disk_under_the_output_is_said(place: Place) -> None:
+    done = onto_a_full_disk(place, "list")
     assert done.returncode == 2
     assert "the disk is full" in done.stderr
 
@@ -787,16 +792,7 @@ def test_what_a_failure_tells_to_run_can_be_pasted(place: Place) -> None:
 
 
 def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(place: Place) -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", "run"],
-            cwd=place.root,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    done = onto_a_full_disk(place, "run")
     assert done.returncode == 0
     assert "the output cannot be written (" in done.stderr
     assert " passed " in place("runs").out
