@@ -41,6 +41,7 @@ from stages.coverage import Coverage
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
+from stages.delivery.preflight import Preflight
 from stages.delivery.strategy import BlueGreen
 from stages.environment import PythonEnvironment, Tool
 from stages.image import BuildImage, ImageSize, Placed
@@ -221,6 +222,8 @@ stored = StoreArtifact(artifact=gate, name="camera-counting")
 
 # Deploy: instances of the image as processes of this machine, behind HAProxy, with a PostgreSQL that stays.
 target = LocalProcesses(name="camera-counting")
+router = HAProxy(name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080")))
+preflight = Preflight(router=router)  # a taken port is found at once, not after the migration
 local_database = LocalService(service=database, keep=(("PGDATA", "pgdata"),))
 database_url = Bound(
     address=local_database,
@@ -232,13 +235,12 @@ migrate = RunOnce(
     target=target,
     command=("python", "-m", "camera_counting", "migrate"),
     bindings=(database_url,),
+    after=(preflight,),
 )
 deploy = Deploy(
     release=gate,
     target=target,
-    router=HAProxy(
-        name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080"))
-    ),
+    router=router,
     strategy=BlueGreen(),
     bindings=(database_url,),
     after=(migrate,),
@@ -338,6 +340,7 @@ pipeline = Pipeline(
     checks=gate.checks,
     gate=gate,
     stored=stored,
+    preflight=preflight,
     local_database=local_database,
     database_url=database_url,
     migrate=migrate,

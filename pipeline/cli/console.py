@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 from typing import Protocol, Self
 
 from pipeline.cli.hint import hint
@@ -65,19 +67,27 @@ class Lines:
     def __init__(self, paint: Paint, again: str) -> None:
         self._paint, self._again = paint, again
         self._run = RunHistory(id="")
+        self._row = Row(paint)
 
     def event(self, event: Event) -> None:
         if event.kind == "run.started":
             self._run = RunHistory(id=event.run)
         self._run.add(event)
-        if event.kind == "run.started":
-            print(heading(self._run), flush=True)
-        elif event.kind == "run.finished":
-            print("\n".join(closing(self._run, self._paint, self._again)), flush=True)
-        elif event.kind == "run.stopping":
-            print(stopping(event, self._paint), flush=True)
-        elif line := said(self._run.stages[event.stage], event, self._paint) if event.stage else "":
+        stage = self._run.stages[event.stage] if event.stage else None
+        if stage and self._row.takes(stage, event):
+            return
+        for line in (*self._row.end(), *self._told(stage, event)):
             print(line, flush=True)
+
+    def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
+        if event.kind == "run.started":
+            return [heading(self._run)]
+        if event.kind == "run.finished":
+            return closing(self._run, self._paint, self._again)
+        if event.kind == "run.stopping":
+            return [stopping(event, self._paint)]
+        line = said(stage, event, self._paint) if stage else ""
+        return [line] if line else []
 
     def log(self, stage: str, piece: bytes) -> None:
         return None
@@ -106,6 +116,38 @@ def heading(run: RunHistory) -> str:
     about = run.about
     commit = f" at {about['commit'][:12]}" if about.get("commit") else ""
     return f"{run.pipeline}{commit}, run {run.id} on {run.engine} ({about.get('reason', '')})"
+
+
+class Row:
+    """Stages one after another of which nothing had to run: a repeated run tells them together, and what runs stands out."""
+
+    def __init__(self, paint: Paint) -> None:
+        self._paint = paint
+        self._stages: list[StageHistory] = []
+
+    def takes(self, stage: StageHistory, event: Event) -> bool:
+        """Whether the event is kept to be told by `end`; one that raises a concern is told by itself."""
+        kept = event.kind == "stage.cached" and not stage.concern
+        if kept:
+            self._stages.append(stage)
+        return kept
+
+    def end(self) -> list[str]:
+        """The lines of what was kept; two stages or less are told one by one."""
+        stages, self._stages = self._stages, []
+        if len(stages) <= 2:
+            return [outcome(stage, self._paint) for stage in stages]
+        mark, colour = MARKS["cached"]
+        names = textwrap.wrap(
+            ", ".join(stage.name for stage in stages),
+            shutil.get_terminal_size().columns,
+            initial_indent="    ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        counted = self._paint("bold", f"{len(stages)} stages")
+        return [f"{self._paint(colour, mark)} {counted} cached, what they depend on is unchanged:", *names]
 
 
 def said(stage: StageHistory, event: Event, paint: Paint) -> str:

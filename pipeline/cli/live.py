@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
-from pipeline.cli.console import MARKS, closing, heading, outcome, particulars, stopping, verdicts
+from pipeline.cli.console import MARKS, Row, closing, heading, outcome, particulars, stopping, verdicts
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
@@ -26,6 +26,7 @@ class Live:
         self._again = again
         self._run = RunHistory(id="")
         self._paint = Paint(True)
+        self._row = Row(self._paint)
         self._logs: dict[str, deque[str]] = {}
         self._partial: dict[str, bytes] = {}
         self._console = Console(highlight=False, markup=False, emoji=False)
@@ -35,6 +36,10 @@ class Live:
         if event.kind == "run.started":
             self._run = RunHistory(id=event.run)
         self._run.add(event)
+        if event.stage and self._row.takes(self._run.stages[event.stage], event):
+            return
+        for line in self._row.end():
+            self._above(line)
         if event.kind == "run.started":
             self._above(heading(self._run))
         elif event.kind == "run.finished":

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,21 @@ class HAProxyRouter:
     @property
     def address(self) -> Address:
         return Address(host=self.config.host, port=self.config.port)
+
+    async def check(self) -> str:
+        here = f"{self.config.host}:{self.config.port}"
+        if self._running() and listening(self.config) in self._file.read_text().split("\n    "):
+            return f"HAProxy listens on {here}"
+        try:
+            free(self.config.host, self.config.port)
+        except OSError as error:
+            raise StageFailed(
+                f"HAProxy could not listen on {here}: {error.strerror or error}",
+                where=f"HAProxy(name={self.config.name!r}).port",
+                right="an address of this machine, and a port that nobody else listens on",
+                next=f"ss -ltnp 'sport = :{self.config.port}', which tells who does",
+            ) from error
+        return f"{here} is free for HAProxy"
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
         unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].instances))
@@ -236,6 +252,15 @@ def sockets(state: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"lockgate-{os.getuid()}-{name}"
 
 
+def free(host: str, port: int) -> None:
+    """Listen for a moment, as HAProxy would. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are ending are no listener
+        listener.bind(address)
+        listener.listen()
+
+
 def program() -> str:
     """The HAProxy program: the one on PATH, else the one in the wheel. Raises StageFailed."""
     found = shutil.which("haproxy")
@@ -347,7 +372,12 @@ def used(stat: str) -> dict[str, int]:
     }
 
 
-def configuration(config: HAProxy, ready: str, socket: Path, slots: tuple[Slot, ...]) -> str:
+def listening(config: HAProxy) -> str:
+    """The line of the configuration that says where users find the service."""
+    return f"bind {config.host}:{config.port}"
+
+
+def configuration(config: HAProxy, ready: str, admin: Path, slots: tuple[Slot, ...]) -> str:
     """haproxy.cfg: one frontend, one backend of slots, the admin socket.
 
     A request that reached no server is repeated on another one; one that a server may have begun to process only
@@ -357,7 +387,7 @@ def configuration(config: HAProxy, ready: str, socket: Path, slots: tuple[Slot, 
     head = f"""\
 # Written by Lockgate after every change; what is edited here is lost with the next.
 global
-    stats socket {socket} mode 600 level admin expose-fd listeners
+    stats socket {admin} mode 600 level admin expose-fd listeners
     log stdout format raw local0 notice
     noreuseport
 
@@ -376,7 +406,7 @@ defaults
     timeout http-keep-alive 30s
 
 frontend public
-    bind {config.host}:{config.port}
+    {listening(config)}
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
     default_backend {BACKEND}
 

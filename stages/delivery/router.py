@@ -16,6 +16,10 @@ class Router(Protocol):
         """Where users find the service."""
         ...
 
+    async def check(self) -> str:
+        """How users can be served at `address`: the router is there, or nothing stands in its way. Raises StageFailed."""
+        ...
+
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
         """Give each group its share in percent; the rest get no new request. No request is lost by it."""
         ...

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from pipeline import Event
 from pipeline.cli import console, doctor, main
@@ -92,6 +93,48 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
     ):
         assert line in out
     assert "not shown" not in out
+
+
+def unchanged(*names: str) -> list[Event]:
+    """A run of which nothing but its last stage had to run."""
+    stages = [{"name": name, "inputs": [], "reason": "same", "decision": "cached", "type": "X"} for name in (*names, "last")]
+    cached: dict[str, object] = {"summary": "4", "reason": "same", "result": "r", "key": "k", "made_in": "r0", "concern": ""}
+    return [
+        Event(run="r1", kind="run.started", data={"pipeline": "thing", "engine": "host", "stages": stages}, at=0, seq=1),
+        *(Event(run="r1", kind="stage.cached", stage=name, data={**cached}, at=1, seq=2) for name in names),
+        Event(run="r1", kind="stage.started", stage="last", data={"attempt": 1, "reason": "an effect"}, at=2, seq=9),
+    ]
+
+
+def test_cached_stages_in_a_row_are_told_together_each_by_its_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = [f"stage-number-{number}" for number in range(5)]
+    for view in (console.console(argparse.Namespace(output="text", color="never", directory=None)), Live("python -m pipeline")):
+        with view:
+            for event in unchanged(*names):
+                view.event(event)
+            told = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+        assert told[1] == "≡ 5 stages cached, what they depend on is unchanged:"
+        assert "".join(line.strip() + " " for line in told[2:5]).split(", ") == [*names[:-1], names[-1] + " "]
+        assert all(line.startswith("    ") and len(line) <= 40 for line in told[2:5])
+
+
+def test_a_cached_stage_with_a_concern_is_told_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    view = console.console(argparse.Namespace(output="text", color="never", directory=None))
+    events = unchanged("a", "b", "c", "d")
+    events[3].data.update(concern="it says no", summary="1 failed")
+    with view:
+        for event in events:
+            view.event(event)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:5] == [
+        "≡ a: 4 (cached: same)",
+        "≡ b: 4 (cached: same)",
+        "! c: 1 failed (cached: same)",
+        "≡ d: 4 (cached: same)",
+    ]
 
 
 def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,7 +217,7 @@ def with_argument(action: Action, argument: str) -> Action:
 def programs() -> list[str]:
     """What was asked of the `dagger` programs this process has started and not yet ended."""
     children = psutil.Process().children(recursive=True)
-    return [" ".join(child.cmdline()[1:]) for child in children if "dagger" in child.name()]
+    return [" ".join(child.cmdline()[1:]) for child in children if child.name() == "dagger"]
 
 
 def test_a_session_ends_with_the_engine_and_leaves_nothing_behind(dagger_engine: None, tmp_path: Path) -> None:
