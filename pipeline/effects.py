@@ -2,6 +2,14 @@
 
 One process at a time has open effects: it holds a lock from the first intention until each of them stands
 or is taken back, so that no second deployment begins before the one before it was verified.
+
+What is promised, also when the process is killed at any instant and when the journal cannot be written any more:
+
+- An effect that must not be repeated begins only after its intention is in a journal the next run will find. Without
+  word of what came of it, it is not begun again before the stage has found out (`recover`) or people have decided.
+- An effect that nobody confirmed is taken back at least once. That does not wait for a journal that cannot be written, so
+  the next run may find open what was taken back already. It asks the stage first whether there is anything to take back;
+  of one that cannot tell, `undo` is called again, which has to be safe to repeat.
 """
 
 from __future__ import annotations
@@ -9,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import anyio
@@ -49,8 +57,7 @@ class Effects:
         if left and self._lock.try_take():
             try:
                 for stage in left:
-                    # where nobody knows what to take back, `begin` asks again, and tells
-                    with contextlib.suppress(Exception, SystemExit):
+                    with _no_matter():  # `begin` asks again, and tells where nobody knows what to take back
                         await self._settle(stage)
             finally:
                 self._lock.give_back()
@@ -58,23 +65,19 @@ class Effects:
     async def begin(self, stage: Stage[Any], about: str, *, again: bool, say: Callable[[str], None]) -> Any:
         """Journal the intention. Not None: what came of the same effect in a run that was killed; it took place already.
 
-        Raises StageFailed when nobody knows whether the same effect took place, unless it is to be sent `again`.
+        Raises StageFailed when nobody knows whether the same effect took place, StoreError when what has to be taken back
+        first is lost, unless it is to be sent `again`, and JournalError when the journal was lost.
         """
-        if stage.effect is not Effect.ONCE and not stage.can_undo():
+        if stage.effect is Effect.PURE:
             return None
-        self._begun.add(stage)
-        async with self._turn:
-            if not self._lock.held:
-                await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
         found: Any = None
-        if (left := self._left(stage)) is not None:
-            unknown = left.result is None
-            if unknown and (again or (left.about != about and not stage.can_undo())):
-                self._write("effect.unknown", stage, of=left.run)
-            elif stage.can_undo():
-                await self._settle(stage)
-            else:
-                found = await stage.recover(self._work_then(stage, left.run))
+        if stage.effect is Effect.ONCE or stage.can_undo():
+            self._begun.add(stage)
+            async with self._turn:
+                if not self._lock.held:
+                    await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
+            found = await self._see_to_what_is_left(stage, about, again=again)
+        self._journal.check()
         if stage.effect is Effect.ONCE and found is None:
             self._write("effect.intended", stage, about=about)
             self._in_doubt[stage] = None
@@ -131,7 +134,7 @@ class Effects:
 
     async def _find_out(self, stage: Stage[Any]) -> None:
         """What came of an effect that was cut off; open when it took place, left to the next run when nobody knows."""
-        with contextlib.suppress(Exception, SystemExit):
+        with _no_matter():
             result = await stage.recover(self._work(stage, results=None, interrupted=True))
             if result is None:
                 self._tell("effect.failed", stage, error="it was cut off, and did not take place or was taken back")
@@ -142,26 +145,54 @@ class Effects:
         """What an earlier run left open of this stage's effect."""
         return left_open(self._journal, stage, self._pipeline.name_of(stage))
 
+    async def _see_to_what_is_left(self, stage: Stage[Any], about: str, *, again: bool) -> Any:
+        """What came of the same effect in a run that was killed; None when it did not take place, or is taken back now."""
+        left = self._left(stage)
+        if left is None:
+            return None
+        if stage.can_undo():
+            try:
+                await self._settle(stage)
+            except BaseException as error:
+                if not (again and is_own(error)):
+                    raise
+                self._write("effect.unknown", stage, of=left.run)
+        elif again or left.about != about:
+            self._write("effect.unknown", stage, of=left.run)
+        else:
+            return await stage.recover(self._work_then(stage, left.run))
+        return None
+
     async def _settle(self, stage: Stage[Any]) -> None:
-        """Take back what an earlier run left open of a stage that can. Raises what `recover` raises; the lock is held."""
+        """Take back what an earlier run left open of a stage that can; the lock is held.
+
+        Raises what `recover` raises where only that can tell, and StoreError where nothing can.
+        """
         left = self._left(stage)
         if left is None:
             return  # another run took care of it meanwhile
         why = f"run {left.run} ended before anybody confirmed it"
         work = self._work_then(stage, left.run)
-        if left.result is None:
-            result = await stage.recover(work)
-            if result is None:
-                self._tell("effect.failed", stage, error=f"{why}; it did not take place, or was taken back")
-                return
+        result = await self._to_take_back(stage, left, work)
+        if result is None:
+            self._tell("effect.failed", stage, error=f"{why}; it did not take place, or was taken back")
         else:
-            try:
-                result = self._recorded(stage, left.result)
-            except LockgateError as error:
-                self._tell("undo.intended", stage, reason=why)
-                self._tell("undo.failed", stage, error=str(error), trace="")
-                return
-        await self._undo(stage, work, result, why)
+            await self._undo(stage, work, result, why)
+
+    async def _to_take_back(self, stage: Stage[Any], left: Leftover, work: Work) -> Any:
+        """What the effect gave; None when it did not take place, or the run that left it open had taken it back already."""
+        if left.result is None:
+            return await stage.recover(work)
+        try:
+            result = self._recorded(stage, left.result, left=stage, run=left.run)
+        except StoreError:
+            if not stage.can_recover():
+                raise
+            return await stage.recover(work)
+        if stage.can_recover():
+            with _no_matter():  # where the stage cannot tell, it is taken back (once more)
+                return None if await stage.recover(work) is None else result
+        return result
 
     async def _undo(self, stage: Stage[Any], work: Work, result: Any, why: str) -> str:
         """Empty when the effect was taken back, else why not."""
@@ -184,21 +215,30 @@ class Effects:
             name = self._pipeline.name_of(source)
             found = self._journal.latest(name, ("stage.finished", "stage.cached"), run=run)
             if found is None:
-                mine = self._pipeline.name_of(stage)
-                raise StoreError(
-                    f"what run {run} left open of {mine} cannot be taken back: it has no result of {name}",
-                    where=str(self._journal.path),
-                    right="the inputs the stage had in that run",
-                    next=f"look at what it acts on, then python -m pipeline run {mine} --again {mine}",
-                )
-            return self._recorded(source, found.data["result"])
+                raise self._stuck(stage, run, f"it has no result of {name}", right="the inputs the stage had in that run")
+            return self._recorded(source, found.data["result"], left=stage, run=run)
 
         failed = {event.stage for event in self._journal.events(run, kind="stage.failed")}
         wrong = any(self._pipeline.name_of(other) in failed for other in self._pipeline.downstream(stage))
         return self._work(stage, results=result, interrupted=not wrong)
 
-    def _recorded(self, stage: Stage[Any], digest: str) -> Any:
-        return records.result(self._store, stage, self._pipeline.name_of(stage), Blob(digest=digest, size=0))
+    def _recorded(self, stage: Stage[Any], digest: str, *, left: Stage[Any], run: str) -> Any:
+        """What a stage returned in the run that left something open of `left`."""
+        name = self._pipeline.name_of(stage)
+        try:
+            return records.result(self._store, stage, name, Blob(digest=digest, size=0))
+        except StoreError as error:
+            said = f"its result of {name} is lost: {error.what}"
+            raise self._stuck(left, run, said, right=error.right) from error
+
+    def _stuck(self, stage: Stage[Any], run: str, why: str, *, right: str) -> StoreError:
+        name = self._pipeline.name_of(stage)
+        return StoreError(
+            f"what run {run} left open of {name} cannot be taken back: {why}",
+            where=str(self._journal.path),
+            right=right,
+            next=f"look at what it acts on, then python -m pipeline run {name} --again {name}",
+        )
 
     def _tell(self, kind: str, stage: Stage[Any], /, **data: Any) -> None:
         """Write to the journal if it can be written: what is taken back must not depend on a full disk."""
@@ -217,6 +257,16 @@ def is_own(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt):
         return False
     return isinstance(error, Exception | SystemExit) or anyio.current_effective_deadline() > -math.inf
+
+
+@contextlib.contextmanager
+def _no_matter() -> Iterator[None]:
+    """For a question to a stage that may stay without an answer: what it raises by its own doing is none."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_own(error):
+            raise
 
 
 def _trace(error: BaseException) -> str:

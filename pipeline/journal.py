@@ -50,6 +50,7 @@ class Journal:
     """Events in one SQLite file, durable when `append` returns (WAL, synchronous=FULL).
 
     The first `append` makes the file. Until then it is only read, and a journal that is not there has no events.
+    SQLite does not notice when its file is removed, and goes on writing where nobody will ever read; `check` does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,6 +58,8 @@ class Journal:
         self._listeners: list[Callable[[Event], None]] = []
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
+        self._written: dict[Path, os.stat_result] = {}
+        self._lost = ""
 
     @property
     def exists(self) -> bool:
@@ -69,7 +72,29 @@ class Journal:
             raise JournalError(f"the journal cannot be read: {error.strerror}", where=str(self.path)) from error
         return True
 
+    def check(self) -> None:
+        """See that the next run will find what this one appends. For whoever is about to rely on that.
+
+        Raises JournalError when the file was removed, replaced or truncated since it was opened for writing. From then on
+        nothing can be appended: a run whose journal nobody can read stops.
+        """
+        for path, before in self._written.items():
+            now = path.stat() if path.exists() else None
+            if now is None:
+                what = "removed"
+            elif (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
+                what = "replaced"
+            elif now.st_size < before.st_size:  # SQLite never shortens these while they are in use
+                what = "truncated"
+            else:
+                self._written[path] = now
+                continue
+            self._lost = f"{path.name} was {what} while it was in use: what was recorded there is lost to the next run"
+            raise self._gone()
+
     def _for_writing(self) -> sqlite3.Connection:
+        if self._lost:
+            raise self._gone()
         if self._writer is None:
             db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
             try:
@@ -80,7 +105,14 @@ class Journal:
                 db.close()
                 raise
             self._writer = db
+            files = (self.path, self._waiting)
+            self._written = {path: path.stat() for path in files if path.exists()}
         return self._writer
+
+    @property
+    def _waiting(self) -> Path:
+        """Where events wait for the journal to take them up."""
+        return self.path.with_name(f"{self.path.name}-wal")
 
     def _for_reading(self) -> sqlite3.Connection | None:
         """A connection on which there are events; None where nothing was written yet."""
@@ -96,7 +128,7 @@ class Journal:
         SQLite wants files of its own beside a journal in WAL mode, unless it is told that nobody writes to it. That
         is so unless events wait in the file `-wal` for the journal to take them up.
         """
-        waiting = self.path.with_name(f"{self.path.name}-wal")
+        waiting = self._waiting
         if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
             how = "mode=rw"
         else:
@@ -232,6 +264,14 @@ class Journal:
                 yield from db.execute(query, parameters)
         except sqlite3.Error as error:
             raise self._broken(error, "read") from error
+
+    def _gone(self) -> JournalError:
+        return JournalError(
+            self._lost,
+            where=str(self.path),
+            right="a journal that stays where it is as long as a run goes on",
+            next=f"look at what this run deployed; then put the journal back from a copy, or rm -f {self.path}* to begin anew",
+        )
 
     def _broken(self, error: sqlite3.Error, doing: str) -> JournalError:
         text = str(error)

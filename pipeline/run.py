@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from pipeline import key as keys
 from pipeline import record as records
@@ -135,25 +134,21 @@ class Runner:
                 self._schedule.settle(stage)
                 changed.set()
 
-        async def start_all(group: TaskGroup) -> None:
-            nonlocal running, changed
-            while True:
-                changed = anyio.Event()
-                while (stage := self._schedule.take()) is not None:
-                    step = self._settle_without_work(stage)
-                    if step is None:
-                        self._schedule.give_back(stage)
-                        self._schedule.settle(stage)
-                    else:
-                        running += 1
-                        group.start_soon(partial(work_on, stage, step), name=self._name(stage))
-                if running == 0:
-                    return
-                await changed.wait()
-
         try:
             async with anyio.create_task_group() as group:
-                await start_all(group)
+                while True:
+                    changed = anyio.Event()
+                    while (stage := self._schedule.take()) is not None:
+                        step = self._settle_without_work(stage)
+                        if step is None:
+                            self._schedule.give_back(stage)
+                            self._schedule.settle(stage)
+                        else:
+                            running += 1
+                            group.start_soon(work_on, stage, step, name=self._name(stage))
+                    if running == 0:
+                        break
+                    await changed.wait()
         except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
             raise several.exceptions[0] from several
 

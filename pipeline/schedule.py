@@ -21,18 +21,17 @@ class Capacity:
 
 
 def priorities(pipeline: Pipeline, wanted: Iterable[Stage[Any]], seconds: Mapping[str, float]) -> dict[Stage[Any], float]:
-    """For each stage the seconds from its start to the end of the run, were there no other work.
+    """For each stage of `wanted`, which is closed under inputs, the seconds from its start to the end of the run, were there
+    no other work.
 
     `seconds` holds measured durations by name; a stage never measured counts as one second.
     """
-    chosen = set(wanted)
-    longest: dict[Stage[Any], float] = dict.fromkeys(chosen, 0.0)
+    longest: dict[Stage[Any], float] = dict.fromkeys(wanted, 0.0)
     for stage in reversed(pipeline.stages):
-        if stage in chosen:
+        if stage in longest:
             longest[stage] += seconds.get(pipeline.name_of(stage), 1.0)
             for source in pipeline.inputs(stage):
-                if source in chosen:
-                    longest[source] = max(longest[source], longest[stage])
+                longest[source] = max(longest[source], longest[stage])
     return longest
 
 

@@ -21,6 +21,9 @@ from pipeline.stage import Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
+OWNER = "owner"
+"""The file of a state directory that names the pipeline whose it is."""
+
 
 class Session(Frozen):
     """Everything a command needs. `choice` is the engine and why."""
@@ -40,6 +43,7 @@ class Session(Frozen):
         project = Project.at(directory, environment)
         pipeline = load(project)
         _make_home(project.home)
+        _refuse_anothers(project.home, pipeline.name)
         return Session(
             project=project,
             pipeline=pipeline,
@@ -48,6 +52,13 @@ class Session(Frozen):
             choice=choose(engine or project.settings.engine, environment),
             facts=facts(project, environment, chosen=chosen or {}),
         )
+
+    def claim(self) -> None:
+        """Make the state directory this pipeline's own, before anything is recorded. Raises ConfigError if it is another's."""
+        _refuse_anothers(self.project.home, self.pipeline.name)  # another may have come first meanwhile
+        if not _owner(self.project.home):
+            with contextlib.suppress(OSError):  # where it cannot be written, the journal cannot either, and says so
+                (self.project.home / OWNER).write_text(f"{self.pipeline.name}\n")
 
     def selected(self, names: Iterable[str]) -> frozenset[Stage[Any]]:
         """The named stages and what they need; all stages when none is named. Raises WiringError."""
@@ -111,3 +122,24 @@ def _make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         if not ignore.exists():
             ignore.write_text("*\n")
+
+
+def _refuse_anothers(home: Path, name: str) -> None:
+    """Raise ConfigError when the state directory is that of another pipeline, known by its name wherever it is checked out.
+
+    What that one left open of a stage would be taken back as if it were of this one's stage of the same name.
+    """
+    owner = home / OWNER
+    found = _owner(home)
+    if found not in {"", name}:
+        raise ConfigError(
+            f"here is the state of the pipeline {found!r}, and this one is {name!r}",
+            where=str(home),
+            right="a state directory for each pipeline, as they would take each other's effects for their own",
+            next=f"set PIPELINE_HOME to another directory; if {found!r} was only renamed, echo {name} > {owner}",
+        )
+
+
+def _owner(home: Path) -> str:
+    owner = home / OWNER
+    return owner.read_text().strip() if owner.exists() else ""

@@ -121,7 +121,10 @@ class Stage(Frozen, ABC, Generic[T_co]):
         return None
 
     async def undo(self, work: Work, result: Any) -> None:
-        """Take the side effect back; called when nothing downstream confirmed it. It may be called again, after a crash.
+        """Take the side effect back; called when nothing downstream confirmed it.
+
+        It has to be safe to repeat: it is called again when its run was killed, or could not write its journal, before it
+        was recorded that the effect was taken back. A stage that can tell (`recover`) is asked first.
 
         `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
         """
@@ -129,7 +132,10 @@ class Stage(Frozen, ABC, Generic[T_co]):
     async def recover(self, work: Work) -> T_co | None:
         """Find out what came of an effect whose run was killed, cut off or ran out of time inside `run`; `work` has its inputs.
 
-        The result when the effect took place, None when it did not, or was taken back here.
+        A stage with `undo` is also asked about an effect that was done and that nobody confirmed: its run may have taken it
+        back without being able to record that, and what it returned may be lost.
+
+        The result when the effect took place, None when it did not, or was taken back, by then or here.
         Raises StageFailed when nobody can tell, which is what every stage says that knows no better.
         """
         raise StageFailed(
@@ -141,6 +147,10 @@ class Stage(Frozen, ABC, Generic[T_co]):
     @classmethod
     def can_undo(cls) -> bool:
         return cls.undo is not Stage.undo
+
+    @classmethod
+    def can_recover(cls) -> bool:
+        return cls.recover is not Stage.recover
 
     def result_type(self) -> Any:
         """The type of what `run` returns, read from the `Stage[...]` the class is derived from.

@@ -31,6 +31,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         show(session, plan, arguments)
         return Exit.PASSED
+    session.claim()
     if plan.settled():
         return _nothing_to_do(session, plan, arguments)
     return execute(session, plan, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from gates import Passed
@@ -56,19 +57,10 @@ class Deploy(Stage[Deployment]):
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
-            group = rollout.release.group
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
                 await rollout.take_up(self.strategy, started, finished)  # its way back failed, or the disk was full
             before = await rollout.forward(self.strategy)
-            warm = [name for name in (*before.serving, *(await rollout.state()).groups) if name != group]
-            return Deployment(
-                address=rollout.router.address,
-                image=rollout.release.image.digest,
-                group=group,
-                previous=warm[0] if warm else "",
-                before=dict(before.weights),
-                started=group not in before.groups,
-            )
+            return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 
     async def undo(self, work: Work, result: Any) -> None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
@@ -87,12 +79,18 @@ class Deploy(Stage[Deployment]):
                 weights = await self._warm(rollout, result)
             await rollout.back(self.strategy, State(groups=groups, weights=weights), result.group)
 
-    async def recover(self, work: Work) -> None:
-        """Take back whatever a rollout had done when its run was killed."""
+    async def recover(self, work: Work) -> Deployment | None:
+        """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""
         async with alone(work.state("deploy"), work.say):
-            done = max((event.seq for event in work.events("effect.done")), default=0)  # rollouts before it ended well
-            started = [event for event in work.events("rollout.started") if event.seq > done]
-            await self._rollout(work).take_up(self.strategy, started, work.events("rollout.finished"))
+            rollout = self._rollout(work)
+            intended = max((event.seq for event in work.events("effect.intended")), default=0)
+            started = [event for event in work.events("rollout.started") if event.seq > intended]
+            finished = [event for event in work.events("rollout.finished") if event.seq > intended]
+            if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
+                data = started[-1].data  # this stage may be configured for another release by now
+                return await _deployment(rollout, data["group"], data["groups"], data["weights"])
+            await rollout.take_up(self.strategy, started, finished)
+            return None
 
     async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
         """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
@@ -116,6 +114,19 @@ class Deploy(Stage[Deployment]):
             instances=self.instances,
             ready=self.ready,
         )
+
+
+async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
+    """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
+    warm = [name for name in (*State(weights=weights).serving, *(await rollout.state()).groups) if name != group]
+    return Deployment(
+        address=rollout.router.address,
+        image=rollout.release.image.digest,
+        group=group,
+        previous=warm[0] if warm else "",
+        before=dict(weights),
+        started=group not in groups,
+    )
 
 
 class Ran(Result):

@@ -17,7 +17,6 @@ import pytest
 from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
 from pipeline.errors import Exit, JournalError
 from pipeline.journal import Event
-from pipeline.leftover import Leftover, leftover
 from pipeline.lock import Lock
 from pipeline.run import Outcome
 from pipeline.settings import Settings
@@ -438,19 +437,179 @@ def test_an_undo_that_ends_the_program_keeps_nothing_else_from_being_taken_back(
     assert bench.sent.read_text() == "1\n1\ntook back 1\n"
 
 
-def test_nothing_is_open_after_the_last_word() -> None:
-    last = ("effect.failed", "effect.stands", "undo.done", "undo.failed")
-    assert [leftover(Event(run="r", kind=kind), undoable=True) for kind in last] == [None] * 4
-    assert leftover(None, undoable=True) is None
+def remove(journal: Path) -> None:
+    journal.unlink()
 
 
-def test_what_is_done_is_open_as_long_as_it_can_be_taken_back() -> None:
-    done = Event(run="r", kind="effect.done", data={"about": "a", "result": "d"})
-    assert leftover(done, undoable=True) == Leftover(run="r", about="a", result="d")
-    assert leftover(done, undoable=False) is None
-    assert leftover(Event(run="r", kind="effect.intended", data={"about": "a"}), undoable=False) == Leftover(
-        run="r", about="a", result=None
-    )
+def replace(journal: Path) -> None:
+    copy = journal.with_name("copy")
+    copy.write_bytes(journal.read_bytes())
+    copy.replace(journal)
+
+
+def truncate(journal: Path) -> None:
+    os.truncate(journal, 0)
+
+
+def remove_what_waits(journal: Path) -> None:
+    journal.with_name("journal.db-wal").unlink()
+
+
+class Repeats(Mails):
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+
+@pytest.mark.parametrize("next_effect", [Mails, Repeats])
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (remove, "journal.db was removed"),
+        (replace, "journal.db was replaced"),
+        (truncate, "journal.db was truncated"),
+        (remove_what_waits, "journal.db-wal was removed"),
+    ],
+)
+def test_a_run_whose_journal_is_lost_begins_no_other_effect_takes_back_what_is_open_and_stops(
+    bench: Bench, lose: Any, said: str, next_effect: type[Mails]
+) -> None:
+    class Loses(Half):
+        async def run(self, work: Work) -> Number:
+            lose(bench.journal.path)
+            return await super().run(work)
+
+    first = Opens(of=Constant(value=4))
+    with pytest.raises(JournalError, match=f"{said} while it was in use") as caught:
+        bench.run(Pipeline("thing", first=first, next=next_effect(of=Loses(of=first))))
+    assert bench.sent.read_text() == "4\ntook back 4\n"
+    assert (caught.value.where, "put the journal back" in caught.value.next) == (str(bench.journal.path), True)
+
+
+class Undoes(Mails):
+    """Can take its line back, and cannot tell whether it did."""
+
+    undo = Opens.undo
+
+
+class Unsure(Opens):
+    """Cannot always tell, as it has to ask somebody."""
+
+    async def recover(self, work: Work) -> Number | None:
+        raise StageFailed("nobody answers")
+
+
+class Tells(Opens):
+    """Can tell whether its line is there or was taken back."""
+
+    async def recover(self, work: Work) -> Number | None:
+        lines = (work.project.root / "sent").read_text().splitlines()
+        return None if lines[-1].startswith("took back") else Number(value=int(lines[-1]))
+
+
+@pytest.mark.parametrize(("kind", "again"), [(Tells, ""), (Undoes, "took back 1\n"), (Unsure, "took back 1\n")])
+def test_what_was_taken_back_on_a_full_disk_is_taken_back_again_only_where_the_stage_cannot_tell(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[Mails], again: str
+) -> None:
+    write, filled = bench.journal.append, False
+
+    def full(*events: Event) -> tuple[Event, ...]:
+        nonlocal filled
+        filled = filled or any(event.kind == "undo.intended" for event in events)
+        if filled:
+            raise JournalError("the disk is full")
+        return write(*events)
+
+    source = Constant(value=1)
+    send = kind(of=source)
+    monkeypatch.setattr(bench.journal, "append", full)
+    with pytest.raises(JournalError, match="the disk is full"):
+        bench.run(Pipeline("thing", send=send, below=Fails(of=send)))
+    monkeypatch.undo()
+    assert (bench.sent.read_text(), bench.kinds()[-1]) == ("1\ntook back 1\n", "effect.done")
+    for _ in range(2):
+        blocked = kind(of=source, after=(Fails(of=source),))
+        bench.run(Pipeline("thing", send=blocked, below=Fails(of=blocked)))
+        assert bench.sent.read_text() == "1\ntook back 1\n" + again
+    assert bench.kinds()[-1] == ("undo.done" if again else "effect.failed")
+
+
+def lose_result(bench: Bench) -> None:
+    """As somebody does who cleans up the store."""
+    (done,) = bench.journal.events(kind="effect.done")
+    digest = done.data["result"]
+    (bench.project.home / "store" / "blobs" / digest[:2] / digest).unlink()
+
+
+def test_what_is_left_open_and_whose_result_is_lost_is_taken_back_by_a_stage_that_can_find_out(bench: Bench) -> None:
+    bench.die("opens", 1, below=True)
+    lose_result(bench)
+    assert bench.run(Pipeline("thing", send=Tells(of=Constant(value=2)))).failed == {}
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n2\n"
+
+
+def test_where_the_result_of_what_is_left_open_is_lost_and_the_stage_cannot_find_out_people_decide(bench: Bench) -> None:
+    bench.die("opens", 1, below=True)
+    lose_result(bench)
+    made = Pipeline("thing", send=Undoes(of=Constant(value=2)))
+    for _ in range(2):
+        failed = bench.run(made).failed["send"]
+        assert "cannot be taken back: its result of send is lost" in failed
+        assert "python -m pipeline run send --again send" in failed
+    assert bench.sent.read_text() == "1\n"
+    assert bench.run(made, again=frozenset({"send"})).failed == {}
+    assert bench.sent.read_text() == "1\n2\n"
+    assert bench.kinds() == [
+        "effect.intended",
+        "effect.done",
+        "effect.unknown",
+        "effect.intended",
+        "effect.done",
+        "effect.stands",
+    ]
+
+
+OWN = [anyio.get_cancelled_exc_class, lambda: GeneratorExit, lambda: SystemExit]
+
+
+@pytest.mark.parametrize("raised", OWN)
+def test_whatever_a_stage_raises_that_is_to_find_out_fails_that_stage_alone(bench: Bench, raised: Any) -> None:
+    class Odd(Opens):
+        async def recover(self, work: Work) -> Number | None:
+            raise raised()
+
+    bench.die("opens", 1)
+    source = Constant(value=2)
+    outcome = bench.run(Pipeline("thing", send=Odd(of=source), beside=Half(of=source)))
+    assert (outcome.exit, sorted(outcome.failed)) == (Exit.FAILED, ["send"])
+    assert bench.sent.read_text() == "1\n"
+    assert bench.kinds() == ["effect.intended"]
+
+
+@pytest.mark.parametrize("raised", OWN)
+def test_whatever_a_stage_raises_that_is_to_find_out_at_the_end_keeps_nothing_else_from_being_taken_back(
+    bench: Bench, raised: Any
+) -> None:
+    class Odd(Opens):
+        async def run(self, work: Work) -> Number:
+            raise RuntimeError("cut off")
+
+        async def recover(self, work: Work) -> Number | None:
+            raise raised()
+
+    first = Opens(of=Constant(value=1))
+    outcome = bench.run(Pipeline("thing", first=first, odd=Odd(of=first)))
+    assert (outcome.exit, sorted(outcome.failed)) == (Exit.FAILED, ["odd"])
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_an_interrupt_while_a_stage_finds_out_interrupts_the_run(bench: Bench) -> None:
+    class Interrupted(Opens):
+        async def recover(self, work: Work) -> Number | None:
+            raise KeyboardInterrupt
+
+    bench.die("opens", 1)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(Pipeline("thing", send=Interrupted(of=Constant(value=2))))
+    assert (bench.sent.read_text(), bench.kinds()) == ("1\n", ["effect.intended"])
 
 
 def main(root: str, kind: str, value: str) -> int:

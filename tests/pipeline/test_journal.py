@@ -160,6 +160,34 @@ def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_journal_that_others_write_to_and_close_is_where_it_was(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
+    journal.check()  # nothing was written, so nothing can be lost
+    journal.append(Event(run="r", kind="a"))
+    for number in range(3):
+        other.append(*(Event(run="r", kind="b", data={"x": "y" * 10_000 * number}) for _ in range(20)))
+        journal._for_writing().execute("pragma wal_checkpoint(restart)")  # as SQLite does of its own from time to time
+        journal.append(Event(run="r", kind="c"))
+        journal.check()
+    other.close()
+    journal.check()
+    journal.close()
+    journal = Journal(tmp_path / "journal.db")
+    journal.append(Event(run="r", kind="d"))
+    journal.check()
+    journal.close()
+
+
+def test_a_journal_that_was_lost_takes_no_more_events_and_begins_no_other_file(journal: Journal) -> None:
+    journal.append(Event(run="r", kind="a"))
+    journal.path.unlink()
+    with pytest.raises(JournalError, match="was removed while it was in use"):
+        journal.check()
+    with pytest.raises(JournalError, match="was removed while it was in use"):
+        journal.append(Event(run="r", kind="b"))
+    assert not journal.exists
+
+
 def test_what_a_killed_process_had_appended_is_there(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     child = os.fork()

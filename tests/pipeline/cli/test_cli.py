@@ -122,6 +122,14 @@ def test_a_run_shows_every_stage_and_the_verdict_with_its_evidence(place: Place)
     assert "passed in" in done.out
 
 
+def test_a_pipeline_of_another_name_is_not_run_on_what_the_first_one_left(place: Place) -> None:
+    assert place("run").code == 0
+    place.write("delivery.py", PIPELINE.replace('Pipeline("thing"', 'Pipeline("other"'))
+    done = place("run")
+    assert (done.code, done.out) == (2, "")
+    assert "here is the state of the pipeline 'thing', and this one is 'other'" in done.err
+
+
 def test_a_second_run_executes_nothing(place: Place) -> None:
     place("run")
     done = place("run")

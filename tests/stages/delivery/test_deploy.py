@@ -317,6 +317,16 @@ def test_a_run_killed_before_its_verification_is_taken_back_by_the_next_though_t
     assert undone == ["undo.intended", "undo.done"]
 
 
+def test_a_deployment_that_nobody_verified_goes_back_also_when_its_result_is_lost(bench: Bench) -> None:
+    one = bench.deploy("one")
+    bench.die("two", 11)
+    assert bench.answer() == "two"
+    result = list(bench.journal.events(kind="effect.done"))[-1].data["result"]
+    (bench.store.root / "blobs" / result[:2] / result).unlink()
+    bench.run(delivery(dataclasses.replace(deployment(bench.port, "three"), after=(Fails(of=Constant(value=1)),))))
+    assert (bench.answer(), bench.groups()) == ("one", {one.group})
+
+
 def test_an_interrupted_verification_leaves_a_release_that_served_before(bench: Bench) -> None:
     """Nothing was found wrong with it; one that failed its verification would go back to the release kept warm."""
     bench.deploy("one")

@@ -1,0 +1,71 @@
+"""A project opened for work, and whose state directory it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.session import Session
+
+PIPELINE = """
+from pipeline import Pipeline
+from tests.pipeline.toys import Constant
+pipeline = Pipeline("{name}", deploy=Constant(value=1))
+"""
+
+
+def project(root: Path, name: str) -> Path:
+    root.mkdir()
+    (root / "pyproject.toml").write_text("[tool.pipeline]\nengine = 'host'\n")
+    (root / "delivery.py").write_text(PIPELINE.format(name=name))
+    return root
+
+
+def opened(root: Path, home: Path) -> Session:
+    return Session.open(root, {"PIPELINE_HOME": str(home)})
+
+
+def claimed(root: Path, home: Path) -> Session:
+    """Opened by a run."""
+    found = opened(root, home)
+    found.claim()
+    return found
+
+
+def test_the_state_of_one_pipeline_is_refused_to_another_and_both_are_named(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    claimed(project(tmp_path / "a", "shop"), home)
+    with pytest.raises(ConfigError, match="the state of the pipeline 'shop', and this one is 'billing'") as caught:
+        opened(project(tmp_path / "b", "billing"), home)
+    assert "set PIPELINE_HOME to another directory" in caught.value.next
+    claimed(tmp_path / "a", home)  # it is still its own
+    claimed(tmp_path / "b", tmp_path / "another")
+
+
+def test_who_only_plans_claims_nothing_and_who_runs_first_has_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first, second = opened(project(tmp_path / "a", "shop"), home), opened(project(tmp_path / "b", "billing"), home)
+    second.claim()
+    with pytest.raises(ConfigError, match="the state of the pipeline 'billing', and this one is 'shop'"):
+        first.claim()
+
+
+def test_one_pipeline_checked_out_twice_or_moved_keeps_its_state(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    claimed(project(tmp_path / "a", "shop"), home)
+    opened(project(tmp_path / "b", "shop"), home)
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert claimed(tmp_path / "c", home).project.home == home
+
+
+def test_a_pipeline_that_was_renamed_takes_its_state_along_when_people_say_so(tmp_path: Path) -> None:
+    root, home = project(tmp_path / "a", "shop"), tmp_path / "home"
+    claimed(root, home)
+    (root / "delivery.py").write_text(PIPELINE.format(name="store"))
+    with pytest.raises(ConfigError, match="this one is 'store'") as caught:
+        opened(root, home)
+    assert f"echo store > {home / 'owner'}" in caught.value.next
+    (home / "owner").write_text("store\n")
+    claimed(root, home)
