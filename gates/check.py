@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from gates import verdict
 from gates.verdict import Verdict
 from pipeline import Result, Stage, Work
+from pipeline.errors import said
 
 R = TypeVar("R", bound=Result)
 
@@ -54,7 +55,7 @@ def _judged(rule: Callable[..., Verdict], *evidence: Result) -> Verdict:
     try:
         found = rule(*evidence)
     except (Exception, SystemExit) as problem:
-        found = verdict.error(name_of(rule), f"the rule raised {type(problem).__name__}: {problem}", wanted="a verdict")
+        found = verdict.error(name_of(rule), f"the rule raised {said(problem)}", wanted="a verdict")
     if not isinstance(found, Verdict):
         found = verdict.error(name_of(rule), f"the rule returned a {type(found).__name__}", wanted="a Verdict")
     return found.model_copy(update={"evidence": verdict.digest_of(evidence[0])})

@@ -25,7 +25,7 @@ import anyio
 from pipeline import record as records
 from pipeline.dag import Pipeline
 from pipeline.data import Blob
-from pipeline.errors import JournalError, LockgateError, StoreError
+from pipeline.errors import JournalError, LockgateError, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import Leftover, left_open
 from pipeline.lock import Lock
@@ -202,9 +202,9 @@ class Effects:
         except BaseException as error:
             if not is_own(error):
                 raise
-            said = str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
-            self._tell("undo.failed", stage, error=said, trace=_trace(error))
-            return f"could not be undone: {said}"
+            why_not = said(error)
+            self._tell("undo.failed", stage, error=why_not, trace=_trace(error))
+            return f"could not be undone: {why_not}"
         self._tell("undo.done", stage)
         return ""
 

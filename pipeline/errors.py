@@ -85,6 +85,15 @@ class StageTimeout(StageFailed):
     """An attempt took longer than the stage allows."""
 
 
+def said(error: BaseException) -> str:
+    """What an exception says: one of ours in its own words, any other with its type before them."""
+    name = type(error).__name__
+    try:
+        return str(error) if isinstance(error, LockgateError) else f"{name}: {error}"
+    except (Exception, SystemExit):  # raised by its `__str__`; the exception itself is the one to tell of
+        return f"{name}, which cannot be put into words"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as `did you mean 'image'?`, or the known words when none is near.
 

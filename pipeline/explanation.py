@@ -1,4 +1,4 @@
-"""What changed between two keys of a stage, down to the files."""
+"""What changed between two keys of a stage, down to the files, and what is not known of the new one yet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline import key as keys
 from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
-from pipeline.plan import Lookup, Step, difference
+from pipeline.plan import Decision, Plan, Step, difference
+from pipeline.stage import Effect, edges, uses
 from pipeline.store import Store
 
 
@@ -22,16 +24,58 @@ class Change:
     details: tuple[str, ...] = ()
 
 
-def changes(step: Step, store: Store, lookup: Lookup, last: Mapping[str, str]) -> tuple[Change, ...]:
-    """The components of the step's key that differ from those of the latest result of the stage of its name."""
-    key = last.get(step.name)
-    before = lookup(key) if key else None
-    if before is None or step.components is None:
+@dataclass(frozen=True)
+class Unknown:
+    """An input of which nobody knows the result yet, and why."""
+
+    input: str
+    stage: str
+    reason: str
+
+
+def known(plan: Plan, step: Step) -> dict[str, str]:
+    """The components of the step's key, as many as are known before anything runs; none for a stage that has no key."""
+    if step.components is not None or step.stage.effect is not Effect.PURE or step.decision is Decision.SKIPPED:
+        return dict(step.components or {})
+    records = {other.stage: other.record for other in plan.steps}
+    parts = keys.own(step.stage, observed=plan.world.observed.get(step.stage), platform=plan.world.platform)
+    return parts | {f"input {name}": record.result for name, source in uses(step.stage) if (record := records[source])}
+
+
+def unknown(plan: Plan, step: Step) -> tuple[Unknown, ...]:
+    """The inputs of the step that have yet to be made, each with why it, or what it waits for, is made."""
+    if step.decision is not Decision.RUN:
         return ()
-    old, new = before.components, step.components
+    made = {other.stage: other for other in plan.steps if other.record is None}
+    first = [other for other in made.values() if not any(source in made for source in plan.pipeline.inputs(other.stage))]
+    found = []
+    for name, source in edges(step.stage):
+        if source in made:
+            above = plan.pipeline.upstream([source])
+            reasons = [
+                other.reason if other.stage is source else f"after {other.name}: {other.reason}"
+                for other in first
+                if other.stage in above
+            ]
+            found.append(Unknown(name, made[source].name, "; ".join(reasons)))
+    return tuple(found)
+
+
+def latest(plan: Plan, step: Step) -> dict[str, str]:
+    """The components of the key of the latest result of the stage of that name, but for inputs that are unknown now."""
+    key = plan.world.last.get(step.name)
+    record = plan.world.lookup(key) if key else None
+    left_out = {f"input {one.input}" for one in unknown(plan, step)}
+    return {name: value for name, value in record.components.items() if name not in left_out} if record else {}
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str], store: Store) -> tuple[Change, ...]:
+    """The components that differ; none where there is nothing to compare."""
+    if not before or not now:
+        return ()
     return tuple(
-        Change(name, old.get(name, ""), new.get(name, ""), _details(store, old.get(name, ""), new.get(name, "")))
-        for name in difference(old, new)
+        Change(name, before.get(name, ""), now.get(name, ""), _details(store, before.get(name, ""), now.get(name, "")))
+        for name in difference(before, now)
     )
 
 

@@ -18,7 +18,9 @@ class Frozen:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        written = cls.__doc__
         dataclasses.dataclass(init=False, kw_only=True, eq=False, repr=False, match_args=False)(cls)
+        cls.__doc__ = written  # in place of none it puts the signature, which is the same for all
 
     def __init__(self, **given: Any) -> None:
         """Raises WiringError for a field that is missing, and for one that there is not."""

@@ -285,7 +285,18 @@ class Journal:
                 where=str(self.path),
                 next=f"set PIPELINE_HOME to a directory that can be {doing}",
             )
-        return JournalError(f"the journal cannot be used: {text}", where=str(self.path))
+        if getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            return JournalError(
+                f"the journal cannot be used: {text}",
+                where=str(self.path),
+                right="what runs wrote, as a copy of it if there is one",
+                next=f"move {self.path}* away; python -m pipeline run then begins a new one",
+            )
+        return JournalError(
+            f"the journal cannot be used: {text}",
+            where=str(self.path),
+            next=f"fuser -v {self.path}, and df -h {self.path.parent}",
+        )
 
 
 def _statements(script: str) -> Iterator[str]:

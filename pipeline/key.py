@@ -28,6 +28,14 @@ def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed:
 
     `inputs` maps every input stage to the digest of its result.
     """
+    parts = own(stage, observed=observed, platform=platform)
+    for name, source in uses(stage):
+        parts[f"input {name}"] = inputs[source]
+    return parts
+
+
+def own(stage: Stage[Any], *, observed: str | None, platform: str) -> dict[str, str]:
+    """What the result of `stage` depends on besides its inputs."""
     parts = {
         "format": FORMAT,
         "type": f"{type(stage).__module__}.{type(stage).__qualname__}",
@@ -36,10 +44,7 @@ def components(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed:
     }
     if observed is not None:
         parts["observed"] = observed
-    parts |= described(stage)
-    for name, source in uses(stage):
-        parts[f"input {name}"] = inputs[source]
-    return parts
+    return parts | described(stage)
 
 
 def described(stage: Stage[Any]) -> dict[str, str]:
@@ -61,6 +66,10 @@ def of(parts: Mapping[str, str]) -> digest.Digest:
 def _text(value: Any, where: str) -> str:
     try:
         encoded = digest.canonical(plain(value, where)).decode()
+    except UnicodeError as error:  # what stands for such bytes in the text of an environment variable or a file's name
+        raise WiringError(
+            f"{where} holds bytes that are no UTF-8: {repr(value)[:80]}", right="text, or bytes as `bytes`"
+        ) from error
     except ValueError as error:
         raise WiringError(f"{where} cannot be part of a key: {error}", right="a finite number") from error
     return encoded if len(encoded) <= 200 else f"sha256:{digest.of_text(encoded)}"

@@ -18,7 +18,7 @@ from pipeline import record as records
 from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
-from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout, UndeclaredInput
+from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout, UndeclaredInput, said
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
 from pipeline.lock import Lock
@@ -267,8 +267,7 @@ class Runner:
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has."""
-        said = error if isinstance(error, LockgateError) else None
-        what = str(error) if said else f"{type(error).__name__}: {error}"
+        what, own = said(error), error if isinstance(error, LockgateError) else None
         if last:
             self._failed[stage] = what
         return self._event(
@@ -278,9 +277,9 @@ class Runner:
             seconds=round(seconds, 6),
             error=what,
             type=type(error).__name__,
-            tail=getattr(error, "tail", ""),
-            details=getattr(error, "details", {}),
-            trace="" if said else "".join(traceback.format_exception(error)),
+            tail=getattr(own, "tail", ""),
+            details=getattr(own, "details", {}),
+            trace="" if own else "".join(traceback.format_exception(error)),
         )
 
     def _work(

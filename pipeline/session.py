@@ -11,7 +11,7 @@ from pipeline import record as records
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.engines.choose import Choice, choose, platform_of
-from pipeline.errors import ConfigError, LockgateError
+from pipeline.errors import ConfigError, LockgateError, said
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
 from pipeline.leftover import left_open
@@ -89,9 +89,9 @@ class Session(Frozen):
         except (LockgateError, OSError):
             raise
         except (Exception, SystemExit) as error:
-            said = f"{type(stage).__name__}.observe raised {type(error).__name__}: {error}"
             raise ConfigError(
-                f"{self.pipeline.name_of(stage)} cannot be planned: {said}", next="--verbose shows the whole trace"
+                f"{self.pipeline.name_of(stage)} cannot be planned: {type(stage).__name__}.observe raised {said(error)}",
+                next="--verbose shows the whole trace",
             ) from error
 
     def lookup(self) -> Lookup:

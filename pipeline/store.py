@@ -370,6 +370,13 @@ def unwritable(place: Path, error: OSError) -> StoreError:
         return StoreError(
             "the disk is full", where=str(place), right="free space", next=f"free some, or set PIPELINE_HOME; df -h {place}"
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(
+            "too many files are open at once",
+            where=str(error.filename or place),
+            right="a higher limit of file descriptors",
+            next="ulimit -n 1024, then the same command again",
+        )
     if error.errno in READ_ONLY:
         return StoreError(
             f"cannot be written: {error.strerror}",

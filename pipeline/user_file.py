@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pipeline.dag import Pipeline
-from pipeline.errors import ConfigError, LockgateError
+from pipeline.errors import ConfigError, LockgateError, said
 from pipeline.project import Project
 
 
@@ -59,15 +59,20 @@ def _import(project: Project, name: str) -> ModuleType:
         error.where = error.where or _place(error, str(path))
         raise
     except SyntaxError as error:
-        raise ConfigError(f"syntax error: {error.msg}", where=f"{error.filename}:{error.lineno}") from error
+        # Python names no file for one with a NUL byte: it is this one, or what it imports in that line
+        where = f"{error.filename}:{error.lineno}" if error.filename else _place(error, str(path))
+        right = "" if error.filename else "text without NUL bytes, here and in what is imported here"
+        raise ConfigError(f"syntax error: {error.msg}", where=where, right=right) from error
     except SystemExit as error:
-        said = f"it ends the program (SystemExit: {error.code})"
-        raise ConfigError(said, where=_place(error, str(path)), right="a file that only defines the pipeline") from error
+        raise ConfigError(
+            f"it ends the program ({said(error)})", where=_place(error, str(path)), right="a file that only defines the pipeline"
+        ) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        said = f"cannot be imported: {type(error).__name__}: {error}"
-        raise ConfigError(said, where=_place(error, str(path)), next="--verbose shows the whole trace") from error
+        raise ConfigError(
+            f"cannot be imported: {said(error)}", where=_place(error, str(path)), next="--verbose shows the whole trace"
+        ) from error
     return module
 
 

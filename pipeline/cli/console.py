@@ -6,9 +6,8 @@ import argparse
 import json
 import shlex
 import shutil
-import sys
 import textwrap
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 from pipeline.cli.hint import hint
 from pipeline.cli.paint import Paint
@@ -28,26 +27,30 @@ class View(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def console(arguments: argparse.Namespace) -> View:
+def console(arguments: argparse.Namespace, out: TextIO) -> View:
     """The view that fits where the output goes."""
     if arguments.output == "json":
-        return Stream()
-    paint = Paint.for_stdout(arguments.color)
-    if sys.stdout.isatty() and paint.on:
+        return Stream(out)
+    paint = Paint.on_stream(out, arguments.color)
+    if out.isatty() and paint.on:
         from pipeline.cli.live import Live
 
-        return Live(hint(arguments))
-    return Lines(paint, hint(arguments))
+        return Live(out, hint(arguments))
+    return Lines(out, paint, hint(arguments))
 
 
 class Stream:
     """Every event as one JSON object a line, as `docs/journal.md` describes them."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
 
     def event(self, event: Event) -> None:
         print(
             json.dumps(
                 {"seq": event.seq, "at": event.at, "run": event.run, "kind": event.kind, "stage": event.stage, **event.data}
             ),
+            file=self._out,
             flush=True,
         )
 
@@ -64,8 +67,8 @@ class Stream:
 class Lines:
     """One line for each thing that happened; for logs of CI systems and for files."""
 
-    def __init__(self, paint: Paint, again: str) -> None:
-        self._paint, self._again = paint, again
+    def __init__(self, out: TextIO, paint: Paint, again: str) -> None:
+        self._out, self._paint, self._again = out, paint, again
         self._run = RunHistory(id="")
         self._row = Row(paint)
 
@@ -77,7 +80,7 @@ class Lines:
         if stage and self._row.takes(stage, event):
             return
         for line in (*self._row.end(), *self._told(stage, event)):
-            print(line, flush=True)
+            print(line, file=self._out, flush=True)
 
     def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
         if event.kind == "run.started":
@@ -160,7 +163,7 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "stage.finished" | "stage.cached" | "stage.skipped" | "stage.blocked":
             return outcome(stage, paint)
         case "stage.failed":
-            return "\n".join([outcome(stage, paint), *particulars(stage, paint)])
+            return failure(stage, event, paint)
         case "stage.retried":
             return f"{paint('yellow', '↻')} {name}: {stage.error.splitlines()[0]}"
         case "gate.decided":
@@ -182,6 +185,13 @@ def outcome(stage: StageHistory, paint: Paint) -> str:
         "failed": stage.error.splitlines()[0] if stage.error else "",
     }.get(stage.state, stage.reason)
     return f"{paint(colour, mark)} {paint('bold', stage.name)}{paint('dim', seconds)}{': ' + text if text else ''}"
+
+
+def failure(stage: StageHistory, event: Event, paint: Paint) -> str:
+    """How a stage failed. Attempt 0 is none: the stage ended before, and its concern was told then."""
+    mark, colour = MARKS["failed"]
+    unjudged = f"{paint(colour, mark)} {paint('bold', stage.name)}: nothing in this run judges it"
+    return "\n".join([outcome(stage, paint) if event.data["attempt"] else unjudged, *particulars(stage, paint)])
 
 
 def particulars(stage: StageHistory, paint: Paint) -> list[str]:

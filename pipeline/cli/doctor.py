@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from typing import TextIO
 
 from pipeline.cli.paint import Paint
 from pipeline.engines.choose import choose, lacking, runner
@@ -30,19 +31,19 @@ class Finding:
     needed: bool = False
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     found = list(findings())
-    paint = Paint.for_stdout(arguments.color)
+    paint = Paint.on_stream(out, arguments.color)
     for finding in found:
         if arguments.output == "json":
-            print(json.dumps({"kind": "doctor", **asdict(finding)}))
+            print(json.dumps({"kind": "doctor", **asdict(finding)}), file=out)
             continue
         mark = (
             paint("green", "✓") if finding.here else paint("red" if finding.needed else "yellow", "✗" if finding.needed else "-")
         )
-        print(f"{mark} {paint('bold', finding.name)}: {finding.detail}")
+        print(f"{mark} {paint('bold', finding.name)}: {finding.detail}", file=out)
         if not finding.here and finding.get:
-            print(f"    get it: {finding.get}")
+            print(f"    get it: {finding.get}", file=out)
     lost = [finding for finding in found if finding.needed and not finding.here]
     return Exit.UNUSABLE if lost else Exit.PASSED
 

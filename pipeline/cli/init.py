@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import TextIO
 
 from pipeline import scaffold
 from pipeline.errors import ConfigError, Exit, LockgateError
@@ -15,7 +16,7 @@ from pipeline.store import unwritable
 from pipeline.user_file import load
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     file = project.root / project.settings.file
     if file.exists() and not arguments.force:
@@ -25,9 +26,9 @@ def command(arguments: argparse.Namespace) -> int:
         own = found.dependencies and lock == scaffold.LOCK
         _resolve(project.root, lock, requirements, own=own)
         if arguments.output == "json":
-            print(json.dumps({"kind": "lock", "file": lock, "requirements": requirements, "dependencies": own}))
+            print(json.dumps({"kind": "lock", "file": lock, "requirements": requirements, "dependencies": own}), file=out)
         else:
-            print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if own else ""))
+            print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if own else ""), file=out)
     try:
         file.write_text(scaffold.text(found), encoding="utf-8")
     except OSError as error:
@@ -35,10 +36,10 @@ def command(arguments: argparse.Namespace) -> int:
     pipeline = load(project)
     written = str(file.relative_to(project.root))
     if arguments.output == "json":
-        print(json.dumps({"kind": "init", "file": written, "pipeline": pipeline.name, "stages": len(pipeline)}))
+        print(json.dumps({"kind": "init", "file": written, "pipeline": pipeline.name, "stages": len(pipeline)}), file=out)
     else:
-        print(f"wrote {written}: {len(pipeline)} stages for {found.name}")
-        print("next: python -m pipeline plan")
+        print(f"wrote {written}: {len(pipeline)} stages for {found.name}", file=out)
+        print("next: python -m pipeline plan", file=out)
     return Exit.PASSED
 
 

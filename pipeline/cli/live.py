@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Self
+from typing import Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
-from pipeline.cli.console import MARKS, Row, closing, heading, outcome, particulars, stopping, verdicts
+from pipeline.cli.console import MARKS, Row, closing, failure, heading, outcome, stopping, verdicts
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
@@ -22,14 +22,14 @@ LINES = 3
 class Live:
     """Finished stages scroll away above; running ones stay below, redrawn a few times a second."""
 
-    def __init__(self, again: str) -> None:
+    def __init__(self, out: TextIO, again: str) -> None:
         self._again = again
         self._run = RunHistory(id="")
         self._paint = Paint(True)
         self._row = Row(self._paint)
         self._logs: dict[str, deque[str]] = {}
         self._partial: dict[str, bytes] = {}
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = Console(file=out, highlight=False, markup=False, emoji=False)
         self._screen = Screen(self, console=self._console, refresh_per_second=8, transient=True)
 
     def event(self, event: Event) -> None:
@@ -61,7 +61,7 @@ class Live:
             case "stage.finished" | "stage.cached" | "stage.skipped" | "stage.blocked":
                 self._above(outcome(stage, paint))
             case "stage.failed":
-                self._above("\n".join([outcome(stage, paint), *particulars(stage, paint)]))
+                self._above(failure(stage, event, paint))
             case "gate.decided":
                 self._above("\n".join(verdicts(stage, paint)))
             case "undo.intended":

@@ -6,10 +6,9 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
@@ -19,7 +18,7 @@ from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     run = wanted(project, arguments.run)
     if arguments.stage and arguments.stage not in run.stages:
@@ -32,11 +31,11 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         for stage in chosen:
             for row in rows(project, run, stage):
-                print(json.dumps(row))
+                print(json.dumps(row), file=out)
         return Exit.PASSED
-    paint = Paint.for_stdout(arguments.color)
+    paint = Paint.on_stream(out, arguments.color)
     for stage in chosen:
-        _show(project, run, stage, paint, always=bool(arguments.stage))
+        _show(project, run, stage, paint, out, always=bool(arguments.stage))
     return Exit.PASSED
 
 
@@ -69,25 +68,25 @@ def rows(project: Project, run: RunHistory, stage: StageHistory) -> Iterator[dic
         yield {"kind": "error", **about, "attempt": stage.attempts, "text": stage.error, "trace": stage.trace}
 
 
-def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, *, always: bool) -> None:
+def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, out: TextIO, *, always: bool) -> None:
     files = _files(project, run, stage)
     if not files and not stage.error and not always:
         return
     made = f", made in run {stage.made_in}" if stage.state == "cached" else ""
     but = f", but {stage.concern.splitlines()[0]}" if stage.concern and stage.state in ("passed", "cached") else ""
-    print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), flush=True)
+    print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), file=out, flush=True)
     for file in files:
         with file.open("rb") as log:
-            shutil.copyfileobj(log, sys.stdout.buffer)  # in pieces: a log may be larger than memory
-        sys.stdout.buffer.flush()
+            shutil.copyfileobj(log, out.buffer)  # in pieces: a log may be larger than memory
+        out.buffer.flush()
     if stage.verdicts:
-        print("\n".join(verdicts(stage, paint)))
+        print("\n".join(verdicts(stage, paint)), file=out)
     if stage.error:
-        print(paint("red", stage.error))
+        print(paint("red", stage.error), file=out)
     if stage.trace:
-        print(stage.trace)
+        print(stage.trace, file=out)
     if not files and not stage.error and not stage.verdicts:
-        print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"))
+        print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"), file=out)
 
 
 def _files(project: Project, run: RunHistory, stage: StageHistory) -> list[Path]:

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TextIO
 
 from pipeline.cli.arguments import Usage, parse, parser
-from pipeline.cli.output import lasting
-from pipeline.errors import Exit, LockgateError
+from pipeline.cli.output import lost
+from pipeline.errors import Exit, LockgateError, said
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command line; the exit code."""
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    out = sys.stdout
     try:
         arguments = parse(list(words))
     except Usage as error:
         print(f"error: {error}", file=sys.stderr)
         return Exit.UNUSABLE
+    except SystemExit:  # --help was shown
+        return _written(out, Exit.PASSED)
+    with contextlib.redirect_stdout(sys.stderr):  # what others print is none of the command's output
+        code = _run(arguments, out)
+    return _written(out, code, ran=arguments.command == "run" and not arguments.dry_run)
+
+
+def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.version:
         from pipeline import __version__
 
-        print(f"lockgate {__version__}")
+        print(f"lockgate {__version__}", file=out)
         return Exit.PASSED
     if arguments.command is None:
-        parser().print_help()
+        parser().print_help(out)
         return Exit.UNUSABLE
     command: Callable[..., int] = import_module(f"pipeline.cli.{arguments.command}").command
     try:
-        code = command(arguments)
-        sys.stdout.flush()
-        return code
+        return command(arguments, out)
     except LockgateError as error:
         return _say(error, error.exit, verbose=arguments.verbose)
     except KeyboardInterrupt:
@@ -44,13 +53,26 @@ def main(words: Sequence[str]) -> int:
 
         return _say(unwritable(Path(error.filename or "."), error), Exit.UNUSABLE, verbose=arguments.verbose)
     except Exception as error:
-        said = LockgateError(
-            f"internal error: {type(error).__name__}: {error}", next="run again with --verbose and report what it shows"
+        internal = LockgateError(f"internal error: {said(error)}", next="run again with --verbose and report what it shows")
+        return _say(internal, Exit.UNUSABLE, verbose=arguments.verbose)
+
+
+def _written(out: TextIO, code: int, *, ran: bool = False) -> int:
+    """The exit code, when all is said. Output that is lost is an error, unless a run `ran`: the journal has what it did."""
+    error = lost(out)
+    if error is None:
+        return code
+    _say(
+        LockgateError(
+            f"the output cannot be written: {error.strerror}",
+            right="room for all of it",
+            next="python -m pipeline report" if ran else "df -h, then the same command again",
         )
-        return _say(said, Exit.UNUSABLE, verbose=arguments.verbose)
+    )
+    return code if ran else code or Exit.UNUSABLE
 
 
-def _say(error: LockgateError, code: Exit, *, verbose: bool) -> int:
+def _say(error: LockgateError, code: int = Exit.UNUSABLE, *, verbose: bool = False) -> int:
     if verbose:
         import traceback
 

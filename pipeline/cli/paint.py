@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
+from typing import TextIO
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
@@ -16,12 +16,12 @@ class Paint:
     on: bool
 
     @staticmethod
-    def for_stdout(wanted: str) -> Paint:
+    def on_stream(stream: TextIO, wanted: str) -> Paint:
         """`wanted` is auto, always or never; NO_COLOR (no-color.org) and dumb terminals turn `auto` off."""
         if wanted != "auto":
             return Paint(wanted == "always")
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return Paint(sys.stdout.isatty() and not plain)
+        return Paint(stream.isatty() and not plain)
 
     def __call__(self, colour: str, text: str) -> str:
         return f"\x1b[{CODES[colour]}m{text}\x1b[0m" if self.on and text else text

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit
@@ -15,9 +16,9 @@ from pipeline.session import Session
 MARKS = {Decision.RUN: ("run", "yellow"), Decision.CACHED: ("cached", "green"), Decision.SKIPPED: ("skipped", "dim")}
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     session = opened(arguments)
-    show(session, session.plan(arguments.stages, again=arguments.again), arguments)
+    show(session, session.plan(arguments.stages, again=arguments.again), arguments, out)
     return Exit.PASSED
 
 
@@ -32,20 +33,21 @@ def opened(arguments: argparse.Namespace) -> Session:
     )
 
 
-def show(session: Session, plan: Plan, arguments: argparse.Namespace) -> None:
+def show(session: Session, plan: Plan, arguments: argparse.Namespace, out: TextIO) -> None:
     if arguments.output == "json":
         for step in plan.steps:
             print(
                 json.dumps(
                     {"kind": "plan", "stage": step.name, "decision": step.decision.value, "reason": step.reason, "key": step.key}
-                )
+                ),
+                file=out,
             )
         return
-    paint = Paint.for_stdout(arguments.color)
+    paint = Paint.on_stream(out, arguments.color)
     width = max((len(step.name) for step in plan.steps), default=0)
-    print(f"{plan.pipeline.name} on {session.choice.name} ({session.choice.reason})")
+    print(f"{plan.pipeline.name} on {session.choice.name} ({session.choice.reason})", file=out)
     for step in plan.steps:
         word, colour = MARKS[step.decision]
-        print(f"  {paint(colour, word.ljust(7))}  {step.name.ljust(width)}  {paint('dim', step.reason)}")
+        print(f"  {paint(colour, word.ljust(7))}  {step.name.ljust(width)}  {paint('dim', step.reason)}", file=out)
     counts = ", ".join(f"{len(plan.of(decision))} {word}" for decision, (word, _) in MARKS.items())
-    print(f"{len(plan.steps)} stages: {counts}")
+    print(f"{len(plan.steps)} stages: {counts}", file=out)

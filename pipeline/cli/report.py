@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.cli.logs import wanted
 from pipeline.errors import Exit
@@ -18,14 +19,14 @@ from pipeline.reports.sarif import merged
 from pipeline.store import Store
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     run = wanted(project, arguments.run)
     if arguments.format == "sarif":
-        print(merged(run, Store(project.home / "store")))
+        print(merged(run, Store(project.home / "store")), file=out)
     else:
         shown = "json" if arguments.output == "json" else arguments.format
-        print({"markdown": markdown, "junit": junit, "json": as_json}[shown](run))
+        print({"markdown": markdown, "junit": junit, "json": as_json}[shown](run), file=out)
     return Exit.PASSED
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit
@@ -15,15 +16,15 @@ from pipeline.project import Project
 from pipeline.session import open_journal
 
 
-def command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     journal = open_journal(project)
-    paint = Paint.for_stdout(arguments.color)
+    paint = Paint.on_stream(out, arguments.color)
     runs = [found for run in journal.runs()[-arguments.limit :] if (found := one(journal, run))]
     if not runs and arguments.output == "text":
-        print(f"no runs yet in {project.home}; python -m pipeline run")
+        print(f"no runs yet in {project.home}; python -m pipeline run", file=out)
     for run in runs:
-        print(_json(run) if arguments.output == "json" else _line(run, paint))
+        print(_json(run) if arguments.output == "json" else _line(run, paint), file=out)
     return Exit.PASSED
 
 

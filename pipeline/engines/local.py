@@ -1,4 +1,4 @@
-"""What running programs on this machine needs: an interpreter of one's own, and free ports."""
+"""What running programs on this machine needs: an interpreter of one's own, open files and free ports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import socket
 import sys
 from pathlib import Path
 
+from pipeline.errors import EngineError
 from pipeline.store import unwritable
+
+LEAST_FILES = 64
+"""File descriptors that a run needs for itself and a few actions at once."""
 
 
 def isolated_python(directory: Path) -> Path:
@@ -27,6 +31,19 @@ def isolated_python(directory: Path) -> Path:
         except OSError as error:
             raise unwritable(directory, error) from error
     return programs
+
+
+def check_open_files() -> None:
+    """Raises EngineError where a run could open so few files that whatever comes first would break."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < LEAST_FILES:
+        raise EngineError(
+            f"the limit of file descriptors is {limit}",
+            right=f"at least {LEAST_FILES}; 1024 is usual",
+            next="ulimit -n 1024, then the same command again",
+        )
 
 
 def search_path(python: Path) -> str:

@@ -32,7 +32,7 @@ def markdown(run: RunHistory) -> str:
         lines += verdicts(stage)
     lines += ["", "## Stages", "", "| stage | | seconds | what |", "| --- | --- | ---: | --- |", *map(_row, run.stages.values())]
     lines += ["", "```mermaid", "graph LR", *_edges(run), "```", ""]
-    text = "\n".join(lines)
+    text = "\n".join(lines).encode(errors="backslashreplace").decode()  # a file's name in an error may be no UTF-8
     if len(text.encode()) > LIMIT:
         cut = text.encode()[:LIMIT].decode(errors="ignore").rpartition("\n")[0]
         text = f"{cut}\n\n{len(text.encode()) - len(cut.encode()):,} bytes more: `python -m pipeline report --run {run.id}`\n"

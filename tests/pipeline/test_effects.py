@@ -199,7 +199,7 @@ def test_what_cannot_be_taken_back_is_told_and_the_run_goes_on(bench: Bench) -> 
     outcome = bench.run(Pipeline("thing", send=Stuck(of=Constant(value=2))))
     assert outcome.exit is Exit.PASSED
     (told,) = bench.journal.events(kind="undo.failed")
-    assert (told.data["error"], "RuntimeError" in told.data["trace"]) == ("stuck", True)
+    assert (told.data["error"], "RuntimeError" in told.data["trace"]) == ("RuntimeError: stuck", True)
     assert bench.sent.read_text() == "1\n2\n"
 
 

@@ -249,8 +249,8 @@ def test_an_effect_that_cannot_be_taken_back_is_reported(bench: Bench) -> None:
 
     send = Stuck(of=Constant(value=7), file=bench.project.root / "sent")
     outcome, history, _ = bench.run(Pipeline("thing", send=send, verify=Fails(of=send)))
-    assert outcome.failed["send"] == "could not be undone: stuck"
-    assert history.stages["send"].undone == "could not be undone: stuck"
+    assert outcome.failed["send"] == "could not be undone: RuntimeError: stuck"
+    assert history.stages["send"].undone == "could not be undone: RuntimeError: stuck"
 
 
 def test_asking_for_a_stage_that_is_no_input_is_an_error_with_its_name(bench: Bench) -> None:

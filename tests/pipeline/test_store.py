@@ -196,7 +196,8 @@ def test_an_overlay_may_spell_a_place_in_any_way(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written"), (5, "Input/output")]
+    ("number", "words"),
+    [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written"), (5, "Input/output"), (24, "ulimit -n 1024")],
 )
 def test_errors_of_the_system_become_sentences(tmp_path: Path, number: int, words: str) -> None:
     assert words in str(unwritable(tmp_path, OSError(number, os.strerror(number))))

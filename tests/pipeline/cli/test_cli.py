@@ -394,24 +394,78 @@ def test_a_run_goes_on_when_its_terminal_is_closed(place: Place) -> None:
     assert "33 passed, 1 failed" in place("runs").out
 
 
-def onto_a_full_disk(place: Place, command: str) -> subprocess.CompletedProcess[str]:
-    """The command with its output where no byte can be written."""
-    with open("/dev/full", "w") as full:
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", command],
-            cwd=place.root,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+def redirected(place: Place, *words: str, to: str, unbuffered: str = "") -> Done:
+    """The command with its standard descriptors as a shell is told to set them."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "pipeline", *words],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_full_disk_under_the_output_is_said(place: Place) -> None:
-    done = onto_a_full_disk(place, "list")
-    assert done.returncode == 2
-    assert "the disk is full" in done.stderr
+LOST = "error: the output cannot be written: No space left on device\n  expected: room for all of it\n  next: "
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["list"], ["run", "--dry-run"], ["--version"], ["--help"], ["plan", "--help"]], ids=" ".join)
+def test_output_that_a_full_disk_loses_is_said_and_ends_with_2(place: Place, words: list[str], unbuffered: str) -> None:
+    done = redirected(place, *words, to=">/dev/full", unbuffered=unbuffered)
+    assert (done.code, done.err) == (2, f"{LOST}df -h, then the same command again\n")
+    assert redirected(place, *words, to=">/dev/full 2>&1", unbuffered=unbuffered).code == 2
+
+
+@pytest.mark.parametrize("to", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_command_ends_as_ever_where_its_streams_are_closed_or_nobody_hears_its_errors(place: Place, to: str) -> None:
+    for words, code in ((["list"], 0), (["--version"], 0), (["lsit"], 2), (["run", "nothing"], 2), (["run"], 0)):
+        done = redirected(place, *words, to=to)
+        assert done.code == code
+        assert "Traceback" not in done.err
+        assert "internal error" not in done.err
+        assert bool(done.out) == (">&-" not in to.replace("2>&-", "") and code == 0)
+    assert '"state": "passed"' in place("runs", "--output", "json").out
+
+
+PRINTS = """
+import os
+print("imported")
+os.system("echo imported by a child")
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Prints(Constant):
+    def observe(self, project):
+        print("observed")
+
+    async def run(self, work):
+        print("ran")
+        os.system("echo ran by a child")
+        return await super().run(work)
+
+pipeline = Pipeline("thing", prints=Prints(value=1))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--output", "json"], ["plan", "--output", "json"], ["list", "--output", "json"], ["graph", "--format", "json"],
+        ["explain", "prints", "--output", "json"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_a_pipeline_file_prints_is_never_in_the_output(place: Place, words: list[str]) -> None:
+    place.write("delivery.py", PRINTS)
+    done = place(*words)
+    printed = {"imported", "imported by a child"}
+    printed |= {"observed"} if words[0] in ("run", "plan", "explain") else set()
+    printed |= {"ran", "ran by a child"} if words[0] == "run" else set()
+    assert (done.code, set(done.err.splitlines())) == (0, printed)
+    assert done.out.startswith("{")
+    assert not printed & set(done.out.splitlines())
 
 
 def test_logs_are_one_object_a_line(place: Place) -> None:
@@ -800,9 +854,8 @@ def test_what_a_failure_tells_to_run_can_be_pasted(place: Place) -> None:
 
 
 def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(place: Place) -> None:
-    done = onto_a_full_disk(place, "run")
-    assert done.returncode == 0
-    assert "the output cannot be written (" in done.stderr
+    done = redirected(place, "run", to=">/dev/full")
+    assert (done.code, done.err) == (0, f"{LOST}python -m pipeline report\n")
     assert " passed " in place("runs").out
 
 
@@ -839,3 +892,164 @@ def test_whatever_a_pipeline_file_raises_is_exit_code_2(place: Place) -> None:
     place.write("delivery.py", "class Odd(BaseException): pass\nraise Odd('x')\n")
     done = place("plan")
     assert (done.code, "delivery.py:2: cannot be imported: Odd: x" in done.err) == (2, True)
+
+
+HOLDS = "from pathlib import Path\nPath('here').write_text('')\nwhile True:\n    pass\n"
+
+
+@pytest.mark.parametrize("name", ["gettext.py", "delivery.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_anything_runs_is_one_line_and_130(place: Place, name: str, number: int) -> None:
+    place.write(name, HOLDS)  # `gettext` is what argparse imports, and the current directory comes first
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "plan"],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (place.root / "here").exists():
+        os.sched_yield()
+    process.send_signal(number)
+    said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, ("", "interrupted\n"))
+
+
+def test_however_often_a_run_is_interrupted_it_ends_with_130(place: Place) -> None:
+    place.write("delivery.py", INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run"],
+        cwd=place.root,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in waiting(process.stdout, place.root / "waits"):
+        assert line
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert (process.returncode, said.replace("interrupted\n", "")) == (130, "")
+    assert json.loads(place("runs", "--output", "json").out)["state"] == "interrupted"
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+
+
+def test_a_limit_of_open_files_that_is_too_low_is_named(place: Place) -> None:
+    done = place("run", prepare=few_files)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: the limit of file descriptors is 12\n"
+        "  expected: at least 64; 1024 is usual\n  next: ulimit -n 1024, then the same command again\n"
+    )
+
+
+SPEECHLESS = """
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Speechless(Exception):
+    details = object()
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+class Odd(Constant):
+    async def run(self, work):
+        raise Speechless
+
+pipeline = Pipeline("thing", odd=Odd(value=1), other=Constant(value=2))
+"""
+
+
+def test_an_exception_that_cannot_be_shown_fails_its_stage_and_no_more(place: Place) -> None:
+    place.write("delivery.py", SPEECHLESS)
+    done = place("run")
+    assert (done.code, done.err) == (1, "")
+    assert "odd failed: Speechless, which cannot be put into words; " in done.out
+    assert "1 passed, 1 failed" in done.out
+    place.write("delivery.py", SPEECHLESS + "raise Speechless\n")
+    assert "delivery.py:16: cannot be imported: Speechless, which cannot be put into words\n" in place("plan").err
+
+
+def test_a_pipeline_file_with_a_nul_byte_is_named(place: Place) -> None:
+    place.write("delivery.py", "x = 1\n\0")
+    done = place("plan")
+    assert done.code == 2
+    assert done.err.startswith(f"error: {place.root}/delivery.py: syntax error: source code string cannot contain null bytes\n")
+    place.write("beside.py", "\0")
+    place.write("delivery.py", "\nimport beside\n")
+    done = place("plan")
+    assert done.err.startswith(f"error: {place.root}/delivery.py:2: syntax error: ")
+    assert "expected: text without NUL bytes, here and in what is imported here\n" in done.err
+
+
+def test_a_journal_that_is_none_is_answered_with_what_to_do(place: Place) -> None:
+    assert place("run").code == 0
+    journal = place.root / ".pipeline" / "journal.db"
+    for file in journal.parent.glob("journal.db*"):
+        file.unlink()
+    journal.write_bytes(b"garbage" * 1000)
+    done = place("runs")
+    assert (done.code, "the journal cannot be used: file is not a database" in done.err) == (2, True)
+    assert done.err.endswith(f"  next: move {journal}* away; python -m pipeline run then begins a new one\n")
+    journal.rename(place.root / "away")
+    assert place("run").code == 0
+
+
+def test_a_setting_that_holds_bytes_that_are_no_text_is_refused_with_what_would_be_right(place: Place) -> None:
+    place.write(
+        "delivery.py",
+        "import os\nfrom pipeline import Pipeline\nfrom tests.pipeline.toys import *\n"
+        "pipeline = Pipeline('thing', odd=Runs(argv=('echo', os.environ['ODD'])))\n",
+    )
+    done = place("plan", env={"ODD": os.fsdecode(b"a\xff")})
+    assert done.code == 2
+    assert r"Runs.argv holds bytes that are no UTF-8: ('echo', 'a\udcff')" in done.err
+    assert "expected: text, or bytes as `bytes`\n" in done.err
+
+
+def test_list_says_once_what_a_class_says_of_itself_and_of_what_the_other_stages_are(place: Place) -> None:
+    place.write("delivery.py", PIPELINE.replace("gate=gate", "gate=gate, other=Half(of=source)"))
+    assert place("list").out.splitlines() == [
+        "source  Reads a number from a file of the project.",
+        "half    Half, rounded down: different inputs may give one result.",
+        "check   Puts `rule` to `evidence`. A rule that raises is an error verdict, never a pass.",
+        "make    Make of half",
+        "gate    Lets `artifact` through when every check passed. All verdicts are journalled either way.",
+        "other   Half of source, as half",
+    ]
+
+
+def test_a_check_that_no_gate_weighs_says_what_it_found_once(place: Place) -> None:
+    place.write("n", "1000")
+    done = place("run", "check")
+    assert done.code == 1
+    told = done.out[done.out.index("▶ check") :].splitlines()[1:4]
+    assert [line.partition("s: ")[2] or line for line in told] == [
+        "failed: 500 is large",
+        "✗ check: nothing in this run judges it",
+        "      too large",
+    ]
+
+
+def test_explain_tells_what_it_knows_and_which_inputs_are_not_known_yet_and_why(place: Place) -> None:
+    place.write("delivery.py", PIPELINE.replace("make = Make(of=half)", "make = Make(of=Sum(parts=(source, half), plus=1))"))
+    assert place("run").code == 0
+    place.write("n", "9")
+    place.write("delivery.py", (place.root / "delivery.py").read_text().replace("plus=1", "plus=2"))
+    assert place("explain", "sum").out.splitlines() == [
+        "sum: run, decided when source, half are known",
+        "  input parts[0]: source is not known yet (observed changed)",
+        "  input parts[1]: half is not known yet (after source: observed changed)",
+        "  setting plus",
+        "    1 -> 2",
+    ]
+    found = json.loads(place("explain", "sum", "--output", "json").out)
+    assert found["unknown"][1] == {"input": "parts[1]", "stage": "half", "reason": "after source: observed changed"}
+    assert (found["components"]["setting plus"], "input parts[0]" in found["components"]) == ("2", False)

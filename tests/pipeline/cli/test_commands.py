@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.text import Text
@@ -29,7 +32,7 @@ VERDICT: dict[str, object] = {
 def story() -> list[Event]:
     """A run in which everything that can happen to a stage happens."""
     stages: list[dict[str, object]] = [
-        {"name": name, "inputs": [], "reason": "has no result here yet", "decision": "run", "type": "X"} for name in "abcdefg"
+        {"name": name, "inputs": [], "reason": "has no result here yet", "decision": "run", "type": "X"} for name in "abcdefgh"
     ]
     about: dict[str, object] = {"pipeline": "thing", "engine": "host", "commit": "c" * 40, "reason": "as asked", "stages": stages}
     finished: dict[str, object] = {"summary": "done", "seconds": 1.5, "result": "r", "key": "k", "concern": ""}
@@ -40,6 +43,7 @@ def story() -> list[Event]:
         "seconds": 2.0,
         "attempt": 2,
     }
+    unjudged: dict[str, object] = {**failed, "error": "it says no\nthe first\nthe second", "tail": "", "attempt": 0}
     rows: list[tuple[str, str, dict[str, object]]] = [
         ("run.started", "", about),
         ("stage.started", "a", {"attempt": 1, "reason": "has no result here yet"}),
@@ -47,6 +51,8 @@ def story() -> list[Event]:
         ("action.finished", "a", {"network": "refused"}),
         ("stage.finished", "a", finished),
         ("stage.finished", "g", {**finished, "concern": "it says no"}),
+        ("stage.finished", "h", {**finished, "summary": "it says no", "concern": "it says no"}),
+        ("stage.failed", "h", unjudged),
         ("stage.cached", "b", {"summary": "", "reason": "same", "result": "r", "key": "k", "made_in": "r0", "concern": ""}),
         ("stage.skipped", "c", {"reason": "not today"}),
         ("stage.started", "d", {"attempt": 1, "reason": "x"}),
@@ -67,7 +73,7 @@ def story() -> list[Event]:
 
 
 def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str]) -> None:
-    view = console.console(argparse.Namespace(output="text", color="never", directory="a b"))
+    view = console.console(argparse.Namespace(output="text", color="never", directory="a b"), sys.stdout)
     with view:
         for event in story():
             view.event(event)
@@ -77,6 +83,7 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
         "thing at cccccccccccc, run r1 on host (as asked)",
         "✓ a 1.5s: done",
         "! g 1.5s: done",
+        "! h 1.5s: it says no\n✗ h: nothing in this run judges it\n    the first\n    the second\n",
         "≡ b: the same result (cached: same)",
         "- c: not today",
         "↻ d: it broke",
@@ -93,6 +100,7 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
     ):
         assert line in out
     assert "not shown" not in out
+    assert out.count("it says no") == 1
 
 
 def unchanged(*names: str) -> list[Event]:
@@ -111,7 +119,8 @@ def test_cached_stages_in_a_row_are_told_together_each_by_its_name(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     names = [f"stage-number-{number}" for number in range(5)]
-    for view in (console.console(argparse.Namespace(output="text", color="never", directory=None)), Live("python -m pipeline")):
+    arguments = argparse.Namespace(output="text", color="never", directory=None)
+    for view in (console.console(arguments, sys.stdout), Live(sys.stdout, "python -m pipeline")):
         with view:
             for event in unchanged(*names):
                 view.event(event)
@@ -122,7 +131,7 @@ def test_cached_stages_in_a_row_are_told_together_each_by_its_name(
 
 
 def test_a_cached_stage_with_a_concern_is_told_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    view = console.console(argparse.Namespace(output="text", color="never", directory=None))
+    view = console.console(argparse.Namespace(output="text", color="never", directory=None), sys.stdout)
     events = unchanged("a", "b", "c", "d")
     events[3].data.update(concern="it says no", summary="1 failed")
     with view:
@@ -138,7 +147,7 @@ def test_a_cached_stage_with_a_concern_is_told_by_itself(capsys: pytest.CaptureF
 
 
 def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    view = Live("python -m pipeline")
+    view = Live(sys.stdout, "python -m pipeline")
     events = story()
     with view:
         for event in events[:-1]:
@@ -147,12 +156,12 @@ def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.
         view.log("f", b"ee\nfour\nfive")
         rows = [str(row) for row in view.__rich__().renderables]
         assert [row.strip() for row in rows[1:4]] == ["two", "three", "four"]
-        assert rows[-1].startswith("6/7 stages")
+        assert rows[-1].startswith("7/8 stages")
         view.event(Event(run="r1", kind="run.stopping", data={"said": "taking back what is not confirmed"}))
         view.event(events[-1])
     out = capsys.readouterr().out
     assert "it broke" in out
-    assert out.index("taking back what is not confirmed") < out.index("failed in 18.0s")
+    assert out.index("taking back what is not confirmed") < out.index("failed in 20.0s")
 
 
 def test_a_report_is_for_people_verdicts_first() -> None:
@@ -161,6 +170,12 @@ def test_a_report_is_for_people_verdicts_first() -> None:
     assert text.startswith("# thing: failed")
     assert text.index("## ❌ d") < text.index("## Verdicts of d") < text.index("## Stages")
     assert "| ✅ | small |" in text
+
+
+def test_a_report_shows_bytes_that_are_no_text_as_escapes() -> None:
+    run = fold(story())["r1"]
+    run.stages["d"].error = "there is no 'a\udcff'"
+    assert "there is no 'a\\udcff'" in markdown(run)
 
 
 def test_a_report_over_the_limit_is_cut_with_what_is_left_out() -> None:
@@ -175,7 +190,7 @@ def test_junit_has_a_case_for_each_stage_and_only_letters_xml_can_hold() -> None
     run = fold(story())["r1"]
     run.stages["d"].tail = "\x00\x1b[31mred"
     text = junit(run)
-    assert 'tests="7" failures="1"' in text
+    assert 'tests="8" failures="2"' in text
     assert '<error message="interrupted"' in text
     assert '<skipped message="not today"' in text
     assert printable("a\x00b\x1bc\n") == "abc\n"
@@ -185,14 +200,14 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.command(argparse.Namespace(output="text", color="never", directory="a b")) == 2
+    assert doctor.command(argparse.Namespace(output="text", color="never", directory="a b"), sys.stdout) == 2
     out = capsys.readouterr().out
     assert "✗ git: which files belong to the project (not on PATH)" in out
     assert "get it: apt install git" in out
 
 
 def test_doctor_is_content_where_what_is_needed_is_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.command(argparse.Namespace(output="json", color="never")) == 0
+    assert doctor.command(argparse.Namespace(output="json", color="never"), sys.stdout) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"Python", "git", "uv", "isolation", "Dagger engine", "engine"} <= {row["name"] for row in rows}
 
@@ -258,7 +273,7 @@ def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(capsys: pyt
 
 
 def test_an_error_nobody_expected_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_: argparse.Namespace) -> int:
+    def broken(_: argparse.Namespace, __: TextIO) -> int:
         raise KeyError("what")
 
     monkeypatch.setattr("pipeline.cli.list.command", broken)
@@ -267,7 +282,7 @@ def test_an_error_nobody_expected_is_one_message(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_error_of_the_system_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(_: argparse.Namespace) -> int:
+    def full(_: argparse.Namespace, __: TextIO) -> int:
         raise OSError(28, "No space left on device", "/x")
 
     monkeypatch.setattr("pipeline.cli.list.command", full)
@@ -276,7 +291,7 @@ def test_an_error_of_the_system_is_a_sentence(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(_: argparse.Namespace) -> int:
+    def stopped(_: argparse.Namespace, __: TextIO) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.cli.list.command", stopped)
@@ -285,7 +300,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("wanted", "on"), [("always", True), ("never", False), ("auto", False)])
 def test_colour_is_only_for_who_wants_it(wanted: str, on: bool) -> None:
-    assert Paint.for_stdout(wanted).on is on
+    assert Paint.on_stream(io.StringIO(), wanted).on is on
     assert Paint(True)("red", "x") == "\x1b[31mx\x1b[0m"
     assert Paint(True)("red", "") == ""
 
