@@ -23,7 +23,7 @@ class Frozen:
         cls.__doc__ = written  # in place of none it puts the signature, which is the same for all
 
     def __init__(self, **given: Any) -> None:
-        """Raises WiringError for a field that is missing, and for one that there is not."""
+        """Raises WiringError for a field that is missing, for one that there is not, and for a text in place of a tuple."""
         name, fields = type(self).__name__, self._fields()
         known = [field.name for field in fields if field.init]
         for word in given.keys() - set(known):
@@ -31,6 +31,8 @@ class Frozen:
         for field in fields:
             if field.name in given:
                 value = given[field.name]
+                if isinstance(value, str) and _is_tuple(field.type):  # it would be taken letter by letter
+                    raise WiringError(f"{name}.{field.name} is the text {value!r}", right=f"a tuple: ({value!r},)")
             elif field.default is not dataclasses.MISSING:
                 value = field.default
             elif field.default_factory is not dataclasses.MISSING:
@@ -64,3 +66,9 @@ class Frozen:
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, field.name) for field in self._fields() if field.compare)
+
+
+def _is_tuple(annotation: object) -> bool:
+    """Whether a field takes tuples and nothing else, by its annotation: text wherever annotations are postponed."""
+    text = str(annotation)
+    return text.startswith("tuple[") and "|" not in text.rpartition("]")[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import Stage, WiringError, Work
+from pipeline import Only, Stage, WiringError, Work
 from pipeline.frozen import Frozen
 from tests.pipeline.toys import Constant, Number, Sum
 
@@ -100,3 +100,11 @@ def test_what_a_class_checks_of_its_fields_is_checked_when_an_instance_is_made()
     assert Positive(value=1).value == 1
     with pytest.raises(WiringError, match="not positive"):
         Positive(value=0)
+
+
+def test_a_text_in_place_of_a_tuple_is_refused_before_it_is_taken_letter_by_letter() -> None:
+    made: Any = Only
+    with pytest.raises(WiringError, match=r"Only.branch is the text 'main'\n  expected: a tuple: \('main',\)"):
+        made(branch="main")
+    both: Any = dataclasses.make_dataclass("Both", [("names", "tuple[str, ...] | str")], bases=(Frozen,), init=False)
+    assert both(names="main").names == "main"

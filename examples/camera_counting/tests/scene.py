@@ -5,6 +5,7 @@ several scales, sensor noise, exposure drift, soft shadows, and JPEG artifacts.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import TypeAlias
 
@@ -38,8 +39,9 @@ class Figure:
     """Share of the light that the cast shadow takes away."""
 
 
+@cache
 def background(seed: int = 7) -> Pixels:
-    """The view without people (HEIGHT, WIDTH, 3), before sensor noise."""
+    """The view without people (HEIGHT, WIDTH, 3), before sensor noise. Read-only: the same picture for everybody."""
     random = np.random.default_rng(seed)
     ground = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     for cells, strength in ((6, 9.0), (40, 6.0), (160, 7.0)):
@@ -63,6 +65,7 @@ def background(seed: int = 7) -> Pixels:
     yy, xx = np.mgrid[:HEIGHT, :WIDTH]
     view *= (1.12 - 0.3 * np.hypot(xx / WIDTH - 0.4, yy / HEIGHT - 0.5))[:, :, np.newaxis]
     pixels: Pixels = np.clip(view, 0, 255).astype(np.uint8)
+    pixels.flags.writeable = False
     return pixels
 
 
@@ -80,7 +83,7 @@ def frame(
         body = _body(figure)
         image.paste(body, (figure.x - body.width // 2, figure.y - body.height), body)
     light = np.asarray(image, dtype=np.float32) * np.asarray(gain, dtype=np.float32)
-    light += np.random.default_rng(seed).normal(0, noise, light.shape)
+    light += noise * np.random.default_rng(seed).standard_normal(light.shape, dtype=np.float32)
     return np.clip(light, 0, 255).astype(np.uint8)
 
 

@@ -27,16 +27,21 @@ def service(database: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clie
         | {"DATABASE_URL": database, "PORT": str(port), "CAMERA_COUNTING_COMMIT": "c0ffee"},
     )
     try:
-        transport = httpx.HTTPTransport(retries=8)  # the process needs a moment to listen
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=20
-        ) as client:
-            while client.get("/readyz").status_code != 200:
-                time.sleep(0.1)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            while not ready(client):
+                assert process.poll() is None, "the service ended"
+                time.sleep(0.05)
             yield process, client
     finally:
         process.kill()
         process.wait()
+
+
+def ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.ConnectError:  # it does not listen yet
+        return False
 
 
 def test_sigterm_lets_requests_in_flight_finish(
