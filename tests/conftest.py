@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -29,6 +30,17 @@ settings.register_profile("everywhere", deadline=None, suppress_health_check=[He
 settings.load_profile("everywhere")  # a busy machine is no failure
 
 T = TypeVar("T")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays: nobody need look for garbage in it again and again."""
+    gc.freeze()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than processors: many tests wait for a server, a drain or a limit of time."""
+    return len(os.sched_getaffinity(0)) + 1
+
 
 RunStage = Callable[..., Any]
 

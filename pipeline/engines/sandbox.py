@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import http.client
 import json
 import os
 import signal
@@ -21,9 +20,11 @@ import struct
 import subprocess
 import sys
 import time
-import types
-import urllib.request
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what only some actions need is imported by them: this starts before every one
+    import types
+    from typing import Any
 
 FAILED = 125
 NEWNS, NEWUSER, NEWPID, NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000  # linux/sched.h
@@ -158,16 +159,24 @@ def answers(service: dict[str, Any]) -> bool:
     if service["ready"] == "postgresql":
         return lets_in("127.0.0.1", service["port"])
     if service["ready"]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://127.0.0.1:{service['port']}{service['ready']}", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError, http.client.HTTPException):
-            return False
+        return answers_http(f"http://127.0.0.1:{service['port']}{service['ready']}")
     try:
         with socket.create_connection(("127.0.0.1", service["port"]), timeout=2):
             return True
     except OSError:
+        return False
+
+
+def answers_http(url: str) -> bool:
+    """Whether there is a server that answers 200."""
+    import http.client
+    import urllib.request
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

@@ -65,15 +65,18 @@ class LocalTarget:
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
+        from ssl import PROTOCOL_TLS_CLIENT, SSLContext
+
         import httpx
 
         instances = self._running(group)
         if not instances:
             return "none of its instances runs"
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        nobody = SSLContext(PROTOCOL_TLS_CLIENT)  # plain HTTP is asked, often: to load whom TLS trusts would take longer
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=nobody) as client:
             for one in instances:
                 address = _address(one)
-                if not process.listens(one, address.port):
+                if not (await _accepts(address) and process.listens(one, address.port)):
                     return f"it does not listen on {address.summary()}"
                 try:
                     answer = await client.get(address.url + path)
@@ -153,6 +156,15 @@ class LocalTarget:
 
 def _address(instance: process.Process) -> Address:
     return Address(host=HOST, port=int(instance.env["PORT"]))
+
+
+async def _accepts(address: Address) -> bool:
+    """Whether anybody listens there: cheaper to find out than who does."""
+    try:
+        await (await anyio.connect_tcp(address.host, address.port)).aclose()
+    except OSError:
+        return False
+    return True
 
 
 def _quoted(instance: process.Process, text: bytes) -> str:

@@ -97,14 +97,15 @@ def patient(pipeline: str) -> str:
 
 @pytest.fixture
 def example(tmp_path: Path, shared_home: Path) -> Iterator[Example]:
-    """A commit of the example; only what was downloaded is shared with other tests."""
+    """A commit of the example; what was downloaded, and the tools that are installed, are shared with other tests."""
     found = Example(tmp_path / "camera_counting", tmp_path / "home", free_port())
     shutil.copytree(EXAMPLE, found.root, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     pipeline = found.root / "delivery.py"
     pipeline.write_text(patient(pipeline.read_text()))
-    (shared_home / "caches").mkdir(exist_ok=True)
     found.home.mkdir()
-    (found.home / "caches").symlink_to(shared_home / "caches")
+    for shared in ("caches", "store"):
+        (shared_home / shared).mkdir(exist_ok=True)
+        (found.home / shared).symlink_to(shared_home / shared)
     found.git("init", "-q", "-b", "main")
     found.git("add", "-A")
     found.git("commit", "-q", "-m", "The example")
@@ -144,7 +145,7 @@ CAUGHT_BY_THE_GATE = (
 
 def configured(more: str) -> Callable[[Path], object]:
     """Other configuration of the release: no test before the deployment can know it."""
-    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=20), env={more},")
+    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=10), env={more},")
 
 
 CAUGHT_AFTER_IT = {

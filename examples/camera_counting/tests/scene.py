@@ -41,7 +41,7 @@ class Figure:
 
 @cache
 def background(seed: int = 7) -> Pixels:
-    """The view without people (HEIGHT, WIDTH, 3), before sensor noise. Read-only: the same picture for everybody."""
+    """The view without people (HEIGHT, WIDTH, 3), before sensor noise; one read-only picture."""
     random = np.random.default_rng(seed)
     ground = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     for cells, strength in ((6, 9.0), (40, 6.0), (160, 7.0)):
