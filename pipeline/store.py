@@ -4,7 +4,7 @@ Layout, all below one directory:
 
     blobs/ab/abcdef...     bytes, named by their SHA-256
     results/ab/abcdef...   JSON, named by the key of the stage run that made it
-    trees/abcdef.../       a directory laid out once to be shared read-only by many actions
+    trees/abcdef.../       a directory laid out once to be shared read-only by many actions; its files are names of blobs
 
 A tree is a blob too: the canonical JSON list of its entries (`Entry.row`), sorted by path.
 """
@@ -18,7 +18,7 @@ import json
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,10 @@ NEW = ".new-"
 
 ODD = frozenset({"", ".", ".."})
 """Parts that no path of a tree has."""
+
+
+Lay = Callable[[str, Path, bool], None]
+"""Makes the object of that name a file at that place, executable or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,28 @@ class Store:
                 return known
         return Blob(digest=hasher.hexdigest(), size=size)
 
+    def adopt_file(self, source: Path) -> Blob:
+        """The bytes of `source`, which nobody writes to any more and which goes away: it gets a second name rather than a copy.
+
+        It is copied where that cannot be: on another file system, and where it has more names already.
+        """
+        try:
+            name, about = digest.of_file(source), source.lstat()
+            if not self.has_object(name):
+                self._adopt(source, about, self._blob(name))
+        except OSError:
+            return self.put_file(source)
+        return Blob(digest=name, size=about.st_size)
+
+    def _adopt(self, source: Path, about: os.stat_result, place: Path) -> None:
+        """Raises OSError where `source` cannot have the name `place` too."""
+        if about.st_nlink != 1:
+            raise OSError(errno.EMLINK, "it may be written to under its other names", str(source))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        source.chmod(place.parent.stat().st_mode & 0o666)  # as a file that was made here
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            os.link(source, place)
+
     def _known(self, source: Path) -> Blob | None:
         """The bytes of `source` if they are here: who may only read the store needs no copy of what it has."""
         name = digest.of_file(source)
@@ -148,8 +174,12 @@ class Store:
         files = [entry for entry in rows if entry.kind != "link"]
         return Tree(digest=blob.digest, files=len(files), size=sum(entry.size for entry in files))
 
-    def put_tree(self, directory: Path) -> Tree:
-        """Everything below `directory`: files, executable bits and links; no owners, times or empty directories."""
+    def put_tree(self, directory: Path, *, adopt: bool = False) -> Tree:
+        """Everything below `directory`: files, executable bits and links; no owners, times or empty directories.
+
+        `adopt` it where nobody writes to it any more and it goes away: that costs no copy.
+        """
+        put = self.adopt_file if adopt else self.put_file
         entries: list[Entry] = []
         for base, directories, files in os.walk(directory):
             for name in [*files, *(name for name in directories if os.path.islink(os.path.join(base, name)))]:
@@ -159,7 +189,7 @@ class Store:
                 if stat.S_ISLNK(mode):
                     entries.append(Entry(relative, "link", os.readlink(path)))
                 elif stat.S_ISREG(mode):
-                    blob = self.put_file(path)
+                    blob = put(path)
                     kind: Literal["file", "executable"] = "executable" if mode & 0o100 else "file"
                     entries.append(Entry(relative, kind, blob.digest, blob.size))
         return self.tree(entries)
@@ -192,18 +222,21 @@ class Store:
     def lay_out(self, content: Blob | Tree, destination: Path) -> None:
         """Write `content` at `destination`, private to the caller, each file checked on its way."""
         if isinstance(content, Blob):
-            self._lay_file(content.digest, destination, executable=False)
+            self._lay_file(content.digest, destination, False)
             return
+        self._lay_tree(content, destination, self._lay_file)
+
+    def _lay_tree(self, tree: Tree, destination: Path, lay: Lay) -> None:
         destination.mkdir(parents=True, exist_ok=True)
-        entries = self.entries(content)
+        entries = self.entries(tree)
         check_paths({entry.path: entry for entry in entries})  # who else wrote to the store is not known
         try:
-            self._lay_entries(entries, destination)
+            self._lay_entries(entries, destination, lay)
         except StoreError:
-            self._drop(content.digest)  # a tree with a hole is a miss: its stage makes it again
+            self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
             raise
 
-    def _lay_entries(self, entries: Iterable[Entry], destination: Path) -> None:
+    def _lay_entries(self, entries: Iterable[Entry], destination: Path, lay: Lay) -> None:
         made = {destination}
         for entry in entries:
             path = destination / entry.path
@@ -213,7 +246,7 @@ class Store:
             if entry.kind == "link":
                 path.symlink_to(entry.target)
             else:
-                self._lay_file(entry.target, path, executable=entry.kind == "executable")
+                lay(entry.target, path, entry.kind == "executable")
 
     def shared(self, tree: Tree) -> Path:
         """The tree laid out once, checked then and never again, and shared by everybody who reads it.
@@ -227,12 +260,7 @@ class Store:
             self._trees.mkdir(parents=True, exist_ok=True)
             with Scratch(self._trees, NEW) as made:
                 fresh = made.path / "tree"
-                self.lay_out(tree, fresh)
-                for base, _, files in os.walk(fresh):
-                    for name in files:
-                        path = os.path.join(base, name)
-                        if not os.path.islink(path):
-                            os.chmod(path, 0o555 if os.access(path, os.X_OK) else 0o444)
+                self._lay_tree(tree, fresh, self._share_file)
                 try:
                     fresh.rename(place)
                 except OSError as error:
@@ -294,7 +322,28 @@ class Store:
         except OSError as error:
             raise unwritable(self.root, error) from error
 
-    def _lay_file(self, name: str, destination: Path, *, executable: bool) -> None:
+    def _share_file(self, name: str, destination: Path, executable: bool) -> None:
+        """A read-only file: the checked object itself under another name, or a copy where it cannot have one more."""
+        if not executable and self._link(name, destination):
+            return
+        self._lay_file(name, destination, executable)
+        destination.chmod(0o555 if executable else 0o444)
+
+    def _link(self, name: str, destination: Path) -> bool:
+        """Whether the object could be given another name. Raises StoreError when it is damaged."""
+        source = self._blob(name)
+        try:
+            found = digest.of_file(source)
+            source.chmod(source.stat().st_mode & 0o444)
+            os.link(source, destination)
+        except OSError:
+            return False
+        if found != name:
+            destination.unlink()
+            raise self._corrupt(name)
+        return True
+
+    def _lay_file(self, name: str, destination: Path, executable: bool) -> None:
         source = self._blob(name)
         hasher = hashlib.sha256()
         try:

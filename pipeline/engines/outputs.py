@@ -16,7 +16,7 @@ def collect(action: Action, root: Path, store: Store) -> dict[str, Output]:
     for path in action.outputs:
         place = led_to(root, path)
         if place is not None:
-            content = store.put_tree(place) if place.is_dir() else store.put_file(place)
+            content = store.put_tree(place, adopt=True) if place.is_dir() else store.adopt_file(place)
             found[path] = Output(path, content, store)
     return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -338,3 +339,83 @@ def test_what_killed_processes_had_begun_is_swept_and_what_is_being_written_is_n
 def test_a_store_in_which_nothing_was_written_is_swept_without_a_word(store: Store) -> None:
     store.sweep()
     assert not store.root.exists()
+
+
+# Names instead of copies.
+
+
+def made(place: Path, *, mode: int = 0o644) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"what an action made")
+    place.chmod(mode)
+    return place
+
+
+def test_what_goes_away_is_adopted_without_a_copy_and_stays(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file, program = made(out / "file", mode=0o4600), made(out / "bin" / "program", mode=0o755)
+    program.write_bytes(b"#!/bin/sh")
+    inode = file.stat().st_ino
+    tree = store.put_tree(out, adopt=True)
+    shutil.rmtree(out)
+    assert [(entry.path, entry.kind) for entry in store.entries(tree)] == [("bin/program", "executable"), ("file", "file")]
+    place = store.path(store.file(tree, "file"))
+    assert (place.stat().st_ino, stat.S_IMODE(place.stat().st_mode)) == (inode, 0o644)
+    assert store.read(store.file(tree, "file")) == b"what an action made"
+
+
+def test_what_has_another_name_is_copied_as_it_may_be_written_to(store: Store, tmp_path: Path) -> None:
+    file = made(tmp_path / "file")
+    (tmp_path / "other").hardlink_to(file)
+    blob = store.adopt_file(file)
+    (tmp_path / "other").write_bytes(b"changed since")
+    assert store.read(blob) == b"what an action made"
+
+
+def test_what_is_there_already_is_not_written_again(store: Store, tmp_path: Path) -> None:
+    first = store.adopt_file(made(tmp_path / "one"))
+    inode = store.path(first).stat().st_ino
+    assert store.adopt_file(made(tmp_path / "two")) == first
+    assert store.path(first).stat().st_ino == inode
+
+
+def test_what_cannot_be_adopted_because_it_cannot_be_read_is_an_error(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.adopt_file(tmp_path / "none")
+
+
+def test_a_shared_tree_takes_no_room_but_for_its_programs(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made(out / "file"), made(out / "program", mode=0o755)
+    tree = store.put_tree(out)
+    place, blob = store.shared(tree), store.path(store.file(tree, "file"))
+    assert (place / "file").samefile(blob)
+    assert not (place / "program").samefile(blob)
+    assert [stat.S_IMODE((place / name).stat().st_mode) for name in ("file", "program")] == [0o444, 0o555]
+    private = tmp_path / "private"
+    store.lay_out(tree, private)
+    assert not (private / "file").samefile(blob)
+    (private / "file").write_bytes(b"mine")  # what is private may be written to
+    assert store.read(store.file(tree, "file")) == b"what an action made"
+
+
+def test_where_a_file_can_have_no_more_names_it_is_copied(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, destination: Path) -> None:
+        raise OSError(errno.EMLINK, "Too many links", str(source), None, str(destination))
+
+    made(tmp_path / "out" / "file")
+    monkeypatch.setattr("pipeline.store.os.link", refuse)
+    tree = store.put_tree(tmp_path / "out", adopt=True)
+    place = store.shared(tree)
+    assert (place / "file").read_bytes() == b"what an action made"
+    assert stat.S_IMODE((place / "file").stat().st_mode) == 0o444
+    assert not (place / "file").samefile(store.path(store.file(tree, "file")))
+
+
+def test_a_damaged_object_is_not_shared(store: Store, tmp_path: Path) -> None:
+    made(tmp_path / "out" / "file")
+    tree = store.put_tree(tmp_path / "out")
+    store.path(store.file(tree, "file")).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="was damaged on disk"):
+        store.shared(tree)
+    assert not store.has(tree)
