@@ -54,12 +54,17 @@ class StageDidNotPass(LockgateError):
 
 
 @pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def shared_home(shared_place: Path) -> Path:
     """A state directory all tests share, so that each tool is installed once; across runs when one is named."""
     named = os.environ.get("LOCKGATE_TEST_HOME")
-    workers = "PYTEST_XDIST_WORKER" in os.environ  # all workers' directories lie in one
-    home = tmp_path_factory.getbasetemp().parent / "home" if workers else tmp_path_factory.mktemp("home")
-    home = Path(named) if named else home
+    home = Path(named) if named else shared_place / "home"
     home.mkdir(parents=True, exist_ok=True)
     return home
 
@@ -87,10 +92,10 @@ def store(shared_home: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def dagger_address() -> Iterator[str]:
+def dagger_address(shared_place: Path) -> Iterator[str]:
     """Where to find the engine of `dagger_engine` if it is not found by itself."""
     pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
-    with an_engine(runner) as address:
+    with an_engine(runner, shared_place) as address:
         yield address
 
 

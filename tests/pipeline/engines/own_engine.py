@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+import psutil
 import pytest
 
 from pipeline.engines.choose import answers
@@ -21,8 +27,11 @@ STARTS, ENDS = 60.0, 60.0
 
 
 @contextmanager
-def an_engine(found: Callable[[Mapping[str, str]], str | None]) -> Iterator[str]:
-    """The address of an engine that is started, or nothing where `found` tells of one; skips where there can be none."""
+def an_engine(found: Callable[[Mapping[str, str]], str | None], place: Path) -> Iterator[str]:
+    """The address of an engine that is started, or nothing where `found` tells of one; skips where there can be none.
+
+    It is one for all processes that name the same directory `place`: the first starts it, the last one ends it.
+    """
     if found(os.environ) is not None:
         yield ""
         return
@@ -31,32 +40,84 @@ def an_engine(found: Callable[[Mapping[str, str]], str | None]) -> Iterator[str]
         pytest.skip(f"no Dagger engine can be reached, and no {PROGRAM} is on PATH to start one")
     if os.getuid() != 0:
         pytest.skip(f"no Dagger engine can be reached, and {PROGRAM} needs root to start one")
-    with started(program) as address:
-        yield address
+    with (place / "engine.users").open("a") as users:
+        with _turn(place):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            home = _running(place) or _started(program, place)
+        try:
+            yield _address(home)
+        finally:
+            with _turn(place):
+                if _is_last(users):
+                    _end(place)
 
 
 @contextmanager
-def started(program: str) -> Iterator[str]:
-    """The address of an engine that ends, its data removed, with the context."""
-    place = Path(tempfile.mkdtemp(prefix="lockgate-dagger-"))  # not in a test's own: the path of a socket has to be short
-    socket = place / "engine.sock"
+def _turn(place: Path) -> Iterator[None]:
+    """Nobody else starts or ends the engine meanwhile."""
+    with (place / "engine.turn").open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+def _is_last(users: TextIO) -> bool:
     try:
-        with (place / "log").open("wb") as log:
-            command = [program, "--addr", f"unix://{socket}", "--root", str(place / "root")]
-            engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _address(home: Path) -> str:
+    return f"unix://{home}/engine.sock"
+
+
+def _running(place: Path) -> Path | None:
+    """The directory of the engine somebody else has started."""
+    about = place / "engine.json"
+    return Path(json.loads(about.read_text())["home"]) if about.exists() else None
+
+
+def _started(program: str, place: Path) -> Path:
+    """The directory of an engine that answers."""
+    home = Path(tempfile.mkdtemp(prefix="lockgate-dagger-"))  # not in a test's own: the path of a socket has to be short
+    with (home / "log").open("wb") as log:
+        command = [program, "--addr", _address(home), "--root", str(home / "root")]
+        engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    (place / "engine.json").write_text(json.dumps({"home": str(home), "pid": engine.pid}))
+    until = time.monotonic() + STARTS
+    while not answers(home / "engine.sock"):
+        if engine.poll() is not None or time.monotonic() > until:
+            said = (home / "log").read_text(errors="replace")[-300:]
+            _end(place)
+            pytest.skip(f"{PROGRAM} did not start: {said}")
+        time.sleep(0.1)
+    engine.returncode = 0  # who ends it need not be this process
+    return home
+
+
+def _end(place: Path) -> None:
+    """End the engine, and remove its data."""
+    about = json.loads((place / "engine.json").read_text())
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(about["pid"], number)
+        if _gone(about["pid"]):
+            break
+    (place / "engine.json").unlink()
+    shutil.rmtree(about["home"])
+
+
+def _gone(pid: int) -> bool:
+    """Whether it ends in time; one that nobody has taken leave of has ended too."""
+    until = time.monotonic() + ENDS
+    while time.monotonic() < until:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
         try:
-            until = time.monotonic() + STARTS
-            while not answers(socket):
-                if engine.poll() is not None or time.monotonic() > until:
-                    pytest.skip(f"{PROGRAM} did not start: {(place / 'log').read_text(errors='replace')[-300:]}")
-                time.sleep(0.1)
-            yield f"unix://{socket}"
-        finally:
-            engine.terminate()
-            try:
-                engine.wait(ENDS)
-            except subprocess.TimeoutExpired:
-                engine.kill()
-                engine.wait()
-    finally:
-        shutil.rmtree(place)
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False

@@ -300,14 +300,17 @@ def test_a_program_that_is_no_dagger_is_an_error_with_what_it_said(
 # the tests' own engine
 
 
-def test_where_no_engine_answers_the_tests_start_one_and_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_engine_answers_the_tests_start_one_for_all_and_the_last_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> ActionResult:
         async with engine(tmp_path) as opened:
             return await opened.execute(command(REACH), tmp_path / "log", lambda _: None)
 
     pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
-    with an_engine(lambda _: None) as address:
-        assert address.startswith("unix://")
+    with an_engine(lambda _: None, tmp_path) as address:
+        with an_engine(lambda _: None, tmp_path) as same:
+            assert same == address
         place = Path(address.removeprefix("unix://")).parent
         assert (place / "root").is_dir()
         monkeypatch.setenv(RUNNER, address)
