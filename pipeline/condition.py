@@ -11,9 +11,10 @@ class Facts(Frozen):
     """What is known of the occasion of a run. Empty strings and None mean: not known."""
 
     branch: str = ""
+    """In a pull request `pull/NUMBER`, on a tag empty: no pattern for a branch of yours lets either of them in."""
     commit: str = ""
     event: str = "manual"
-    """`manual`, `push`, `pull_request`, `schedule`, `tag` ..., as the CI system names it."""
+    """`manual`, `push`, `pull_request`, `schedule`, `tag`; anything else as the CI system names it."""
     environment: str = ""
     changed: frozenset[str] | None = None
     """Paths changed since the base, relative to the project; None when no base is known."""

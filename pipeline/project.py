@@ -77,8 +77,9 @@ def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[s
             right="a commit, tag or branch that is here, as in origin/main",
             next="git fetch, or git branch --all",
         )
+    told = _branch(ci, environment)
     return Facts(
-        branch=chosen.get("branch") or _branch(ci, environment) or branch.removeprefix("HEAD"),
+        branch=chosen.get("branch") or (branch.removeprefix("HEAD") if told is None else told),
         commit=commit,
         event=chosen.get("event") or _event(ci, environment),
         environment=chosen.get("environment") or project.settings.environment,
@@ -87,16 +88,47 @@ def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[s
     )
 
 
-def _branch(ci: str, environment: Mapping[str, str]) -> str:
-    if ci == "github":
-        return environment.get("GITHUB_HEAD_REF") or environment.get("GITHUB_REF_NAME", "")
-    names = {"gitlab": "CI_COMMIT_REF_NAME", "jenkins": "BRANCH_NAME", "buildkite": "BUILDKITE_BRANCH"}
-    return environment.get(names.get(ci, ""), "")
+def _branch(ci: str, environment: Mapping[str, str]) -> str | None:
+    """The branch whose content this is, as the CI system tells; None where it does not, empty on a tag.
+
+    A pull request has none but `pull/NUMBER`: what its author calls the branch it comes from, `main` perhaps, says nothing.
+    """
+    if number := _pull_request(ci, environment):
+        return f"pull/{number}"
+    if _tag(ci, environment):
+        return ""
+    names = {
+        "github": "GITHUB_REF_NAME",
+        "gitlab": "CI_COMMIT_REF_NAME",
+        "jenkins": "BRANCH_NAME",
+        "buildkite": "BUILDKITE_BRANCH",
+    }
+    return environment.get(names.get(ci, "GITHUB_REF_NAME")) or None
 
 
 def _event(ci: str, environment: Mapping[str, str]) -> str:
     names = {"github": "GITHUB_EVENT_NAME", "gitlab": "CI_PIPELINE_SOURCE", "buildkite": "BUILDKITE_SOURCE"}
-    return environment.get(names.get(ci, ""), "") or "manual"
+    told = environment.get(names.get(ci, ""), "")
+    if _pull_request(ci, environment):
+        return told if ci == "github" and told else "pull_request"  # GitHub has two kinds, and one of them sees secrets
+    return "tag" if _tag(ci, environment) else told or "manual"
+
+
+def _pull_request(ci: str, environment: Mapping[str, str]) -> str:
+    """The number of the pull or merge request; empty where there is none."""
+    if ci == "github" and environment.get("GITHUB_HEAD_REF"):
+        kind, _, rest = environment.get("GITHUB_REF", "").removeprefix("refs/").partition("/")
+        return rest.partition("/")[0] if kind == "pull" else "unknown"
+    names = {"gitlab": "CI_MERGE_REQUEST_IID", "jenkins": "CHANGE_ID", "buildkite": "BUILDKITE_PULL_REQUEST"}
+    number = environment.get(names.get(ci, ""), "")
+    return "" if number == "false" else number  # as Buildkite says
+
+
+def _tag(ci: str, environment: Mapping[str, str]) -> str:
+    if ci == "github":
+        return environment.get("GITHUB_REF_NAME", "") if environment.get("GITHUB_REF_TYPE") == "tag" else ""
+    names = {"gitlab": "CI_COMMIT_TAG", "jenkins": "TAG_NAME", "buildkite": "BUILDKITE_TAG"}
+    return environment.get(names.get(ci, ""), "")
 
 
 def _base_of_ci(ci: str, environment: Mapping[str, str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,8 +119,6 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    if shutil.which("jq") is None:
-        pytest.skip("jq is not installed")
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\n')

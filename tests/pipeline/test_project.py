@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import LockgateError, Project
+from pipeline.condition import Only
 from pipeline.engines.choose import RUNNER, choose, container_sockets, default_image, runner
 from pipeline.errors import ConfigError, EngineError, did_you_mean
 from pipeline.project import facts
@@ -58,7 +59,7 @@ def test_what_the_user_chose_goes_before_the_ci_system_and_git(repository: Path)
         ({"JENKINS_URL": "x", "BRANCH_NAME": "b"}, "jenkins", "b", "manual"),
         ({"BUILDKITE": "true", "BUILDKITE_BRANCH": "b", "BUILDKITE_SOURCE": "ui"}, "buildkite", "b", "ui"),
         ({"CI": "true"}, "ci", "main", "manual"),
-        ({"GITHUB_ACTIONS": "1", "GITHUB_HEAD_REF": "h", "GITHUB_BASE_REF": "main"}, "github", "h", "manual"),
+        ({"GITHUB_ACTIONS": "1", "GITHUB_REF_NAME": "b", "GITHUB_REF_TYPE": "branch"}, "github", "b", "manual"),
     ],
 )
 def test_every_ci_system_is_asked_in_its_own_words(
@@ -66,6 +67,70 @@ def test_every_ci_system_is_asked_in_its_own_words(
 ) -> None:
     found = facts(project(repository), environment, chosen={})
     assert (found.ci, found.branch, found.event) == (ci, branch, event)
+
+
+@pytest.mark.parametrize(
+    ("environment", "branch", "event"),
+    [
+        (
+            {
+                "GITHUB_ACTIONS": "1",
+                "GITHUB_EVENT_NAME": "pull_request",
+                "GITHUB_HEAD_REF": "main",
+                "GITHUB_REF": "refs/pull/12/merge",
+                "GITHUB_REF_NAME": "12/merge",
+            },
+            "pull/12",
+            "pull_request",
+        ),
+        (
+            {
+                "GITHUB_ACTIONS": "1",
+                "GITHUB_EVENT_NAME": "pull_request_target",
+                "GITHUB_HEAD_REF": "main",
+                "GITHUB_REF": "refs/heads/main",
+                "GITHUB_REF_NAME": "main",
+            },
+            "pull/unknown",
+            "pull_request_target",
+        ),
+        (
+            {
+                "GITLAB_CI": "1",
+                "CI_MERGE_REQUEST_IID": "3",
+                "CI_COMMIT_REF_NAME": "main",
+                "CI_PIPELINE_SOURCE": "merge_request_event",
+            },
+            "pull/3",
+            "pull_request",
+        ),
+        ({"JENKINS_URL": "x", "BRANCH_NAME": "main", "CHANGE_ID": "4"}, "pull/4", "pull_request"),
+        ({"BUILDKITE": "true", "BUILDKITE_BRANCH": "main", "BUILDKITE_PULL_REQUEST": "5"}, "pull/5", "pull_request"),
+        ({"BUILDKITE": "true", "BUILDKITE_BRANCH": "main", "BUILDKITE_PULL_REQUEST": "false"}, "main", "manual"),
+    ],
+)
+def test_a_pull_request_is_on_no_branch_of_the_project_whatever_its_author_calls_his(
+    repository: Path, environment: dict[str, str], branch: str, event: str
+) -> None:
+    found = facts(project(repository), environment, chosen={})
+    assert (found.branch, found.event) == (branch, event)
+    refused = Only(branch=("main",)).refuses(found)
+    assert (refused is None) == (branch == "main")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"GITHUB_ACTIONS": "1", "GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "main"},
+        {"GITLAB_CI": "1", "CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "main", "CI_COMMIT_REF_NAME": "main"},
+        {"JENKINS_URL": "x", "TAG_NAME": "main", "BRANCH_NAME": "main"},
+        {"BUILDKITE": "1", "BUILDKITE_TAG": "main", "BUILDKITE_BRANCH": "main"},
+    ],
+)
+def test_a_tag_is_no_branch_whatever_it_is_called(repository: Path, environment: dict[str, str]) -> None:
+    found = facts(project(repository), environment, chosen={})
+    assert (found.branch, found.event) == ("", "tag")
+    assert Only(branch=("main",)).refuses(found) == "branch is unknown, only on main"
 
 
 def test_a_merge_request_is_measured_against_its_target(repository: Path) -> None:
