@@ -1,0 +1,144 @@
+"""./dev run: what it leaves running, and what it does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline import Project
+from pipeline.settings import Settings
+from stages.delivery.down import down, left
+
+TOP = Path(__file__).parents[1]
+
+PIPELINE = """
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import anyio
+
+from pipeline import Effect, Pipeline, Stage
+from stages.delivery import process
+from tests.pipeline.toys import Number
+
+
+class Serves(Stage[Number]):
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    async def run(self, work):
+        state = work.state("service/it")
+        if not list(process.running(f"{state}:")):
+            process.start(f"{state}:", ("sleep", "600"), {"PATH": os.defpath}, cwd=state, log=state / "log")
+        if "HANGS" in os.environ:
+            await anyio.sleep(600)
+        return Number(value=1)
+
+
+pipeline = Pipeline("it", serves=Serves())
+"""
+
+
+@dataclass
+class Checkout:
+    """A checkout of this repository whose example is a service that sleeps."""
+
+    root: Path
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if name != "PIPELINE_HOME"}
+        return subprocess.Popen(
+            ["sh", "./dev", *words],
+            cwd=self.root,
+            env={**clean, "PYTHON": sys.executable, "PYTHONPATH": str(TOP), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *words: str) -> str:
+        with self.start(*words) as done:
+            output = done.communicate(timeout=60)[0]
+        assert done.returncode == 0, output
+        return output
+
+    @property
+    def project(self) -> Project:
+        example = self.root / "examples" / "camera_counting"
+        return Project(root=example, home=example / ".pipeline", settings=Settings())
+
+    def wait(self, run: subprocess.Popen[str]) -> None:
+        """Until the service is there."""
+        until = time.monotonic() + 30
+        while not self.serves():
+            assert run.poll() is None, run.communicate()[0]
+            assert time.monotonic() < until, "no service was started"
+            time.sleep(0.02)
+
+    def serves(self) -> bool:
+        return bool(left(self.project))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    found = Checkout(tmp_path)
+    example, binary, lock = found.project.root, tmp_path / ".venv" / "bin", tmp_path / "locks" / "run.lock"
+    for place in (example, binary, lock.parent):
+        place.mkdir(parents=True)
+    shutil.copy(TOP / "dev", tmp_path)
+    (example / "delivery.py").write_text(PIPELINE)
+    (example / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\n')
+    lock.write_text("")
+    (binary / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (binary / "python").chmod(0o755)
+    version = "{}.{}.{} {}".format(*sys.version_info[:3], sys.base_prefix)
+    stamp = subprocess.run(["cksum"], input="", capture_output=True, text=True, check=True).stdout
+    (tmp_path / ".venv" / "lockgate-stamp-run").write_text(f"{version} {stamp}")
+    yield found
+    anyio.run(down, found.project)
+
+
+def test_what_a_run_started_is_taken_down_at_its_end(checkout: Checkout) -> None:
+    assert "took down 1 process" in checkout("run")
+    assert not checkout.serves()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_run_started_is_taken_down_when_it_is_interrupted(checkout: Checkout, number: signal.Signals) -> None:
+    with checkout.start("run", HANGS="1") as run:
+        checkout.wait(run)
+        os.killpg(run.pid, number)  # as a terminal does
+        output = run.communicate(timeout=60)[0]
+    assert run.returncode == 128 + number, output
+    assert "took down 1 process" in output
+    assert not checkout.serves()
+
+
+def test_a_service_that_is_kept_stays_until_it_is_taken_down(checkout: Checkout) -> None:
+    assert "the service keeps running; ./dev down takes it down" in checkout("run", "--keep")
+    assert "the service keeps running" in checkout("run")
+    assert checkout.serves()
+    assert "took down 1 process" in checkout("down")
+    assert not checkout.serves()
+    assert "took down 1 process" in checkout("run")  # nobody asked to keep this one
+
+
+def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) -> None:
+    with checkout.start("run", HANGS="1") as run:
+        checkout.wait(run)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert checkout.serves()
+    assert "took down 1 process" in checkout("run")
+    assert not checkout.serves()
