@@ -55,7 +55,9 @@ class Pipeline:
     def __getitem__(self, name: str) -> Stage[Any]:
         """The stage of that name. Raises WiringError with the nearest name when there is none."""
         if name not in self._by_name:
-            raise WiringError(f"there is no stage {name!r}", right=did_you_mean(name, self._by_name))
+            raise WiringError(
+                f"there is no stage {name!r}", right=did_you_mean(name, self._by_name), next="python -m pipeline list"
+            )
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[Stage[Any]]:
@@ -113,7 +115,10 @@ def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterato
 
 
 def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
-    """What tells the members of a matrix apart: settings that differ, else the names of their inputs, else numbers."""
+    """What tells the members of a matrix apart: settings that differ, else the names of their inputs, else numbers.
+
+    Members with the same inputs are told apart by what else they are given, a rule for example.
+    """
     if not all(isinstance(member, Stage) for member in members):
         return [str(number) for number in range(len(members))]
     all_settings = [settings(member) for member in members]
@@ -128,13 +133,29 @@ def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any
         else []
     )
     by_setting = [",".join(str(one[field]) for field in fields) for one in all_settings]
-    by_input = [",".join(names[source] for _, source in edges(member) if source in names) for member in members]
+    by_input = _told_apart(
+        [",".join(names[source] for _, source in edges(member) if source in names) for member in members], members
+    )
     usable = (
         labels
         for labels in (by_setting, by_input)
         if len(set(labels)) == len(members) and all(is_label(name, label) for label in labels)
     )
     return next(usable, [str(number) for number in range(len(members))])
+
+
+def _told_apart(labels: list[str], members: tuple[Stage[Any], ...]) -> list[str]:
+    """The labels; to those that several members have, the names of the functions and objects they are given are added."""
+    if not all(labels):
+        return labels
+    found = list(labels)
+    for number, member in enumerate(members):
+        if labels.count(labels[number]) > 1:
+            given = (getattr(value, "__name__", type(value).__name__) for value in settings(member).values() if callable(value))
+            found[number] = ",".join([labels[number], *given])
+    return [
+        f"{label},{found[:number].count(label) + 1}" if found.count(label) > 1 else label for number, label in enumerate(found)
+    ]
 
 
 def _reach(named: Mapping[Stage[Any], str]) -> dict[Stage[Any], tuple[Stage[Any], ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -77,8 +78,23 @@ class CommandFailed(StageFailed):
 
     def __init__(self, argv: tuple[str, ...], exit_code: int, tail: str, *, expected: str = "exit code 0") -> None:
         self.argv, self.exit_code, self.tail = argv, exit_code, tail
-        last = tail.strip().splitlines()[-1].strip() if tail.strip() else "it printed nothing"
-        super().__init__(f"`{' '.join(argv[:4])}` ended with exit code {exit_code}: {last}", right=expected)
+        command = " ".join(argv[:4]) + (" ..." if len(argv) > 4 else "")
+        super().__init__(f"`{command}` ended with exit code {exit_code}: {telling(tail)}", right=expected)
+
+
+TELLING = re.compile(r"error\s*:|fatal\s*:|╰─▶", re.IGNORECASE)
+"""What stands in the line in which a program says what is wrong; the last is how uv draws it."""
+
+
+def telling(output: str) -> str:
+    """The line of a program's output that says why it failed: the last one that looks like it, else the last one.
+
+    >>> telling("ERROR: file or directory not found: tests\\n\\n=== no tests ran in 0.01s ===")
+    'ERROR: file or directory not found: tests'
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    found = [line for line in lines if TELLING.search(line)] or lines
+    return found[-1] if found else "it printed nothing"
 
 
 class StageTimeout(StageFailed):

@@ -37,6 +37,12 @@ class StageHistory:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
 
+    def weighed(self) -> list[str]:
+        """For each verdict of a gate what its check is about, as in `unit`; of its inputs the checks follow the artifact."""
+        checks = self.inputs[1 : 1 + len(self.verdicts)]
+        names = [name.partition("[")[2].removesuffix("]") if name.endswith("]") else name for name in checks]
+        return names if len(names) == len(self.verdicts) else [""] * len(self.verdicts)
+
 
 @dataclass(slots=True, kw_only=True)
 class RunHistory:

@@ -19,6 +19,8 @@ class Detected:
     name: str
     sources: str
     """`src`, or `.` where modules lie in the project's own directory."""
+    code: tuple[str, ...]
+    """What of it is the project's own code: neither tests nor the pipeline."""
     tests: str
     lock: str
     """A lock with hashes that holds pytest."""
@@ -38,16 +40,35 @@ def detect(root: Path) -> Detected:
         file.name: file.read_text(errors="replace") for pattern in ("*.lock", "*.txt") for file in sorted(root.glob(pattern))
     }
     hashed = {name: text for name, text in locks.items() if "--hash=sha256:" in text}
+    sources = "src" if (root / "src").is_dir() else "."
+    tests = next((name for name in ("tests", "test") if (root / name).is_dir()), "")
     return Detected(
         name=identifier(str(project.get("name") or root.name)),
-        sources="src" if (root / "src").is_dir() else ".",
-        tests=next((name for name in ("tests", "test") if (root / name).is_dir()), ""),
+        sources=sources,
+        code=("src",) if sources == "src" else _code(root, tests),
+        tests=tests,
         lock=_holding(hashed, "pytest"),
         build_requires=tuple(document.get("build-system", {}).get("requires", ())),
         build_lock=_holding(hashed, "build"),
         dependencies=bool(project.get("dependencies")),
         types="mypy" in document.get("tool", {}),
     )
+
+
+def _code(root: Path, tests: str) -> tuple[str, ...]:
+    """Packages and modules of a project without `src`; the whole of it where there are none."""
+    packages = {file.parent.name for file in root.glob("*/__init__.py")} - {tests}
+    modules = {file.name for file in root.glob("*.py")} - {"delivery.py", "setup.py", "conftest.py"}
+    return tuple(sorted(packages | modules)) or (".",)
+
+
+def _tuple(words: tuple[str, ...]) -> str:
+    """A tuple of strings as it is written in the file.
+
+    >>> _tuple(("a", "b")), _tuple(("a",))
+    ('("a", "b")', '("a",)')
+    """
+    return "(" + ", ".join(f'"{word}"' for word in words) + (",)" if len(words) == 1 else ")")
 
 
 def identifier(name: str) -> str:
@@ -98,11 +119,11 @@ def text(found: Detected) -> str:
         ]
         names += ["unit"]
         checks.insert(0, "Check(evidence=unit, rule=all_passed)")
-    lines += ["lint = Lint(source=source)", f'scan = Bandit(source=source, paths=("{found.sources}",))']
+    lines += ["lint = Lint(source=source)", f"scan = Bandit(source=source, paths={_tuple(found.code)})"]
     names += ["lint", "scan"]
     if found.types and found.tests:
         imports += ["from stages.mypy import TypeCheck"]
-        lines += [f'types = TypeCheck(source=source, environment=environment, paths=("{found.sources}",))']
+        lines += [f"types = TypeCheck(source=source, environment=environment, paths={_tuple(found.code)})"]
         names += ["types"]
         checks.append("Check(evidence=types, rule=no_findings)")
     return _assemble(found, imports, lines, names, checks, build_lock)

@@ -78,7 +78,7 @@ async def send(addresses: list[str], notice: Notice, before: frozenset[str], tol
     try:
         import apprise
     except ImportError as error:
-        raise StageFailed("Apprise is not installed", next="pip install 'lockgate[notify]'") from error
+        raise StageFailed("Apprise is not installed", next="pip install apprise") from error
     failed: list[str] = []
     done: list[str] = []
     for address in addresses:

@@ -49,6 +49,11 @@ pipeline = Pipeline("it", serves=Serves())
 """
 
 
+def heard() -> None:
+    """A process in the background of a shell is born deaf to interrupts, and the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Checkout:
     """A checkout of this repository whose example is a service that sleeps."""
@@ -65,6 +70,7 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=heard,  # noqa: PLW1509 - there are no threads here
         )
 
     def __call__(self, *words: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,18 @@ def test_the_stage_of_the_tutorial_works_and_its_tests_pass(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+
+
+MODULES = sorted(
+    file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for package in ("pipeline", "gates", "stages")
+    for file in (ROOT / package).rglob("*.py")
+    if ">>> " in file.read_text()
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_in_a_docstring_gives_what_it_says(name: str) -> None:
+    done = doctest.testmod(import_module(name))
+    assert done.attempted
+    assert not done.failed

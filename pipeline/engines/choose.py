@@ -48,7 +48,7 @@ def choose(asked: str, environment: Mapping[str, str]) -> Choice:
                 next="python -m pipeline doctor",
             )
         if importlib.util.find_spec("dagger") is None:
-            raise EngineError("the Dagger SDK is not installed", next="pip install 'lockgate[dagger]'")
+            raise EngineError("the Dagger SDK is not installed", next="pip install 'dagger-io>=0.20.1,<0.22'")
         return Choice("dagger", found)
     if found is None:
         return Choice("host", lacking(environment))

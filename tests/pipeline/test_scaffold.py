@@ -122,3 +122,18 @@ def test_a_file_that_cannot_be_written_is_said_with_its_place(tmp_path: Path) ->
     done = command(tmp_path, "init", "--force")
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path}/delivery.py: Is a directory\n"
+
+
+def test_of_a_project_without_src_only_its_own_code_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'flat'\n[tool.mypy]\nstrict = true\n")
+    for name in ("flat/__init__.py", "tests/__init__.py", "tests/test_it.py", "more.py", "delivery.py", "setup.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = detect(tmp_path)
+    assert found.code == ("flat", "more.py")
+    assert 'TypeCheck(source=source, environment=environment, paths=("flat", "more.py"))' in text(found)
+    assert 'Bandit(source=source, paths=("flat", "more.py"))' in text(found)
+
+
+def test_where_no_code_is_found_all_of_the_project_is_checked(tmp_path: Path) -> None:
+    assert detect(tmp_path).code == (".",)

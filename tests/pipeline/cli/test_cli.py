@@ -806,7 +806,7 @@ def test_a_gate_that_closed_is_told_whole_by_its_logs_and_reports(place: Place) 
 def test_a_gate_that_is_cached_shows_in_the_report_what_it_decided(place: Place) -> None:
     assert [place("run").code for _ in range(2)] == [0, 0]
     assert "≡ gate" not in place("report").out
-    assert "| ✅ | small | 4 is small | " in place("report").out
+    assert "| ✅ | check | small | 4 is small | " in place("report").out
 
 
 def test_evidence_that_a_check_said_no_to_is_made_again_by_the_next_run(place: Place) -> None:
@@ -894,6 +894,11 @@ def test_whatever_a_pipeline_file_raises_is_exit_code_2(place: Place) -> None:
     assert (done.code, "delivery.py:2: cannot be imported: Odd: x" in done.err) == (2, True)
 
 
+def heard() -> None:
+    """A process in the background of a shell is born deaf to interrupts, and the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 HOLDS = "from pathlib import Path\nPath('here').write_text('')\nwhile True:\n    pass\n"
 
 
@@ -908,6 +913,7 @@ def test_an_interrupt_before_anything_runs_is_one_line_and_130(place: Place, nam
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heard,  # noqa: PLW1509 - there are no threads here
     )
     while not (place.root / "here").exists():
         os.sched_yield()

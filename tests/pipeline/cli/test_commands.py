@@ -169,7 +169,7 @@ def test_a_report_is_for_people_verdicts_first() -> None:
     text = markdown(run)
     assert text.startswith("# thing: failed")
     assert text.index("## ❌ d") < text.index("## Verdicts of d") < text.index("## Stages")
-    assert "| ✅ | small |" in text
+    assert "| ✅ |  | small |" in text
 
 
 def test_a_report_shows_bytes_that_are_no_text_as_escapes() -> None:
