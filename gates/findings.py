@@ -64,8 +64,7 @@ class Findings(Result):
         return counted(self.targets, SINGULAR[self.subject]) if self.subject in SINGULAR else f"{self.targets:,} {self.subject}"
 
     def concern(self) -> str:
-        verdict_ = no_findings(self)
-        return "" if verdict_.passed else verdict_.said
+        return no_findings(self).concern()
 
 
 def no_findings(findings: Findings) -> Verdict:

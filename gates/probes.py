@@ -28,8 +28,7 @@ class ProbeReport(Result):
         return f"{counted(len(self.probes), 'probe')} of {self.url}{f', {bad} failed' if bad else ' passed'}"
 
     def concern(self) -> str:
-        judged = all_probes_passed(self)
-        return "" if judged.passed else judged.said
+        return all_probes_passed(self).concern()
 
 
 def all_probes_passed(report: ProbeReport) -> Verdict:

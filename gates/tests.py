@@ -54,8 +54,7 @@ class TestReport(Result):
         return f"{counted(len(self.cases), 'test')}: {', '.join(parts)}" if parts else "no tests"
 
     def concern(self) -> str:
-        verdict_ = all_passed(self)
-        return "" if verdict_.passed else verdict_.said
+        return all_passed(self).concern()
 
     def reusable(self) -> bool:
         """Only success is reused: a failure may have been the machine's, so it is looked at again."""

@@ -32,8 +32,7 @@ class ValidationReport(Result):
         return f"{self.subject}: {len(self.checks) - len(self.bad())} of {counted(len(self.checks), 'check')} passed"
 
     def concern(self) -> str:
-        found = valid(self)
-        return "" if found.passed else f"{found.said}: {'; '.join(found.facts)}" if found.facts else found.said
+        return valid(self).concern()
 
     def reusable(self) -> bool:
         return valid(self).passed

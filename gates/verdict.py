@@ -18,6 +18,10 @@ class Ruling(Enum):
     """The evidence says nothing: it is missing, empty, unreadable or out of date. Never a pass."""
 
 
+SHOWN = 20
+"""Facts a concern names; the verdict has all of them."""
+
+
 class Verdict(Result):
     """What a rule says of one piece of evidence, and what would have passed."""
 
@@ -36,7 +40,11 @@ class Verdict(Result):
         return f"{self.ruling.value}: {self.said}"
 
     def concern(self) -> str:
-        return "" if self.passed else "\n".join([self.said, *(f"  {fact}" for fact in self.facts)])
+        if self.passed:
+            return ""
+        more = len(self.facts) - SHOWN
+        rest = [f"and {more:,} more"] if more > 0 else []
+        return "\n".join([self.said, *(f"  {fact}" for fact in [*self.facts[:SHOWN], *rest])])
 
     def reusable(self) -> bool:
         return self.ruling is Ruling.PASSED

@@ -70,10 +70,11 @@ def rows(project: Project, run: RunHistory, stage: StageHistory) -> Iterator[dic
 
 def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, out: TextIO, *, always: bool) -> None:
     files = _files(project, run, stage)
-    if not files and not stage.error and not always:
+    if not (files or stage.error or stage.concern or always):
         return
     made = f", made in run {stage.made_in}" if stage.state == "cached" else ""
-    but = f", but {stage.concern.splitlines()[0]}" if stage.concern and stage.state in ("passed", "cached") else ""
+    concern = stage.concern.splitlines() if stage.state in ("passed", "cached") else []
+    but = f", but {concern[0]}" if concern else ""
     print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), file=out, flush=True)
     for file in files:
         with file.open("rb") as log:
@@ -81,11 +82,13 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
         out.buffer.flush()
     if stage.verdicts:
         print("\n".join(verdicts(stage, paint)), file=out)
+    for line in concern[1:]:
+        print(line, file=out)
     if stage.error:
         print(paint("red", stage.error), file=out)
     if stage.trace:
         print(stage.trace, file=out)
-    if not files and not stage.error and not stage.verdicts:
+    if not (files or stage.error or stage.verdicts or concern):
         print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"), file=out)
 
 

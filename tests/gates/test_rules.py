@@ -47,6 +47,7 @@ from gates import (
     all_probes_passed,
     no_findings,
     valid,
+    verdict,
 )
 from gates.licences import allows
 from pipeline import Blob, Result
@@ -296,17 +297,29 @@ def test_evidence_is_reused_only_when_it_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "empty", "concern"),
+    ("good", "bad", "empty", "concern", "fact"),
     [
-        (report_of(Status.PASSED), report_of(Status.PASSED, Status.FAILED), report_of(), "1 of 2 tests failed"),
-        (findings(), findings(Severity.HIGH), findings(targets=0), "scanner 1: 1 finding of note or worse in 5 files"),
-        (probes(True), probes(True, False), probes(), "2 probes of http://x, 1 failed"),
-        (validation(True), validation(True, False), validation(), "image x: 1 of 2 checks passed: c1: said 1"),
+        (report_of(Status.PASSED), report_of(Status.PASSED, Status.FAILED), report_of(), "1 of 2 tests failed", "f.py::t1: boom"),
+        (findings(), findings(Severity.HIGH), findings(targets=0), "scanner 1: 1 finding of note or worse in 5 files", "high "),
+        (probes(True), probes(True, False), probes(), "2 probes of http://x, 1 failed", ""),
+        (validation(True), validation(True, False), validation(), "image x: 1 of 2 checks passed", "c1: said 1"),
     ],
 )
 def test_evidence_that_says_no_or_nothing_is_a_concern_where_no_gate_weighs_it(
-    good: Result, bad: Result, empty: Result, concern: str
+    good: Result, bad: Result, empty: Result, concern: str, fact: str
 ) -> None:
     assert good.concern() == ""
-    assert bad.concern() == concern
+    first, *facts = bad.concern().splitlines()
+    assert (first, len(facts)) == (concern, 1)
+    assert facts[0].startswith("  ")
+    assert fact in facts[0]
     assert empty.concern()
+
+
+def test_a_concern_names_twenty_facts_and_counts_the_rest() -> None:
+    facts = [f"f{number}" for number in range(1022)]
+    assert verdict.failed("rule", "it says no", *facts, wanted="none").concern().splitlines() == [
+        "it says no",
+        *(f"  f{number}" for number in range(20)),
+        "  and 1,002 more",
+    ]

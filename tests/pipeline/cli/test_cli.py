@@ -499,6 +499,35 @@ def test_logs_in_words_tell_who_said_what_and_why_who_failed(place: Place) -> No
     assert place("logs", "s1").out.startswith("== s1: passed\nit printed nothing")
 
 
+LOOKS = """
+from gates import Check, QualityGate
+from gates.findings import Finding, Findings, Severity, no_findings
+from pipeline import Pipeline, Stage
+from tests.pipeline.toys import *
+
+class Looks(Stage[Findings]):
+    of: Stage[Number]
+
+    async def run(self, work):
+        found = Finding(rule="R1", severity=Severity.HIGH, path="a.py", line=7, message="bad", fingerprint="f")
+        return Findings(tool="t 1", subject="files", targets=1, findings=(found,), report=work.store.put(b"{}"))
+
+source = FromFile(path="n")
+looks, breaks = Looks(of=source), Fails(of=source)
+gate = QualityGate(artifact=Make(of=source), checks=(Check(evidence=looks, rule=no_findings),), after=(breaks,))
+pipeline = Pipeline("thing", source=source, looks=looks, breaks=breaks, gate=gate)
+"""
+
+
+def test_what_evidence_found_is_told_where_no_gate_tells_of_it(place: Place) -> None:
+    place.write("delivery.py", LOOKS)
+    alone = place("run", "looks")
+    assert (alone.code, "    high R1 a.py:7: bad" in alone.out) == (1, True)
+    assert "high R1 a.py:7: bad" in place("report").out
+    assert place("run").code == 1  # the gate is blocked, and the evidence was to be weighed by it
+    assert ", but t 1: 1 finding of note or worse in 1 file\n  high R1 a.py:7: bad\n== check" in place("logs").out
+
+
 def test_logs_of_a_stage_that_there_is_not_are_refused_with_the_nearest_name(place: Place) -> None:
     place("run")
     done = place("logs", "hlaf")
