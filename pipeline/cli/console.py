@@ -179,6 +179,7 @@ def outcome(stage: StageHistory, paint: Paint) -> str:
     """One line on how a stage ended."""
     mark, colour = ("!", "yellow") if stage.concern and stage.state in ("passed", "cached") else MARKS[stage.state]
     seconds = f" {stage.seconds:.1f}s" if stage.state in ("passed", "failed") else ""
+    seconds += f", attempt {stage.attempts}" if stage.state == "failed" and stage.attempts > 1 else ""
     text = {
         "passed": stage.summary,
         "cached": f"{stage.summary or 'the same result'} (cached: {stage.reason})",

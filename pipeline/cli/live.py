@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
-from pipeline.cli.console import MARKS, Row, closing, failure, heading, outcome, stopping, verdicts
+from pipeline.cli.console import MARKS, Row, closing, failure, heading, outcome, said, stopping, verdicts
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
@@ -64,6 +64,8 @@ class Live:
                 self._above(failure(stage, event, paint))
             case "gate.decided":
                 self._above("\n".join(verdicts(stage, paint)))
+            case "stage.retried":
+                self._above(said(stage, event, paint))
             case "undo.intended":
                 self._above(f"{paint('yellow', '↩')} {stage.name} goes back: {event.data['reason']}")
             case "undo.done" | "undo.failed":

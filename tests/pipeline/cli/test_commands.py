@@ -91,7 +91,7 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
         "    ✗ small: it is large [evidence eeeeeeeeeeee]",
         "        and 2 more",
         "        would have passed: small",
-        "✗ d 2.0s: it broke",
+        "✗ d 2.0s, attempt 2: it broke",
         "      expected: whole",
         "    | last words",
         "· e: d did not pass",
@@ -160,7 +160,7 @@ def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.
         view.event(Event(run="r1", kind="run.stopping", data={"said": "taking back what is not confirmed"}))
         view.event(events[-1])
     out = capsys.readouterr().out
-    assert "it broke" in out
+    assert "↻ d: it broke" in Text.from_ansi(out).plain
     assert out.index("taking back what is not confirmed") < out.index("failed in 20.0s")
 
 
