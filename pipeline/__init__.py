@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.data import Result as Result
     from pipeline.data import Tree as Tree
     from pipeline.engine import Engine as Engine
+    from pipeline.errors import BrokenOff as BrokenOff
     from pipeline.errors import CommandFailed as CommandFailed
     from pipeline.errors import ConfigError as ConfigError
     from pipeline.errors import EngineError as EngineError
@@ -49,7 +50,7 @@ _HOMES = {
     "Action": "action", "ActionResult": "action", "Output": "action", "ROOT": "service", "Service": "service",
     "Facts": "condition", "Only": "condition", "Pipeline": "dag",
     "Artifact": "data", "Blob": "data", "Result": "data", "Tree": "data", "Engine": "engine",
-    "CommandFailed": "errors", "ConfigError": "errors", "EngineError": "errors", "Exit": "errors",
+    "BrokenOff": "errors", "CommandFailed": "errors", "ConfigError": "errors", "EngineError": "errors", "Exit": "errors",
     "LockgateError": "errors", "StageFailed": "errors", "StageTimeout": "errors", "StoreError": "errors",
     "UndeclaredInput": "errors", "WiringError": "errors",
     "Event": "journal", "Journal": "journal", "Project": "project",
@@ -63,6 +64,7 @@ __all__ = [
     "ActionResult",
     "Artifact",
     "Blob",
+    "BrokenOff",
     "CommandFailed",
     "ConfigError",
     "Effect",

@@ -11,7 +11,7 @@ from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
 from pipeline.names import checked_name, is_label, member_name
 from pipeline.patterns import EVERYTHING, Patterns
-from pipeline.stage import Stage, declared_result, default_name, edges, settings, uses
+from pipeline.stage import Effect, Stage, declared_result, default_name, edges, settings, uses
 
 NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -22,8 +22,8 @@ class Pipeline:
     A keyword may hold a tuple of stages (a matrix): each is named after the keyword and the settings in
     which it differs, as in `tests[3.12]`; where those cannot stand in a name, members are numbered.
 
-    Raises WiringError for a cycle, a name that no stage may have, two stages of one name, a result that only
-    another class may issue, and evidence that does not descend from what it vouches for.
+    Raises WiringError for a cycle, a name that no stage may have, two stages of one name, a way back of a stage that
+    has no side effect, a result that only another class may issue, and evidence that does not descend from what it vouches for.
     """
 
     def __init__(self, name: str, /, **stages: Stage[Any] | tuple[Stage[Any], ...]) -> None:
@@ -42,6 +42,7 @@ class Pipeline:
         self._by_name = {self._names[stage]: stage for stage in self.stages}
         for stage in self.stages:
             stage.result_type()
+            _check_effect(stage, self._names[stage])
             _check_issuer(stage, self._names[stage])
             _check_evidence(stage, self)
 
@@ -204,6 +205,15 @@ def _sorted(inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]], names: Mapping[
                 del path[last]
                 order[last] = None
     return tuple(order)
+
+
+def _check_effect(stage: Stage[Any], name: str) -> None:
+    """What is cached is not run again, and nobody would ever take it back."""
+    if stage.effect is Effect.PURE and stage.can_undo():
+        raise WiringError(
+            f"{name} defines undo and has no side effect: {type(stage).__name__}.effect is PURE",
+            right="effect: ClassVar[Effect] = Effect.RETRYABLE, or ONCE for what must not be sent twice; else no undo",
+        )
 
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:

@@ -5,8 +5,9 @@ or is taken back, so that no second deployment begins before the one before it w
 
 What is promised, also when the process is killed at any instant and when the journal cannot be written any more:
 
-- An effect that must not be repeated begins only after its intention is in a journal the next run will find. Without
-  word of what came of it, it is not begun again before the stage has found out (`recover`) or people have decided.
+- An effect that must not be repeated, or that can be taken back, begins only after its intention is in a journal the next
+  run will find. Without word of what came of it, one that must not be repeated is not begun again before the stage has found
+  out (`recover`) or people have decided, whatever other effects its stage has had meanwhile.
 - An effect that nobody confirmed is taken back at least once. That does not wait for a journal that cannot be written, so
   the next run may find open what was taken back already. It asks the stage first whether there is anything to take back;
   of one that cannot tell, `undo` is called again, which has to be safe to repeat.
@@ -18,6 +19,7 @@ import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -28,6 +30,7 @@ from pipeline.data import Blob
 from pipeline.errors import JournalError, LockgateError, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import Leftover, left_open
+from pipeline.limit import within
 from pipeline.lock import Lock
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
@@ -40,14 +43,25 @@ class WorkOf(Protocol):
     def __call__(self, stage: Stage[Any], /, *, results: Callable[[Stage[Any]], Any] | None, interrupted: bool) -> Work: ...
 
 
+@dataclass(frozen=True)
+class Done:
+    """An effect that took place and that nobody has confirmed yet: what it is about, and what its stage returned."""
+
+    about: str
+    result: Any
+
+
 class Effects:
     """The effects of the run `run`."""
 
     def __init__(self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: Lock, work: WorkOf) -> None:
         self._pipeline, self._run, self._journal, self._store = pipeline, run, journal, store
         self._lock, self._work = lock, work
-        self._open: dict[Stage[Any], Any] = {}
-        self._in_doubt: dict[Stage[Any], None] = {}
+        self._open: dict[Stage[Any], Done] = {}
+        self._in_doubt: dict[Stage[Any], str] = {}
+        """What the effect is about of each stage that can take it back, and of which nobody knows whether it took place."""
+        self._repeated: set[Stage[Any]] = set()
+        """Stages that do once more, as they may, what may have taken place before."""
         self._begun: set[Stage[Any]] = set()
         self._turn = anyio.Lock()
 
@@ -58,7 +72,8 @@ class Effects:
             try:
                 for stage in left:
                     with _no_matter():  # `begin` asks again, and tells where nobody knows what to take back
-                        await self._settle(stage)
+                        for one in reversed(self._left(stage)):  # another run may have taken care of some meanwhile
+                            await self._settle(stage, one)
             finally:
                 self._lock.give_back()
 
@@ -68,45 +83,47 @@ class Effects:
         Raises StageFailed when nobody knows whether the same effect took place, StoreError when what has to be taken back
         first is lost, unless it is to be sent `again`, and JournalError when the journal was lost.
         """
-        if stage.effect is Effect.PURE:
-            return None
-        found: Any = None
-        if stage.effect is Effect.ONCE or stage.can_undo():
+        found, kept = None, _is_kept(stage)
+        if kept:
             self._begun.add(stage)
             async with self._turn:
                 if not self._lock.held:
                     await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
             found = await self._see_to_what_is_left(stage, about, again=again)
-        self._journal.check()
-        if stage.effect is Effect.ONCE and found is None:
+        if stage.effect is not Effect.PURE:
+            self._journal.check()
+        if kept and found is None:
             self._write("effect.intended", stage, about=about)
-            self._in_doubt[stage] = None
+            if stage.can_undo():
+                self._in_doubt[stage] = about
         return found
 
     def done(self, stage: Stage[Any], about: str, result: Any, digest: str) -> None:
         """The effect took place."""
         self._in_doubt.pop(stage, None)
         if stage.can_undo():
-            self._open[stage] = result  # also where the journal cannot be written: it is taken back then
+            self._open[stage] = Done(about, result)  # also where the journal cannot be written: it is taken back then
         self._write("effect.done", stage, about=about, result=digest)
 
-    def failed(self, stage: Stage[Any], why: str) -> None:
-        """The stage itself says that its effect did not take place."""
-        self._in_doubt.pop(stage, None)
-        self._write("effect.failed", stage, error=why)
+    def failed(self, stage: Stage[Any], about: str, why: str) -> None:
+        """The stage itself says that its effect did not take place; that says nothing of what it did before."""
+        if _is_kept(stage) and stage not in self._repeated:
+            self._in_doubt.pop(stage, None)
+            self._write("effect.failed", stage, about=about, error=why)
 
     def journal(self, missing: Callable[[Stage[Any]], list[str]], *events: Event) -> None:
         """Write events, and with them that effects of which nothing is `missing` any more stand; only then they do."""
         standing = [stage for stage in self._open if not missing(stage)]
         if events or standing:
-            self._journal.append(*events, *(self._event("effect.stands", stage) for stage in standing))
+            said = (self._event("effect.stands", stage, about=self._open[stage].about) for stage in standing)
+            self._journal.append(*events, *said)
         for stage in standing:
             del self._open[stage]
 
     def end(self, stage: Stage[Any]) -> None:
-        """The stage does not run any more; another run may have its turn when nothing is open."""
+        """The stage does not run any more; another run may have its turn when this one has nothing to take back."""
         self._begun.discard(stage)
-        if not self._begun and not self._open:
+        if not self._begun and not self._open and not self._in_doubt:
             self._lock.give_back()
 
     async def take_back(
@@ -114,12 +131,11 @@ class Effects:
     ) -> dict[Stage[Any], str]:
         """Undo what is open, the last first; why it could not be, where it could not.
 
-        `missing` names what should have confirmed an effect; `wrong` says whether anything below it failed.
+        `missing` names what should have confirmed an effect; `wrong` says whether anything was found wrong with it.
         """
         failed: dict[Stage[Any], str] = {}
-        for stage in list(self._in_doubt):
-            if stage.can_undo():
-                await self._find_out(stage)
+        for stage, about in self._in_doubt.items():
+            await self._find_out(stage, about)
         for stage in reversed(list(self._open)):
             cut = interrupted and not wrong(stage)
             names = ", ".join(sorted(missing(stage))) or self._pipeline.name_of(stage)
@@ -132,80 +148,96 @@ class Effects:
         self._lock.give_back()
         return failed
 
-    async def _find_out(self, stage: Stage[Any]) -> None:
+    async def _find_out(self, stage: Stage[Any], about: str) -> None:
         """What came of an effect that was cut off; open when it took place, left to the next run when nobody knows."""
         with _no_matter():
-            result = await stage.recover(self._work(stage, results=None, interrupted=True))
+            result = await self._recover(stage, self._work(stage, results=None, interrupted=True))
             if result is None:
-                self._tell("effect.failed", stage, error="it was cut off, and did not take place or was taken back")
+                self._tell("effect.failed", stage, about=about, error="it was cut off, and did not take place or was taken back")
             else:
-                self._open[stage] = result
+                self._open[stage] = Done(about, result)
 
-    def _left(self, stage: Stage[Any]) -> Leftover | None:
-        """What an earlier run left open of this stage's effect."""
+    def _left(self, stage: Stage[Any]) -> tuple[Leftover, ...]:
+        """What earlier runs, or earlier attempts of this one, left open of this stage's effects."""
         return left_open(self._journal, stage, self._pipeline.name_of(stage))
 
     async def _see_to_what_is_left(self, stage: Stage[Any], about: str, *, again: bool) -> Any:
         """What came of the same effect in a run that was killed; None when it did not take place, or is taken back now."""
         left = self._left(stage)
-        if left is None:
-            return None
         if stage.can_undo():
-            try:
-                await self._settle(stage)
-            except BaseException as error:
-                if not (again and is_own(error)):
-                    raise
-                self._write("effect.unknown", stage, of=left.run)
-        elif again or left.about != about:
-            self._write("effect.unknown", stage, of=left.run)
-        else:
-            return await stage.recover(self._work_then(stage, left.run))
-        return None
+            await self._settle_all(stage, left, about, again=again)
+            return None
+        same = next((one for one in left if one.about == about), None)
+        if same is None:
+            return None
+        if again:
+            self._write("effect.unknown", stage, of=same.run, about=about)
+            return None
+        return await self._recover(stage, self._work_then(stage, same.run))
 
-    async def _settle(self, stage: Stage[Any]) -> None:
-        """Take back what an earlier run left open of a stage that can; the lock is held.
+    async def _settle_all(self, stage: Stage[Any], left: tuple[Leftover, ...], about: str, *, again: bool) -> None:
+        """Take back what is left, the last first. Where nobody can, `again` is the answer, and so is to repeat what may be."""
+        self._repeated.discard(stage)
+        for one in reversed(left):
+            try:
+                await self._settle(stage, one)
+            except BaseException as error:
+                if not is_own(error):
+                    raise
+                if again:
+                    self._write("effect.unknown", stage, of=one.run, about=one.about)
+                elif stage.effect is Effect.RETRYABLE and one.about == about:
+                    self._repeated.add(stage)
+                else:
+                    raise
+        self._open.pop(stage, None)  # of an earlier attempt
+        self._in_doubt.pop(stage, None)
+
+    async def _settle(self, stage: Stage[Any], left: Leftover) -> None:
+        """Take back what was left open of a stage that can; the lock is held.
 
         Raises what `recover` raises where only that can tell, and StoreError where nothing can.
         """
-        left = self._left(stage)
-        if left is None:
-            return  # another run took care of it meanwhile
-        why = f"run {left.run} ended before anybody confirmed it"
+        who = "an earlier attempt" if left.run == self._run else f"run {left.run}"
+        why = f"{who} ended before anybody confirmed it"
         work = self._work_then(stage, left.run)
         result = await self._to_take_back(stage, left, work)
         if result is None:
-            self._tell("effect.failed", stage, error=f"{why}; it did not take place, or was taken back")
+            self._tell("effect.failed", stage, about=left.about, error=f"{why}; it did not take place, or was taken back")
         else:
-            await self._undo(stage, work, result, why)
+            await self._undo(stage, work, Done(left.about, result), why)
 
     async def _to_take_back(self, stage: Stage[Any], left: Leftover, work: Work) -> Any:
         """What the effect gave; None when it did not take place, or the run that left it open had taken it back already."""
         if left.result is None:
-            return await stage.recover(work)
+            return await self._recover(stage, work)
         try:
             result = self._recorded(stage, left.result, left=stage, run=left.run)
         except StoreError:
             if not stage.can_recover():
                 raise
-            return await stage.recover(work)
+            return await self._recover(stage, work)
         if stage.can_recover():
             with _no_matter():  # where the stage cannot tell, it is taken back (once more)
-                return None if await stage.recover(work) is None else result
+                return None if await self._recover(stage, work) is None else result
         return result
 
-    async def _undo(self, stage: Stage[Any], work: Work, result: Any, why: str) -> str:
-        """Empty when the effect was taken back, else why not."""
-        self._tell("undo.intended", stage, reason=why)
+    async def _recover(self, stage: Stage[Any], work: Work) -> Any:
+        """What the stage finds out, in the time it has. Raises StageTimeout, and whatever `recover` raises."""
+        return await within(stage.timeout, f"finding out what came of {work.name}", stage.recover(work))
+
+    async def _undo(self, stage: Stage[Any], work: Work, done: Done, why: str) -> str:
+        """Empty when the effect was taken back, in the time the stage has; else why not."""
+        self._tell("undo.intended", stage, about=done.about, reason=why)
         try:
-            await stage.undo(work, result)
+            await within(stage.timeout, f"taking {work.name} back", stage.undo(work, done.result))
         except BaseException as error:
             if not is_own(error):
                 raise
             why_not = said(error)
-            self._tell("undo.failed", stage, error=why_not, trace=_trace(error))
+            self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error))
             return f"could not be undone: {why_not}"
-        self._tell("undo.done", stage)
+        self._tell("undo.done", stage, about=done.about)
         return ""
 
     def _work_then(self, stage: Stage[Any], run: str) -> Work:
@@ -218,9 +250,19 @@ class Effects:
                 raise self._stuck(stage, run, f"it has no result of {name}", right="the inputs the stage had in that run")
             return self._recorded(source, found.data["result"], left=stage, run=run)
 
+        return self._work(stage, results=result, interrupted=not self._found_wrong(stage, run))
+
+    def _found_wrong(self, stage: Stage[Any], run: str) -> bool:
+        """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut short."""
+        name = self._pipeline.name_of(stage)
+        below: set[str] = set()
+        for started in self._journal.events(run, kind="run.started"):
+            for step in started.data["stages"]:  # in topological order
+                if not {name, *below}.isdisjoint(step["inputs"]):
+                    below.add(step["name"])
         failed = {event.stage for event in self._journal.events(run, kind="stage.failed")}
-        wrong = any(self._pipeline.name_of(other) in failed for other in self._pipeline.downstream(stage))
-        return self._work(stage, results=result, interrupted=not wrong)
+        refused = name in failed and self._journal.latest(name, ("stage.finished",), run=run) is not None
+        return refused or not failed.isdisjoint(below)
 
     def _recorded(self, stage: Stage[Any], digest: str, *, left: Stage[Any], run: str) -> Any:
         """What a stage returned in the run that left something open of `left`."""
@@ -250,6 +292,11 @@ class Effects:
 
     def _event(self, kind: str, stage: Stage[Any], /, **data: Any) -> Event:
         return Event(run=self._run, kind=kind, stage=self._pipeline.name_of(stage), data=data)
+
+
+def _is_kept(stage: Stage[Any]) -> bool:
+    """Whether it is kept in mind what came of the stage's effect: it must not be repeated, or can be taken back."""
+    return stage.effect is Effect.ONCE or stage.can_undo()
 
 
 def is_own(error: BaseException) -> bool:

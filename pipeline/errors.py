@@ -73,8 +73,12 @@ class StageFailed(LockgateError):
     exit = Exit.FAILED
 
 
-class CommandFailed(StageFailed):
-    """A command of a stage ended with an exit code it must not end with."""
+class BrokenOff(StageFailed):
+    """A stage broke off in the middle of its work: nobody knows whether its side effect took place, if it has one."""
+
+
+class CommandFailed(BrokenOff):
+    """A command of a stage ended with an exit code it must not end with; half of what it does may be done."""
 
     def __init__(self, argv: tuple[str, ...], exit_code: int, tail: str, *, expected: str = "exit code 0") -> None:
         self.argv, self.exit_code, self.tail = argv, exit_code, tail
@@ -97,7 +101,7 @@ def telling(output: str) -> str:
     return found[-1] if found else "it printed nothing"
 
 
-class StageTimeout(StageFailed):
+class StageTimeout(BrokenOff):
     """An attempt took longer than the stage allows."""
 
 

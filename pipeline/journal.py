@@ -205,14 +205,15 @@ class Journal:
                 listener(event)
         return tuple(written)
 
-    def events(self, run: str = "", *, kind: str = "", stage: str = "", after: int = 0) -> Iterator[Event]:
-        """Events in the order they were written, all of them or those of one run, kind or stage."""
-        conditions, values = ["seq > ?"], [after]
-        parameters: list[Any] = list(values)
+    def events(self, run: str = "", *, kind: str | tuple[str, ...] = "", stage: str = "", after: int = 0) -> Iterator[Event]:
+        """Events in the order they were written, all of them or those of one run, of one kind or several, of one stage."""
+        conditions = ["seq > ?"]
+        parameters: list[Any] = [after]
         for column, value in (("run", run), ("kind", kind), ("stage", stage)):
             if value:
-                conditions.append(f"{column} = ?")
-                parameters.append(value)
+                values = (value,) if isinstance(value, str) else value
+                conditions.append(f"{column} in ({', '.join('?' * len(values))})")
+                parameters += values
         query = f"select seq, run, at, kind, stage, data from event where {' and '.join(conditions)} order by seq"  # noqa: S608 # nosec B608 - fixed words
         for seq, run_, at, kind_, stage_, data in self._rows(query, parameters):
             yield Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))

@@ -11,6 +11,7 @@ from pipeline import key as keys
 from pipeline.condition import Facts
 from pipeline.dag import Pipeline
 from pipeline.frozen import Frozen
+from pipeline.leftover import Leftover
 from pipeline.record import Record
 from pipeline.stage import Effect, Stage
 
@@ -53,8 +54,8 @@ class World(Frozen):
     """Stage name to the key of its latest result; empty for a result that may not be used again."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
-    left: Mapping[Stage[Any], str] = field(default_factory=dict)
-    """Stages of whose side effect a killed run left something open, and that run."""
+    left: Mapping[Stage[Any], tuple[Leftover, ...]] = field(default_factory=dict)
+    """What killed runs left open of stages' side effects, the oldest first."""
 
 
 class Plan(Frozen):
@@ -137,18 +138,29 @@ def decide(
     keys.described(stage)  # what could not be told from another is refused before anything runs
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
-        left = (
-            f"; what run {world.left[stage]} did not confirm is taken back first, unless that run goes on"
-            if stage in world.left
-            else ""
-        )
-        reason = f"has a side effect ({stage.effect.value}){after}{left}"
+        about = None if unknown else keys.about(stage, _results(pipeline, stage, done))
+        reason = f"has a side effect ({stage.effect.value}){after}{_first(stage, about, world.left.get(stage, ()))}"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
     if unknown:
         reason = f"decided when {_names(pipeline, unknown)} {'is' if len(unknown) == 1 else 'are'} known"
         return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
-    inputs = {source: _record(done[source]).result for source in pipeline.inputs(stage)}
-    return keyed(stage, name, inputs, world)
+    return keyed(stage, name, _results(pipeline, stage, done), world)
+
+
+def _first(stage: Stage[Any], about: str | None, left: tuple[Leftover, ...]) -> str:
+    """What comes before an effect that killed runs left open; `about` is None while an input's result is not known."""
+    if not stage.can_undo() and about is not None:
+        left = tuple(one for one in left if one.about == about)  # of another message it does not matter
+    if not left:
+        return ""
+    last = left[-1]
+    if stage.can_undo() and (last.result is not None or stage.can_recover()):
+        what = f"what run {last.run} did not confirm is taken back first"
+    elif stage.can_recover():
+        what = f"what came of it in run {last.run} is found out first"
+    else:
+        what = f"nobody knows whether it took place in run {last.run}"
+    return f"; {what}, unless that run goes on"
 
 
 def keyed(stage: Stage[Any], name: str, inputs: Mapping[Stage[Any], str], world: World) -> Step:
@@ -196,6 +208,11 @@ def _refusal(stage: Stage[Any], world: World) -> str | None:
 def _names(pipeline: Pipeline, stages: list[Stage[Any]]) -> str:
     names = [pipeline.name_of(stage) for stage in stages]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _results(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step]) -> dict[Stage[Any], str]:
+    """The digests of the results of a stage's inputs."""
+    return {source: _record(done[source]).result for source in pipeline.inputs(stage)}
 
 
 def _record(step: Step) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 import traceback
@@ -18,9 +17,10 @@ from pipeline import record as records
 from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
-from pipeline.errors import Exit, LockgateError, StageFailed, StageTimeout, UndeclaredInput, said
+from pipeline.errors import BrokenOff, Exit, LockgateError, StageFailed, said
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
+from pipeline.limit import within
 from pipeline.lock import Lock
 from pipeline.plan import Decision, Plan, Step, decide
 from pipeline.project import Project, log_directory
@@ -198,27 +198,21 @@ class Runner:
         about = self._about(stage)
         value = await self._effects.begin(stage, about, again=name in self._world.again, say=work.say)
         if value is None:
-            value = await self._within(stage, work)
+            value = await self._value(stage, work, about)
         kept = records.keep(self._store, stage, name, value)
         if stage.effect is not Effect.PURE:
             self._effects.done(stage, about, kept.result, kept.blob.digest)
         return kept
 
-    async def _within(self, stage: Stage[Any], work: Work) -> Any:
-        """What the stage returns. Raises StageTimeout when it takes too long; then nobody knows of its effect."""
-        value: Any = None
-        with anyio.move_on_after(stage.timeout if math.isfinite(stage.timeout) else None) as scope:
-            try:
-                value = await stage.run(work)
-            except (StageFailed, UndeclaredInput) as error:
-                if stage.effect is Effect.ONCE:
-                    self._effects.failed(stage, str(error))
-                raise
-        if scope.cancelled_caught:
-            raise StageTimeout(
-                f"{self._name(stage)} took longer than {stage.timeout:g} s", right="a larger timeout=, or less work"
-            )
-        return value
+    async def _value(self, stage: Stage[Any], work: Work, about: str) -> Any:
+        """What the stage returns. Of an effect that nobody knows of when it raises, nothing is said."""
+        try:
+            return await within(stage.timeout, self._name(stage), stage.run(work))
+        except BrokenOff:
+            raise
+        except StageFailed as error:
+            self._effects.failed(stage, about, str(error))
+            raise
 
     def _about(self, stage: Stage[Any]) -> str:
         """What a side effect is about; nothing to say of a stage that has none."""
@@ -255,15 +249,17 @@ class Runner:
         return [self._failure(stage, 0, record.seconds, StageFailed(record.concern))]
 
     def _missing(self, stage: Stage[Any]) -> list[str]:
-        """The stages that have to pass before the effect of `stage` stands: those that confirm it, else all below it."""
+        """What has yet to pass before the effect of `stage` stands: itself, and those that confirm it, else all below it."""
         taking_part = self._schedule.wanted - self._plan.skipped.keys()
         below = [other for other in self._pipeline.downstream(stage) if other in taking_part]
         confirming = [other for other in below if other.confirms]
-        return [self._name(other) for other in confirming or below if other not in self._done or other in self._failed]
+        needed = [stage, *(confirming or below)]
+        return [self._name(other) for other in needed if other not in self._done or other in self._failed]
 
     def _found_wrong(self, stage: Stage[Any]) -> bool:
-        """Whether anything below the stage failed, as opposed to being cut short."""
-        return any(other in self._failed for other in self._pipeline.downstream(stage))
+        """Whether the stage's result was refused or anything below it failed, as opposed to being cut short."""
+        refused = stage in self._done and stage in self._failed
+        return refused or any(other in self._failed for other in self._pipeline.downstream(stage))
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has."""

@@ -80,7 +80,7 @@ class Session(Frozen):
             lookup=self.lookup(),
             last=self.journal.last_records(),
             again=again,
-            left={stage: left.run for stage in wanted if (left := left_open(self.journal, stage, self.pipeline.name_of(stage)))},
+            left={stage: left_open(self.journal, stage, self.pipeline.name_of(stage)) for stage in wanted},
         )
 
     def _observed(self, stage: Stage[Any]) -> str | None:

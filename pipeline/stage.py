@@ -74,7 +74,7 @@ class Stage(Frozen, ABC, Generic[T_co]):
     """Stages that must have passed first although nothing of theirs is used: a migration, the tests before a load test."""
     only: Only = Only()
     timeout: float = 3600.0
-    """Seconds that one attempt may take."""
+    """Seconds that one attempt may take, and each call of `undo` and of `recover`."""
     retry: Retry = Retry()
     resources: Resources = Resources()
 
@@ -99,7 +99,11 @@ class Stage(Frozen, ABC, Generic[T_co]):
 
     @abstractmethod
     async def run(self, work: Work) -> T_co:
-        """Do the work. Raise StageFailed when the answer is no; anything else raised is an error of the stage."""
+        """Do the work. Raise StageFailed when the answer is no; anything else raised is an error of the stage.
+
+        Of a side effect, StageFailed says that it did not take place; so raise it where that is sure. BrokenOff says that
+        nobody knows, and so does everything else: CommandFailed and StageTimeout, which are BrokenOff, and any other exception.
+        """
 
     def observe(self, project: Project) -> str | None:
         """What the result depends on besides fields and inputs, as a digest; called while planning.
@@ -124,7 +128,8 @@ class Stage(Frozen, ABC, Generic[T_co]):
         """Take the side effect back; called when nothing downstream confirmed it.
 
         It has to be safe to repeat: it is called again when its run was killed, or could not write its journal, before it
-        was recorded that the effect was taken back. A stage that can tell (`recover`) is asked first.
+        was recorded that the effect was taken back. A stage that can tell (`recover`) is asked first. One that takes longer than
+        `timeout` has failed.
 
         `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
         """

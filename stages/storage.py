@@ -218,8 +218,9 @@ class PublishDistributions(Stage[Published]):
 
     With `token`, the name of a secret; with `username` and `password`, names of two; or, without any, as the trusted
     publisher that the CI system vouches for. `check_url` is the index that installers read: what is there already, with
-    the same bytes, is left out, so that a publication that broke off can be repeated. It cannot be undone: a
-    version that was published is never free again, which is why this takes nothing that passed no gate.
+    the same bytes, is left out, so that a publication that broke off, or failed after the first file, can be repeated; without
+    it nobody knows what arrived, and it is not repeated before people said so. It cannot be undone: a version that was
+    published is never free again, which is why this takes nothing that passed no gate.
     """
 
     effect: ClassVar[Effect] = Effect.ONCE

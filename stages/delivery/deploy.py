@@ -58,7 +58,7 @@ class Deploy(Stage[Deployment]):
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
-                await rollout.take_up(self.strategy, started, finished)  # its way back failed, or the disk was full
+                await rollout.take_up(self.strategy, started, finished)  # nobody could take it back, and people said to go on
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 

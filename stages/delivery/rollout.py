@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pipeline import LockgateError, StageFailed
+from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
@@ -44,7 +44,10 @@ class Rollout:
         return State(groups=groups, weights={name: share for name, share in weights.items() if name in groups})
 
     async def forward(self, strategy: Strategy) -> State:
-        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first."""
+        """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first.
+
+        Raises BrokenOff when that fails too.
+        """
         before = await self.state()
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
@@ -80,14 +83,14 @@ class Rollout:
             self.note("rollout.done", number=number, step=str(step), seconds=round(time.monotonic() - started, 3))
 
     async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
-        """The way back; should it fail too, both reasons are told."""
+        """The way back; should it fail too, both reasons are told, and that the rollout is left half done."""
         try:
             await self.back(strategy, before, self.release.group)
         except Exception as second:
             self.note("rollout.stuck", error=str(second))
             first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
             if isinstance(error, Exception):
-                raise StageFailed(f"{first}; then the way back failed: {second}") from error
+                raise BrokenOff(f"{first}; then the way back failed: {second}") from error
 
     async def _step(self, step: Step) -> None:
         match step:

@@ -68,7 +68,7 @@ def test_an_exit_code_that_was_not_allowed_is_said_with_the_last_words_and_what_
     assert result.require(3) is result
     with pytest.raises(CommandFailed) as caught:
         result.require(1, 2)
-    assert str(caught.value) == "`tool check -v src` ended with exit code 3: last words\n  expected: exit code 0 or 1 or 2"
+    assert str(caught.value) == "`tool check -v src ...` ended with exit code 3: last words\n  expected: exit code 0 or 1 or 2"
     assert (caught.value.exit_code, caught.value.tail) == (3, result.tail)
 
 

@@ -349,3 +349,13 @@ def test_negative_numbers_of_attempts_and_processors_are_refused() -> None:
         Retry(times=-1)
     with pytest.raises(WiringError, match=r"Resources\.cpu is -2"):
         Resources(cpu=-2)
+
+
+def test_a_way_back_from_no_side_effect_is_refused() -> None:
+    class Undoes(Half):
+        async def undo(self, work: Work, result: Any) -> None:
+            raise AssertionError("never")
+
+    with pytest.raises(WiringError, match=r"half defines undo and has no side effect: Undoes\.effect is PURE") as refused:
+        Pipeline("thing", half=Undoes(of=ONE))
+    assert "Effect.RETRYABLE" in refused.value.right

@@ -14,7 +14,20 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
+from pipeline import (
+    BrokenOff,
+    CommandFailed,
+    Effect,
+    Journal,
+    Pipeline,
+    Project,
+    Retry,
+    Stage,
+    StageFailed,
+    Store,
+    UndeclaredInput,
+    Work,
+)
 from pipeline.errors import Exit, JournalError
 from pipeline.journal import Event
 from pipeline.lock import Lock
@@ -89,7 +102,8 @@ def pipeline(kind: str, value: int) -> Pipeline:
     if kind == "dying":
         dying = Dying(of=Constant(value=value))
         return Pipeline("thing", send=dying, below=Fails(of=dying))
-    send = {"mails": Mails, "looks": Looks, "opens": Opens}[kind](of=Constant(value=value))
+    kinds = {"mails": Mails, "looks": Looks, "opens": Opens, "redoes": Redoes, "reopens": Reopens}
+    send = kinds[kind](of=Constant(value=value))
     return Pipeline("thing", send=send, below=DiesOnce(of=send))
 
 
@@ -145,7 +159,25 @@ def test_another_message_is_sent_though_nobody_knows_of_the_one_before(bench: Be
     bench.die("mails", 1)
     assert bench.run(pipeline("mails", 2)).exit is Exit.PASSED
     assert bench.sent.read_text() == "1\n2\n"
-    assert bench.kinds() == ["effect.intended", "effect.unknown", "effect.intended", "effect.done"]
+    assert bench.kinds() == ["effect.intended", "effect.intended", "effect.done"]
+
+
+def test_another_message_that_was_sent_is_no_answer_to_the_question_about_the_one_before(bench: Bench) -> None:
+    bench.die("mails", 1)
+    bench.run(pipeline("mails", 2))
+    assert "nobody knows whether send took place" in bench.run(pipeline("mails", 1)).failed["send"]
+    assert bench.run(pipeline("mails", 3), again=frozenset({"send"})).exit is Exit.PASSED  # said of that one alone
+    assert bench.run(pipeline("mails", 1)).exit is Exit.FAILED
+    assert bench.sent.read_text() == "1\n2\n3\n"
+    assert bench.run(pipeline("mails", 1), again=frozenset({"send"})).exit is Exit.PASSED
+    assert bench.sent.read_text() == "1\n2\n3\n1\n"
+
+
+def test_a_stage_finds_out_about_each_of_its_effects_with_the_inputs_it_had(bench: Bench) -> None:
+    bench.die("looks", 1)
+    assert bench.run(pipeline("looks", 2)).exit is Exit.PASSED
+    assert bench.run(pipeline("looks", 1)).exit is Exit.PASSED
+    assert bench.sent.read_text() == "1\n2\n"
 
 
 def test_a_stage_that_can_find_out_that_its_effect_took_place_is_not_run_again(bench: Bench) -> None:
@@ -213,6 +245,21 @@ def test_a_stage_that_says_its_effect_did_not_take_place_leaves_no_doubt(bench: 
     assert bench.run(pipeline("mails", 1)).exit is Exit.PASSED
 
 
+@pytest.mark.parametrize(
+    "error", [BrokenOff("half of it went out"), CommandFailed(("post",), 2, "half of it"), UndeclaredInput("no input")]
+)
+def test_a_stage_that_broke_off_leaves_a_doubt(bench: Bench, error: Exception) -> None:
+    class Breaks(Mails):
+        async def run(self, work: Work) -> Number:
+            await super().run(work)
+            raise error
+
+    made = Pipeline("thing", send=Breaks(of=Constant(value=1)))
+    assert str(error) in bench.run(made).failed["send"]
+    assert "nobody knows whether send took place" in bench.run(made).failed["send"]
+    assert bench.sent.read_text() == "1\n"
+
+
 def test_a_stage_that_ran_out_of_time_leaves_a_doubt(bench: Bench) -> None:
     class Slow(Mails):
         async def run(self, work: Work) -> Number:
@@ -239,6 +286,95 @@ def test_an_effect_goes_back_when_only_a_concern_is_below_it(bench: Bench) -> No
     outcome = bench.run(Pipeline("thing", send=send, check=Check(of=send)))
     assert outcome.failed == {"check": "this is bad"}
     assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+class Worried(Number):
+    """A number with which nobody should go on."""
+
+    def concern(self) -> str:
+        return "this is bad"
+
+
+class Mute(Number):
+    """A number that cannot be told."""
+
+    def summary(self) -> str:
+        raise StageFailed("no words")
+
+
+class Gives(Stage[Number]):
+    """Appends a line, which it can take back, and gives a number with which something is wrong; refuses the second time."""
+
+    kind: type[Number]
+
+    async def run(self, work: Work) -> Number:
+        if work.attempt == 2:
+            raise StageFailed("refused")
+        (work.project.root / "sent").write_text("1\n")
+        return self.kind(value=1)
+
+    def result_type(self) -> Any:
+        return self.kind
+
+    undo = Opens.undo
+
+
+class GivesOnce(Gives):
+    effect: ClassVar[Effect] = Effect.ONCE
+
+
+class GivesAgain(Gives):
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Worried, "this is bad"), (Mute, "no words")])
+def test_an_effect_goes_back_when_its_own_stage_fails(bench: Bench, kind: type[Number], why: str) -> None:
+    class Later(Half):
+        """Whatever passes after it, the effect does not stand."""
+
+        async def run(self, work: Work) -> Number:
+            while not list(bench.journal.events(kind="stage.failed")):
+                await anyio.sleep(0.01)
+            return await super().run(work)
+
+    outcome = bench.run(Pipeline("thing", send=GivesOnce(kind=kind), beside=Later(of=Constant(value=1))))
+    assert (outcome.exit, outcome.failed) == (Exit.FAILED, {"send": why})
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+    assert bench.kinds() == ["effect.intended", "effect.done", "undo.intended", "undo.done"]
+
+
+def test_what_an_attempt_that_failed_left_is_taken_back_once_before_the_next(bench: Bench) -> None:
+    outcome = bench.run(Pipeline("thing", send=GivesAgain(kind=Mute, retry=Retry(times=1, wait=0))))
+    assert outcome.failed == {"send": "refused"}
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+    (told,) = bench.journal.events(kind="undo.intended")
+    assert told.data["reason"] == "an earlier attempt ended before anybody confirmed it"
+
+
+class Hangs(Opens):
+    """Never finds out, and never comes back from taking its line back."""
+
+    async def recover(self, work: Work) -> Number | None:
+        await anyio.sleep_forever()
+        return None
+
+    async def undo(self, work: Work, result: Any) -> None:
+        await anyio.sleep_forever()
+
+
+def test_taking_an_effect_back_may_take_no_longer_than_its_stage(bench: Bench) -> None:
+    send = Hangs(of=Constant(value=1), timeout=0.2)
+    outcome = bench.run(Pipeline("thing", send=send, below=Fails(of=send)))
+    assert "could not be undone: taking send back took longer than 0.2 s" in outcome.failed["send"]
+    (told,) = bench.journal.events(kind="undo.failed")
+    assert "longer than 0.2 s" in told.data["error"]
+
+
+def test_finding_out_about_an_effect_may_take_no_longer_than_its_stage(bench: Bench) -> None:
+    bench.die("opens", 1)
+    outcome = bench.run(Pipeline("thing", send=Hangs(of=Constant(value=2), timeout=0.2)))
+    assert "finding out what came of send took longer than 0.2 s" in outcome.failed["send"]
+    assert (bench.sent.read_text(), bench.kinds()) == ("1\n", ["effect.intended"])
 
 
 def test_a_second_run_waits_until_the_effects_of_the_first_are_confirmed(bench: Bench) -> None:
@@ -347,6 +483,13 @@ def test_what_failed_before_the_run_was_killed_is_not_taken_for_merely_interrupt
     source = Constant(value=2)
     send = Opens(of=source, after=(Fails(of=source),))
     bench.run(Pipeline("thing", send=send, below=Half(of=send)))
+    assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_what_was_found_wrong_is_asked_of_the_run_that_was_killed_not_of_todays_pipeline(bench: Bench) -> None:
+    bench.die("dying", 1)
+    source = Constant(value=2)
+    bench.run(Pipeline("thing", send=Opens(of=source, after=(Fails(of=source),))))  # what failed is not below it any more
     assert bench.sent.read_text() == "1\ntook back 1\n"
 
 
@@ -459,6 +602,58 @@ class Repeats(Mails):
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
 
+class Redoes(Repeats):
+    """May be repeated and taken back, and cannot tell what came of it. Refuses where a file says so."""
+
+    undo = Opens.undo
+
+    async def run(self, work: Work) -> Number:
+        if (work.project.root / "refused").exists():
+            raise StageFailed("refused")
+        return await super().run(work)
+
+
+class Reopens(Opens):
+    """May be repeated and taken back, and can tell what came of it."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+
+def test_what_may_be_repeated_is_taken_back_like_any_other_when_its_run_was_killed_in_the_middle(bench: Bench) -> None:
+    bench.die("reopens", 1)
+    source = Constant(value=2)
+    bench.run(Pipeline("thing", send=Reopens(of=source, after=(Fails(of=source),))))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+
+
+def test_what_may_be_repeated_is_taken_back_when_it_ran_out_of_time(bench: Bench) -> None:
+    class Late(Reopens):
+        async def run(self, work: Work) -> Number:
+            await super().run(work)
+            await anyio.sleep_forever()
+            return work[self.of]
+
+    bench.run(Pipeline("thing", send=Late(of=Constant(value=1), timeout=0.2, retry=Retry(times=1, wait=0))))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n1\ntook back 1\n"
+
+
+def test_what_may_be_repeated_answers_the_question_whether_it_took_place_by_being_repeated(bench: Bench) -> None:
+    bench.die("redoes", 1)
+    assert "nobody knows whether send took place" in bench.run(pipeline("redoes", 2)).failed["send"]
+    send = Redoes(of=Constant(value=1))
+    bench.run(Pipeline("thing", send=send, below=Fails(of=send)))
+    assert bench.sent.read_text() == "1\n1\ntook back 1\n"
+    assert bench.run(pipeline("redoes", 2)).failed == {}
+
+
+def test_an_effect_that_was_not_repeated_is_not_forgotten(bench: Bench) -> None:
+    bench.die("redoes", 1)
+    (bench.root / "refused").touch()
+    assert bench.run(pipeline("redoes", 1)).failed == {"send": "refused"}
+    (bench.root / "refused").unlink()
+    assert "nobody knows whether send took place" in bench.run(pipeline("redoes", 2)).failed["send"]
+
+
 @pytest.mark.parametrize("next_effect", [Mails, Repeats])
 @pytest.mark.parametrize(
     ("lose", "said"),
@@ -565,6 +760,24 @@ def test_where_the_result_of_what_is_left_open_is_lost_and_the_stage_cannot_find
         "effect.done",
         "effect.stands",
     ]
+
+
+def test_a_run_keeps_the_turn_as_long_as_it_has_to_find_out_what_came_of_an_effect(bench: Bench) -> None:
+    class Breaks(Opens):
+        async def run(self, work: Work) -> Number:
+            raise BrokenOff("cut off")
+
+    class Tries(Half):
+        async def run(self, work: Work) -> Number:
+            while not list(bench.journal.events(kind="stage.failed")):
+                await anyio.sleep(0.01)
+            free.append(Lock(bench.project.home / "effects.lock").try_take())
+            return await super().run(work)
+
+    free: list[bool] = []
+    source = Constant(value=1)
+    bench.run(Pipeline("thing", send=Breaks(of=source), beside=Tries(of=source)))
+    assert free == [False]
 
 
 OWN = [anyio.get_cancelled_exc_class, lambda: GeneratorExit, lambda: SystemExit]

@@ -7,30 +7,46 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
 from pipeline.journal import Event
-from pipeline.leftover import Leftover, left_open, leftover
+from pipeline.leftover import Leftover, left_open, leftovers
 from pipeline.settings import Settings
 from tests.conftest import run_pipeline
 from tests.pipeline.toys import Constant, Fails, Half, Number
 
+LAST = ("effect.failed", "effect.stands", "effect.unknown", "undo.done", "undo.failed")
 
-def test_nothing_is_open_after_the_last_word() -> None:
-    last = ("effect.failed", "effect.stands", "undo.done", "undo.failed")
-    assert [leftover(Event(run="r", kind=kind), undoable=True) for kind in last] == [None] * 4
-    assert leftover(None, undoable=True) is None
+
+def said(kind: str, **data: str) -> Event:
+    return Event(run="r", kind=kind, data=data)
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_nothing_is_open_after_the_last_word(last: str) -> None:
+    intended = said("effect.intended", about="a")
+    assert leftovers([], undoable=True) == leftovers([intended, said(last, about="a")], undoable=True) == ()
 
 
 def test_what_is_done_is_open_as_long_as_it_can_be_taken_back() -> None:
-    done = Event(run="r", kind="effect.done", data={"about": "a", "result": "d"})
-    assert leftover(done, undoable=True) == Leftover(run="r", about="a", result="d")
-    assert leftover(done, undoable=False) is None
-    assert leftover(Event(run="r", kind="effect.intended", data={"about": "a"}), undoable=False) == Leftover(
-        run="r", about="a", result=None
-    )
+    intended, done = said("effect.intended", about="a"), said("effect.done", about="a", result="d")
+    assert leftovers([intended, done], undoable=True) == (Leftover(run="r", about="a", result="d"),)
+    assert leftovers([intended, done], undoable=False) == ()
+    assert leftovers([intended], undoable=False) == (Leftover(run="r", about="a", result=None),)
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_the_last_word_about_one_effect_is_none_about_another_of_the_same_stage(last: str) -> None:
+    events = [said("effect.intended", about="a"), said("effect.intended", about="b"), said(last, about="b")]
+    assert leftovers(events, undoable=True) == (Leftover(run="r", about="a", result=None),)
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_a_last_word_from_before_they_named_what_they_are_about_is_the_last_about_everything(last: str) -> None:
+    assert leftovers([said("effect.intended", about="a"), said(last)], undoable=True) == ()
 
 
 class Final(Stage[Number]):
@@ -64,6 +80,18 @@ class Found(Undoable):
         return work[self.of]
 
 
+class Again(Undoable):
+    """One that may be repeated."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+
+class FoundAgain(Found):
+    """One that may be repeated and can find out what came of it."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+
 FATES = ("stands", "refused", "cut off", "taken back", "stuck")
 
 
@@ -73,7 +101,7 @@ def effects(draw: st.DrawFn) -> Pipeline:
     stages: dict[str, Stage[Number]] = {"source": Constant(value=8)}
     for number in range(draw(st.integers(1, 4))):
         fate = draw(st.sampled_from(FATES))
-        kind = draw(st.sampled_from((Final, Undoable, Found)))
+        kind = draw(st.sampled_from((Final, Undoable, Found, Again, FoundAgain)))
         stages[f"effect{number}"] = made = kind(of=draw(st.sampled_from(list(stages.values()))), fate=fate)
         stages[f"below{number}"] = Fails(of=made) if fate in {"taken back", "stuck"} else Half(of=made)
     return Pipeline("thing", **stages)

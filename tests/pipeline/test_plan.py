@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import Facts, Only, Pipeline, Stage, WiringError
+from pipeline import Facts, Only, Pipeline, Stage, WiringError, Work
+from pipeline import key as keys
+from pipeline.leftover import Leftover
 from pipeline.plan import Decision, Plan, World, plan
 from pipeline.record import Record
 from pipeline.stage import Effect
@@ -177,14 +179,51 @@ def test_a_setting_that_could_not_be_told_from_another_is_refused_before_anythin
             decide(Pipeline("thing", send=Odd(of=Constant(value=1), file=Path("x"), thing=value)), world())
 
 
-def test_the_plan_says_what_a_killed_run_left_open(tmp_path: Any) -> None:
+class Mails(Stage[Number]):
+    """An effect that nobody can take back."""
+
+    effect: ClassVar[Effect] = Effect.ONCE
+
+    of: Stage[Number]
+
+    async def run(self, work: Work) -> Number:
+        return work[self.of]
+
+
+class Looks(Mails):
+    async def recover(self, work: Work) -> Number | None:
+        return None
+
+
+ONE = Constant(value=1)
+UNDOABLE = Sends(of=ONE, file=Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("send", "result", "what"),
+    [
+        (UNDOABLE, "d" * 64, "what run r7 did not confirm is taken back first"),
+        (UNDOABLE, None, "nobody knows whether it took place in run r7"),
+        (Mails(of=ONE), None, "nobody knows whether it took place in run r7"),
+        (Looks(of=ONE), None, "what came of it in run r7 is found out first"),
+    ],
+)
+def test_the_plan_says_what_is_to_be_done_about_what_a_killed_run_left_open(
+    send: Stage[Number], result: str | None, what: str
+) -> None:
+    left = Leftover(run="r7", about="a", result=result)
+    found = decide(Pipeline("thing", one=ONE, send=send), world(left={send: (left,)}))
+    assert said(found)["send"] == ("run", f"has a side effect (once), after one; {what}, unless that run goes on")
+
+
+def test_the_plan_says_nothing_of_another_message_of_which_nobody_knows() -> None:
     one = Constant(value=1)
-    send = Sends(of=one, file=tmp_path)
-    found = decide(Pipeline("thing", one=one, send=send), world(left={send: "r7"}))
-    assert said(found)["send"] == (
-        "run",
-        "has a side effect (once), after one; what run r7 did not confirm is taken back first, unless that run goes on",
-    )
+    send = Mails(of=one)
+    record = made("a" * 64)
+    for about, more in ((keys.about(send, {one: record.result}), "; nobody knows"), ("another", "")):
+        left = Leftover(run="r7", about=about, result=None)
+        found = decide(Pipeline("thing", one=one, send=send), world(lookup=lambda _: record, left={send: (left,)}))
+        assert said(found)["send"][1].partition(" whether")[0] == f"has a side effect (once){more}"
 
 
 def test_a_concern_is_left_to_whoever_takes_the_result_and_else_keeps_the_plan_from_being_settled() -> None:

@@ -342,6 +342,29 @@ def test_publishing_what_is_there_is_left_out_with_check_url_and_refused_without
         assert run_stage(publish(f"{url}/", check_url=f"{url}/simple/")) == first
 
 
+@needs_index
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("check", [False, True])
+def test_a_publication_of_which_half_was_taken_is_repeated_only_where_it_is_seen_what_is_there(
+    project: Project, run_stage: RunStage, tmp_path: Path, check: bool
+) -> None:
+    write_package(project)
+    kept = tmp_path / "index" / "packages"
+    with package_index(tmp_path / "index") as url:
+        stage = publish(f"{url}/", check_url=f"{url}/simple/" if check else "")
+        taken = kept / "thing-1.4.2.tar.gz"
+        taken.write_bytes(b"somebody else's")
+        with pytest.raises(StageDidNotPass, match="exit code 2"):
+            run_stage(stage)
+        assert len(list(kept.glob("*.whl"))) == 1
+        taken.unlink()
+        if check:
+            assert sorted(run_stage(stage).files) == sorted(path.name for path in kept.iterdir())
+        else:
+            with pytest.raises(StageDidNotPass, match="nobody knows whether subject took place"):
+                run_stage(stage)
+
+
 def test_publishing_is_a_side_effect_that_is_not_repeated() -> None:
     assert PublishDistributions.effect is Effect.ONCE
     assert not PublishDistributions.can_undo()

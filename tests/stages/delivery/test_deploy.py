@@ -17,7 +17,7 @@ import pytest
 
 from gates import Passed
 from gates.probes import Probe, ProbeReport
-from pipeline import Effect, Journal, Pipeline, Project, Stage, Store, Work
+from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
 from pipeline.engines.local import free_port
 from pipeline.errors import Exit
 from pipeline.run import Outcome
@@ -26,8 +26,9 @@ from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
-from stages.delivery.model import Deployment, Release
+from stages.delivery.model import Deployment, Release, State
 from stages.delivery.rollout import Rollout
+from stages.delivery.step import Step
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
 from tests.conftest import run_pipeline
@@ -315,6 +316,35 @@ def test_a_run_killed_before_its_verification_is_taken_back_by_the_next_though_t
     assert bench.groups() == {one.group}
     undone = [event.kind for event in bench.journal.events(outcome.run, stage="deploy") if event.kind.startswith("undo.")]
     assert undone == ["undo.intended", "undo.done"]
+
+
+@dataclass(frozen=True)
+class Stuck(BlueGreen):
+    """Whose way back fails as long as there is a file."""
+
+    file: str = ""
+
+    def back(self, before: State, green: str) -> tuple[Step, ...]:
+        if Path(self.file).exists():
+            raise StageFailed("nobody gets through")
+        return super().back(before, green)
+
+
+def test_a_rollout_whose_way_back_failed_too_is_taken_back_by_the_next_run_though_that_never_deploys(
+    bench: Bench, tmp_path: Path
+) -> None:
+    one = bench.deploy("one")
+    stuck = tmp_path / "stuck"
+    stuck.touch()
+    bad = deployment(bench.port, "bad", ("UNREADY", "1"))
+    bad = dataclasses.replace(bad, strategy=Stuck(ready=1, file=str(stuck)))
+    outcome, _ = bench.run(delivery(bad))
+    assert "then the way back failed: nobody gets through" in outcome.failed["deploy"]
+    assert len(bench.groups()) == 2
+    stuck.unlink()
+    outcome, _ = bench.run(delivery(dataclasses.replace(bad, after=(Fails(of=Constant(value=1)),))))
+    assert sorted(outcome.failed) == ["fails"]
+    assert (bench.answer(), bench.groups()) == ("one", {one.group})
 
 
 def test_a_deployment_that_nobody_verified_goes_back_also_when_its_result_is_lost(bench: Bench) -> None:
