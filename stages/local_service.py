@@ -17,10 +17,17 @@ from stages.delivery.lock import alone
 from stages.delivery.model import Address, Binding
 
 
-class LocalService(Stage[Address]):
+class Kept(Address):
+    """Where a service that stays listens, and the directory in which it keeps what it writes."""
+
+    data: str
+
+
+class LocalService(Stage[Kept]):
     """Starts `service` as a process that outlives the run, unless it runs already; what it writes is kept in `data`.
 
     `keep` names environment variables of the service that point into the data directory, with the path below it.
+    Every user of this machine can reach its port: whom it lets in is the service's own matter, as PostgresService's.
     """
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
@@ -30,7 +37,7 @@ class LocalService(Stage[Address]):
     retry: Retry = Retry(times=2)
     """Its port was free when it was chosen, and may be somebody else's when the service listens."""
 
-    async def run(self, work: Work) -> Address:
+    async def run(self, work: Work) -> Kept:
         service = work[self.service]
         state = work.state(f"service/{service.name}")
         async with alone(state, work.say):
@@ -41,13 +48,18 @@ class LocalService(Stage[Address]):
                 argv, env = command(service, state, port, isolated_python(work.project.home / "python"), dict(self.keep))
                 process.start(mark(state), argv, env, cwd=state, log=state / "log")
                 found = next(process.running(mark(state)), None)
-            address = Address(host="127.0.0.1", port=int(found.env["PORT"]) if found else 0)
+            port = int(found.env["PORT"]) if found else 0
+            address = Kept(host="127.0.0.1", port=port, data=str(state / "data"))
             await wait(service, address, state)
         return address
 
 
 class Bound(Stage[Binding]):
-    """The address of a service as an environment variable: `template` with `{host}` and `{port}` filled in."""
+    """The address of a service as an environment variable: `template` with `{host}` and `{port}` filled in.
+
+    Of a LocalService `{data}` is filled in too. The value is kept with the results of the run: to hand on a password,
+    name the file that holds it.
+    """
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
@@ -56,8 +68,7 @@ class Bound(Stage[Binding]):
     template: str
 
     async def run(self, work: Work) -> Binding:
-        address = work[self.address]
-        return Binding(variable=self.variable, value=self.template.format(host=address.host, port=address.port))
+        return Binding(variable=self.variable, value=self.template.format(**work[self.address].model_dump()))
 
 
 def mark(state: Path) -> str:

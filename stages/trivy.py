@@ -65,7 +65,9 @@ class TrivySecrets(Stage[Findings]):
 class TrivyConfig(Stage[Findings]):
     """Mistakes in Dockerfiles, Kubernetes manifests, Terraform and their like, by the checks in Trivy itself.
 
-    Targets are the files Trivy recognizes; without any there is no target, and no gate takes that for a pass.
+    Targets are the files Trivy recognizes; without any there is no target, and no gate takes that for a pass. A
+    comment `#trivy:ignore:RULE` in a file silences what it names, and Trivy neither offers a way to forbid it nor
+    reports it: who may change the files may do that, and a review has to see it.
     """
 
     source: Stage[Tree]
@@ -174,7 +176,8 @@ async def trivy(
 
 
 def trivy_action(scanned: Tree, tool: Tree, keep: Blob, command: tuple[str, ...], database: Tree | None) -> Action:
-    """The command; it neither asks for anything from outside nor reads settings from what it scans."""
+    """The command; it neither asks for anything from outside nor reads settings files (trivy.yaml, .trivyignore) from
+    what it scans. Comments in configuration that silence a check are Trivy's own language: it obeys them all the same."""
     name, *rest = command
     return Action(
         argv=(

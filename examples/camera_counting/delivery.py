@@ -230,11 +230,14 @@ database_url = Bound(
     variable="DATABASE_URL",
     template="postgresql://postgres@{host}:{port}/postgres",
 )
+database_password = Bound(
+    address=local_database, variable="PGPASSFILE", template="{data}/pgdata/pgpass"
+)
 migrate = RunOnce(
     release=gate,
     target=target,
     command=("python", "-m", "camera_counting", "migrate"),
-    bindings=(database_url,),
+    bindings=(database_url, database_password),
     after=(preflight,),
 )
 deploy = Deploy(
@@ -242,7 +245,7 @@ deploy = Deploy(
     target=target,
     router=router,
     strategy=BlueGreen(),
-    bindings=(database_url,),
+    bindings=(database_url, database_password),
     after=(migrate,),
     instances=2,
 )
@@ -343,6 +346,7 @@ pipeline = Pipeline(
     preflight=preflight,
     local_database=local_database,
     database_url=database_url,
+    database_password=database_password,
     migrate=migrate,
     deploy=deploy,
     smoke=smoke,

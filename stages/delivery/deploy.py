@@ -11,6 +11,7 @@ from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.router import Router
+from stages.delivery.seal import seal
 from stages.delivery.strategy import BlueGreen, Strategy
 from stages.delivery.target import Target
 from stages.gated import need_gate
@@ -34,8 +35,9 @@ class Deploy(Stage[Deployment]):
 
     `env` and the `bindings` are the release's configuration; both are part of its name, so that code never
     goes back without its configuration. `secrets` are environment variables of the run handed to the
-    instances. When a stage below this one fails, the rollout goes back; an image that passed no gate does
-    not type-check. Fails when the new instances do not become ready; then nothing was switched.
+    instances; another value of one makes another release. When a stage below this one fails, the rollout goes
+    back; an image that passed no gate does not type-check. Fails when the new instances do not become ready;
+    then nothing was switched.
     """
 
     effect: ClassVar[Effect] = Effect.ONCE
@@ -56,9 +58,10 @@ class Deploy(Stage[Deployment]):
 
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work)
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
-                await rollout.take_up(self.strategy, started, finished)  # nobody could take it back, and people said to go on
+                await self._rollout(work).take_up(self.strategy, started, finished)  # people said to go on
+            values = {name: work.project.secret(name) for name in self.secrets}
+            rollout = self._rollout(work, seal(values, work.state("deploy") / ".key"))
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 
@@ -102,15 +105,17 @@ class Deploy(Stage[Deployment]):
             )
         return {result.previous: 100}
 
-    def _rollout(self, work: Work) -> Rollout:
-        return Rollout(self.target.open(work), self.router.open(work, self.ready), self._release(work), work.record)
+    def _rollout(self, work: Work, seal: str = "") -> Rollout:
+        """Only the way forward has a seal: the way back knows its groups by name, and must not need a secret."""
+        return Rollout(self.target.open(work), self.router.open(work, self.ready), self._release(work, seal), work.record)
 
-    def _release(self, work: Work) -> Release:
+    def _release(self, work: Work, seal: str) -> Release:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
         return Release(
             image=work[self.release].artifact,
             env={**dict(self.env), **bound},
             secrets=self.secrets,
+            seal=seal,
             instances=self.instances,
             ready=self.ready,
         )

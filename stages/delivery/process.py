@@ -57,6 +57,13 @@ def running(prefix: str) -> Iterator[Process]:
             yield process
 
 
+async def ended(pid: int) -> int:
+    """The exit code of a process that this one started, once it has ended; its number is kept until `stop`."""
+    while (code := _exit_code(pid)) is None:
+        await anyio.sleep(0.02)
+    return code
+
+
 async def stop(process: Process, patience: float = 10.0) -> None:
     """Ask the process and its family to end; kill those that have not after `patience` seconds."""
     _signal(process, signal.SIGTERM)
@@ -87,6 +94,14 @@ def _signal(process: Process, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def _exit_code(pid: int) -> int | None:
+    """How a process that this one started ended: its code, or minus the signal it died of; None while it runs."""
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
 def _reap(pid: int) -> None:
     """Take leave of a process that this one started, so that no zombie stays; nothing to do for any other."""
     with contextlib.suppress(ChildProcessError):
@@ -96,10 +111,16 @@ def _reap(pid: int) -> None:
 def _family(process: Process) -> Iterator[int]:
     """Who has the mark, and who is in the session of the first of them: programs that write their title over their
     environment, as PostgreSQL does, have no mark."""
-    first = _environment(process.pid).get(MARK) == process.mark
+    first = _environment(process.pid).get(MARK) == process.mark or _unreaped(process.pid)
     for pid in _pids():
         if _environment(pid).get(MARK) == process.mark or (first and _stat(pid)[3:4] == [str(process.pid)]):
             yield pid
+
+
+def _unreaped(pid: int) -> bool:
+    """Whether it is a zombie that this process has not taken leave of: nobody else can have its number yet."""
+    fields = _fields(pid)
+    return fields[:1] == ["Z"] and fields[1] == str(os.getpid())
 
 
 def _marked(prefix: str) -> Iterator[Process]:
@@ -128,12 +149,17 @@ def _parent(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """State, parent, group, session and more of a process (proc(5), /proc/PID/stat); empty for one that is gone or a zombie."""
+    """State, parent, group, session and more of a process; empty for one that is gone or a zombie."""
+    fields = _fields(pid)
+    return [] if fields[:1] in (["Z"], ["X"]) else fields
+
+
+def _fields(pid: int) -> list[str]:
+    """What the system tells of a process (proc(5), /proc/PID/stat), from its state on; empty for one that is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
-    return [] if fields[0] in "ZX" else fields
 
 
 def _listeners(port: int) -> Iterator[str]:

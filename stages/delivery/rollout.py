@@ -112,8 +112,10 @@ class Rollout:
         starts = 1
         with anyio.move_on_after(step.within):
             while (reason := await self._unready(step.group)) is not None:
-                if step.group == self.release.group and await self.target.ended(self.release) is not None:
+                ended = await self.target.ended(self.release) if step.group == self.release.group else None
+                if ended is not None:
                     if starts == STARTS:
+                        reason = ended
                         break
                     starts += 1
                     await self.target.start(self.release)

@@ -3,13 +3,16 @@
     python postgres.py PROGRAMS
 
 PROGRAMS is the directory with `initdb` and `postgres`. The data lie in the directory named by PGDATA, else in
-`data` beside this file; they are made when there are none. The superuser is `postgres`, nobody needs a password.
+`data` beside this file; they are made when there are none. The superuser is `postgres`. Data in PGDATA are kept, and
+nobody is let in without the password that is made with them and lies in `pgpass` among them (as libpq reads it:
+PGPASSFILE). Elsewhere nobody needs a password.
 PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`. SIGTERM and SIGINT end
 it in good order, without waiting for open sessions.
 """
 
 import os
 import pwd
+import secrets
 import signal
 import stat
 import subprocess
@@ -22,13 +25,14 @@ OTHERS = ("postgres", "nobody")
 
 def main(programs: str) -> int:
     binaries = Path(programs).resolve()
-    data = Path(os.environ.get("PGDATA") or Path(__file__).parent / "data").absolute()
+    kept = os.environ.get("PGDATA")
+    data = Path(kept or Path(__file__).parent / "data").absolute()
     data.mkdir(parents=True, exist_ok=True)
     os.chmod(data, 0o700)
     if os.geteuid() == 0:
         become_other_user(data, binaries)
     os.chdir(data)
-    made = prepare(binaries, data)
+    made = prepare(binaries, data, protected=bool(kept))
     if made.returncode != 0:
         print(f"{Path(made.args[0]).name} ended with {made.returncode}:\n{made.stdout.decode(errors='replace')}")
         return 1
@@ -45,19 +49,37 @@ def settings(host: str, port: str) -> list[str]:
     return [part for name, value in values.items() for part in ("-c", f"{name}={value}")]
 
 
-def prepare(binaries: Path, data: Path) -> "subprocess.CompletedProcess[bytes]":
+def prepare(binaries: Path, data: Path, *, protected: bool) -> "subprocess.CompletedProcess[bytes]":
     """Make the data directory, or recover the one that is there: the port opens only when sessions can be served."""
-    if (data / "PG_VERSION").exists():
-        command = [str(binaries / "postgres"), "--single", "-D", str(data), "postgres"]
-    else:
-        command = [
-            str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8",
-            "--no-sync", "--no-instructions",
-        ]  # fmt: skip
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    single = [str(binaries / "postgres"), "--single", "-D", str(data), "postgres"]
+    initdb = [
+        str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8",
+        "--no-sync", "--no-instructions",
+    ]  # fmt: skip
+    done = run(single if (data / "PG_VERSION").exists() else initdb)
+    if done.returncode == 0 and protected:
+        done = run(single, f"ALTER ROLE postgres PASSWORD '{password(data / 'pgpass')}';\n")
     if done.returncode == 0:
-        (data / "pg_hba.conf").write_text("local all all trust\nhost all all all trust\n")
+        method = "scram-sha-256" if protected else "trust"
+        (data / "pg_hba.conf").write_text(f"local all all {method}\nhost all all all {method}\n")
     return done
+
+
+def run(command: list[str], statement: str = "") -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(command, check=False, input=statement.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def password(place: Path) -> str:
+    """The password in a file as libpq reads it; both are made once, for nobody but this user to read."""
+    if not place.exists():
+        fresh = place.with_name(f"{place.name}.unfinished")
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"*:*:*:postgres:{secrets.token_hex(24)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(place)
+    return place.read_text().strip().rpartition(":")[2]
 
 
 def serve(command: list[str]) -> int:

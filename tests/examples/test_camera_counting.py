@@ -28,7 +28,7 @@ EXAMPLE = TOP / "examples" / "camera_counting"
 IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 AGAIN = {
-    *("stored", "local_database", "database_url", "migrate", "preflight", "deploy"),
+    *("stored", "local_database", "database_url", "database_password", "migrate", "preflight", "deploy"),
     *("smoke", "journey", "watch", "verify[smoke]", "verify[journey]", "verify[watch]", "verified", "notice"),
 }  # fmt: skip
 """What runs in every run: effects, and what looks at them."""

@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from stages.delivery import process
 from stages.delivery.down import down
 from stages.delivery.model import Address
-from stages.local_service import Bound, LocalService, command, lay_out
+from stages.local_service import Bound, Kept, LocalService, command, lay_out
 from stages.postgres import PostgresService
 from tests.conftest import RunStage, StageDidNotPass, run_pipeline
 
@@ -120,19 +120,39 @@ def test_the_command_names_the_place_of_the_service_and_what_it_keeps() -> None:
     assert (env["HOME"], env["PGDATA"], env["PORT"], env["HOST"]) == ("/s/root/h", "/s/data/pg", "4000", "127.0.0.1")
 
 
+def connection(database: Kept, password: str = "pgdata/pgpass") -> str:
+    place = Path(database.data, password)
+    return f"host={database.host} port={database.port} user=postgres dbname=postgres passfile='{place}'"
+
+
+def test_nobody_gets_into_a_database_that_stays_without_the_file_it_keeps(project: Project, run_stage: RunStage) -> None:
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
+    service = LocalService(service=PostgresService(), keep=(("PGDATA", "pgdata"),))
+    database: Kept = run_stage(service)
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(connection(database, "none"))
+    file: Any = run_stage(Bound(address=service, variable="PGPASSFILE", template="{data}/pgdata/pgpass"))
+    password = Path(file.value).read_text().strip().rpartition(":")[2]
+    with psycopg.connect(connection(database)) as session:
+        assert session.execute("select 1").fetchone() == (1,)
+    (running,) = marked(project)
+    assert password not in repr((database, file, running.env))
+    assert password not in (project.home / "state" / "service" / "db" / "log").read_text()
+
+
 def test_a_database_keeps_its_data_when_it_is_taken_down_and_started_again(
     project: Project, store: Store, journal: Journal, run_stage: RunStage
 ) -> None:
     psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
     service = LocalService(service=PostgresService(), keep=(("PGDATA", "pgdata"),))
-    first: Address = run_stage(service)
-    with psycopg.connect(f"postgresql://postgres@{first.host}:{first.port}/postgres") as session:
+    first: Kept = run_stage(service)
+    with psycopg.connect(connection(first)) as session:
         session.execute("create table kept (it int)")
     assert anyio.run(down, project) != []
     outcome, found = run_pipeline(Pipeline("again", subject=service), project, store, journal)
     assert outcome.failed == {}
-    second: Address = found["subject"]
-    with psycopg.connect(f"postgresql://postgres@{second.host}:{second.port}/postgres") as session:
+    second: Kept = found["subject"]
+    with psycopg.connect(connection(second)) as session:
         assert session.execute("select count(*) from kept").fetchone() == (0,)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,11 +101,20 @@ class Server:
         return self.process.wait(timeout=20)
 
     def psql(self, statement: str) -> str:
-        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
-        done = subprocess.run(
-            [self.binaries / "psql", "-X", *address, "-Atc", statement], capture_output=True, text=True, check=True
+        with self.session(statement, self.data / "pgpass") as session:
+            said = session.communicate()[0]
+        assert session.returncode == 0, said
+        return said.strip()
+
+    def session(self, statement: str, pgpass: Path) -> subprocess.Popen[str]:
+        """The program `psql`, which never asks for a password."""
+        return subprocess.Popen(
+            [self.binaries / "psql", "-X", "-w", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-Atc", statement],
+            env={"PATH": os.environ["PATH"], "PGPASSFILE": str(pgpass)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        return done.stdout.strip()
 
 
 def test_the_data_stay_in_pgdata_and_the_server_ends_in_good_order(server: Server) -> None:
@@ -116,16 +126,38 @@ def test_the_data_stay_in_pgdata_and_the_server_ends_in_good_order(server: Serve
     assert server.psql("select number from kept") == "7"
 
 
+def test_nobody_is_let_in_to_data_that_are_kept_without_the_password_beside_them(server: Server, tmp_path: Path) -> None:
+    server.start()
+    refused, no_file = tmp_path / "wrong", tmp_path / "none"
+    refused.write_text("*:*:*:postgres:guessed\n")
+    refused.chmod(0o600)
+    for place, why in ((no_file, "no password supplied"), (refused, "password authentication failed")):
+        with server.session("select 1", place) as session:
+            assert why in session.communicate()[0]
+    assert server.psql("select 1") == "1"
+    assert stat.S_IMODE((server.data / "pgpass").stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+
+
+def test_data_that_were_kept_without_a_password_get_one(server: Server) -> None:
+    server.start()
+    password = (server.data / "pgpass").read_text()
+    server.psql("alter role postgres password null")
+    assert server.stop() == 0
+    (server.data / "pgpass").unlink()
+    (server.data / "pg_hba.conf").write_text("host all all all trust\n")
+    server.start()
+    assert server.psql("select 1") == "1"
+    assert (server.data / "pgpass").read_text() != password
+
+
 def test_an_open_session_does_not_keep_the_server_from_ending(server: Server) -> None:
     server.start()
-    address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres"]
-    session = subprocess.Popen(
-        [server.binaries / "psql", "-X", *address, "-c", "select pg_sleep(600)"], stderr=subprocess.DEVNULL
-    )
+    session = server.session("select pg_sleep(600)", server.data / "pgpass")
     while server.psql("select count(*) from pg_stat_activity where query like '%pg_sleep(600)'") == "0":
         pass
     assert server.stop() == 0
-    session.wait(timeout=20)
+    session.communicate(timeout=20)
 
 
 def test_data_of_a_server_that_was_killed_are_recovered_before_the_port_opens(server: Server) -> None:

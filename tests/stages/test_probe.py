@@ -31,7 +31,7 @@ def test_answers_that_are_errors_and_answers_that_never_come_are_counted(run_sta
     def answer(path: str) -> tuple[int, str]:
         if path == "/cut":
             raise ConnectionError
-        return (503 if path == "/bad" else 302), ""
+        return (503 if path == "/bad" else 204), ""
 
     with served(answer) as service:
         watch = WatchService(deployment=Deployed(port=service.port), paths=("/ok", "/bad", "/cut"), rate=60, seconds=0.5)
@@ -39,6 +39,12 @@ def test_answers_that_are_errors_and_answers_that_never_come_are_counted(run_sta
     assert (found.requests, found.failed) == (30, 20)
     assert found.errors == ("10 x /bad: status 503", "10 x /cut: RemoteProtocolError")
     assert not WithinBudget(errors=0.5)(found).passed
+
+
+def test_a_service_that_sends_everybody_elsewhere_does_not_serve(run_stage: RunStage) -> None:
+    with served(lambda _: (302, "")) as service:
+        found: LoadReport = run_stage(WatchService(deployment=Deployed(port=service.port), rate=20, seconds=0.2))
+    assert (found.requests, found.failed, found.errors) == (4, 4, ("4 x /: status 302",))
 
 
 def test_a_slow_answer_delays_no_other_request(run_stage: RunStage) -> None:

@@ -57,6 +57,23 @@ def test_a_bad_dockerfile_is_found(project: Project, run_stage: RunStage) -> Non
     assert MaxFindings()(found).ruling is Ruling.FAILED
 
 
+def test_a_comment_in_the_file_silences_a_check_of_configuration_and_a_file_of_settings_does_not(
+    project: Project, run_stage: RunStage
+) -> None:
+    latest = "FROM debian:latest\nUSER 1000\n"
+    settings = {"_dot_trivyignore": "DS-0001\n", "trivy_dot_yaml": "severity: [CRITICAL]\n"}
+    loud = run_stage(TrivyConfig(source=write(project, Dockerfile=latest, **settings)))
+    assert "DS-0001" in {finding.rule for finding in loud.findings}
+    quiet = run_stage(TrivyConfig(source=write(project, Dockerfile=f"#trivy:ignore:DS-0001\n{latest}", **settings)))
+    assert {finding.rule for finding in loud.findings} - {finding.rule for finding in quiet.findings} == {"DS-0001"}
+
+
+def test_no_comment_silences_a_secret(project: Project, run_stage: RunStage) -> None:
+    text = f"#trivy:ignore:aws-access-key-id\nkey = '{KEY}'  #trivy:ignore:aws-access-key-id\n"
+    found = run_stage(TrivySecrets(source=write(project, keys_dot_py=text)))
+    assert [finding.rule for finding in found.findings] == ["aws-access-key-id"]
+
+
 def test_a_good_dockerfile_is_a_target_without_findings(project: Project, run_stage: RunStage) -> None:
     text = 'FROM debian:13.2\nHEALTHCHECK CMD true\nUSER nobody\nCMD ["true"]\n'
     found = run_stage(TrivyConfig(source=write(project, Dockerfile=text)))

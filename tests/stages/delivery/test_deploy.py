@@ -270,6 +270,49 @@ def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -
     assert bench.processes() == []
 
 
+# Secrets.
+
+
+def with_token(port: int) -> Deploy:
+    return dataclasses.replace(deployment(port, "one"), secrets=("TOKEN",))
+
+
+def test_another_value_of_a_secret_is_another_release(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = []
+    for value in ("s3cret-s3cret", "another-one", "s3cret-s3cret"):
+        monkeypatch.setenv("TOKEN", value)
+        outcome, found = bench.run(delivery(with_token(bench.port), "one"))
+        assert outcome.failed == {}
+        groups.append(found["deploy"].group)
+        instances = process.running(f"{bench.target.state}:{groups[-1]}:")
+        assert [one.env["TOKEN"] for one in instances] == [value, value]
+    assert groups[0] == groups[2] != groups[1]
+    (bench.project.home / "state" / "deploy" / ".key").unlink()
+    outcome, found = bench.run(delivery(with_token(bench.port), "one"))
+    assert found["deploy"].group not in groups  # who has not the key finds no value by its name
+
+
+class Forgets(Stage[ProbeReport]):
+    """The secret is gone when the verification fails."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    deployment: Stage[Deployment]
+
+    async def run(self, work: Work) -> ProbeReport:
+        del os.environ["TOKEN"]
+        return ProbeReport(url="", probes=(Probe(name="it", passed=False, said="is bad"),))
+
+
+def test_the_way_back_needs_no_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bench.deploy("one")
+    monkeypatch.setenv("TOKEN", "s3cret-s3cret")
+    deploy = with_token(bench.port)
+    outcome, _ = bench.run(delivery(deploy, watch=Forgets(deployment=deploy)))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.groups() == {before.group}
+
+
 # Runs that are killed.
 
 

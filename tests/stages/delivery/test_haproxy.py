@@ -389,6 +389,83 @@ def test_other_settings_are_taken_over_without_losing_a_request(
     assert load.failures == []
 
 
+def test_settings_that_come_back_while_their_old_process_finishes_a_request_are_taken_over_again(
+    router: HAProxyRouter, project: Project
+) -> None:
+    asked, go = anyio.Event(), anyio.Event()
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            if (await stream.receive()).startswith(b"GET /slow"):
+                asked.set()
+                await go.wait()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    async def main() -> None:
+        server = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        groups = {"g": group("g", server.extra(anyio.abc.SocketAttribute.local_port))}
+        moved = haproxy(project, port=free_port())
+        slow: list[str] = []
+
+        async def wait() -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                slow.append((await client.get(f"{router.address.url}/slow")).text)
+
+        with anyio.fail_after(60):
+            async with server, anyio.create_task_group() as tasks:
+                tasks.start_soon(server.serve, serve)
+                await router.split({"g": 100}, groups)
+                async with anyio.create_task_group() as users:
+                    users.start_soon(wait)
+                    await asked.wait()
+                    await moved.split({"g": 100}, groups)
+                    assert len(router._running()) == 2
+                    assert await moved.check() == f"HAProxy listens on {moved.address.summary()}"
+                    assert await router.check() == f"{router.address.summary()} is free for HAProxy"
+                    await router.split({"g": 100}, groups)
+                    assert await get(router) == "ok"
+                    assert await router.check() == f"HAProxy listens on {router.address.summary()}"
+                    go.set()
+                tasks.cancel_scope.cancel()
+        assert slow == ["ok"]
+
+    anyio.run(main)
+
+
+def test_haproxy_is_found_again_when_the_directory_for_temporary_files_is_another(
+    target: LocalTarget, router: HAProxyRouter, image: Image, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image, version="blue"))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr("tempfile.tempdir", None)  # as in another run: nobody has asked for the place yet
+        again = haproxy(project, port=router.config.port)
+        await again.split({blue.name: 75}, {blue.name: blue})
+        assert await again.current() == {blue.name: 100}
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("planted", ["open", "link"])
+def test_a_place_for_the_socket_that_is_not_private_is_refused(
+    router: HAProxyRouter, target: LocalTarget, image: Image, tmp_path: Path, planted: str
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        place = router._sockets
+        if planted == "link":
+            place.symlink_to(tmp_path)
+        else:
+            place.mkdir()
+            place.chmod(0o770)
+        with pytest.raises(StageFailed, match="something else is where the socket of HAProxy has to be"):
+            await router.split({blue.name: 100}, {blue.name: blue})
+        place.unlink() if planted == "link" else place.rmdir()
+
+    anyio.run(main)
+
+
 def test_a_port_that_is_in_use_is_an_error_that_says_so(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:
     async def main() -> None:
         blue = await up(target, release(image))

@@ -22,6 +22,7 @@ from stages.delivery.lock import alone
 from stages.delivery.process import Process
 from stages.image import Image
 from tests.stages.delivery.conftest import local_target, release, up
+from tests.stages.delivery.small import TOP
 
 
 async def gone(pid: int) -> None:
@@ -295,6 +296,65 @@ def test_a_command_of_the_image_runs_to_its_end_and_leaves_nothing(target: Local
         script = "import os, sys; print(os.environ['VERSION'], os.path.exists('app/serve.py')); sys.exit(3)"
         assert await target.run_once(release(image), ("python", "-c", script)) == (3, "one True\n")
         assert list(target.state.iterdir()) == []
+
+    anyio.run(main)
+
+
+FORKS = (
+    "import os, pathlib, subprocess, sys, time; child = subprocess.Popen(['sleep', '600'], env={}); "
+    "made = pathlib.Path(os.environ['PIDS'] + '.new'); made.write_text(f'{os.getpid()} {child.pid}'); "
+    "made.rename(os.environ['PIDS']); print('began', flush=True); time.sleep(float(sys.argv[1]))"
+)
+"""A command that leaves a child with no mark in its environment; it says who they are and takes so many seconds."""
+
+
+def test_a_command_that_is_cancelled_ends_with_all_it_started(target: LocalTarget, image: Image, tmp_path: Path) -> None:
+    async def main() -> None:
+        pids = tmp_path / "pids"
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(target.run_once, release(image, PIDS=str(pids)), ("python", "-c", FORKS, "600"))
+                while not pids.exists():
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+        assert [process._stat(int(pid)) for pid in pids.read_text().split()] == [[], []]
+        assert list(target.state.iterdir()) == []
+
+    anyio.run(main)
+
+
+def test_a_command_ends_although_something_it_started_keeps_its_output_open(
+    target: LocalTarget, image: Image, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        pids = tmp_path / "pids"
+        with anyio.fail_after(30):
+            done = await target.run_once(release(image, PIDS=str(pids)), ("python", "-c", FORKS, "0"))
+        assert done == (0, "began\n")
+        assert [process._stat(int(pid)) for pid in pids.read_text().split()] == [[], []]
+
+    anyio.run(main)
+
+
+def test_a_command_that_runs_is_taken_down_with_everything_else(
+    target: LocalTarget, image: Image, project: Project, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        pids, done = tmp_path / "pids", []
+
+        async def run() -> None:
+            done.append(await target.run_once(release(image, PIDS=str(pids)), ("python", "-c", FORKS, "600")))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                while not pids.exists():
+                    await anyio.sleep(0.01)
+                assert await target.groups() == {}  # it is no instance of any
+                command = [sys.executable, "-m", "stages.delivery.down", str(project.root)]
+                said = await anyio.run_process(command, env={**os.environ, "PIPELINE_HOME": str(project.home)}, cwd=TOP)
+                assert said.stdout == b"took down 1 process\n"
+        assert done == [(-signal.SIGTERM, "began\n")]
 
     anyio.run(main)
 
