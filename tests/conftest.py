@@ -38,8 +38,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors: many tests wait for a server, a drain or a limit of time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """As many workers as processors this process may use: what most tests do is work, and one more only slows the others."""
+    return len(os.sched_getaffinity(0))
 
 
 RunStage = Callable[..., Any]
