@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -928,15 +929,11 @@ def heard() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-HOLDS = "from pathlib import Path\nPath('here').write_text('')\nwhile True:\n    pass\n"
-
-
-@pytest.mark.parametrize("name", ["gettext.py", "delivery.py"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_before_anything_runs_is_one_line_and_130(place: Place, name: str, number: int) -> None:
-    place.write(name, HOLDS)  # `gettext` is what argparse imports, and the current directory comes first
+@contextmanager
+def started(place: Place, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A command line in the background, which ends with the test whatever becomes of it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "plan"],
+        [sys.executable, "-m", "pipeline", *words],
         cwd=place.root,
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
@@ -944,30 +941,38 @@ def test_an_interrupt_before_anything_runs_is_one_line_and_130(place: Place, nam
         text=True,
         preexec_fn=heard,  # noqa: PLW1509 - there are no threads here
     )
-    while not (place.root / "here").exists():
-        os.sched_yield()
-    process.send_signal(number)
-    said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, ("", "interrupted\n"))
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+HOLDS = "import time\nfrom pathlib import Path\nPath('here').write_text('')\nwhile True:\n    time.sleep(0.01)\n"
+
+
+@pytest.mark.parametrize("name", ["gettext.py", "delivery.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_anything_runs_is_one_line_and_130(place: Place, name: str, number: int) -> None:
+    place.write(name, HOLDS)  # `gettext` is what argparse imports, and the current directory comes first
+    with started(place, "plan") as process:
+        while not (place.root / "here").exists():
+            os.sched_yield()
+        process.send_signal(number)
+        said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (130, ("", "interrupted\n"))
 
 
 def test_however_often_a_run_is_interrupted_it_ends_with_130(place: Place) -> None:
     place.write("delivery.py", INTERRUPTED)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run"],
-        cwd=place.root,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in waiting(process.stdout, place.root / "waits"):
-        assert line
-    while process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    said = process.communicate()[1]
-    assert (process.returncode, said.replace("interrupted\n", "")) == (130, "")
+    with started(place, "run") as process:
+        assert process.stdout is not None
+        for line in waiting(process.stdout, place.root / "waits"):
+            assert line
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+        assert (process.returncode, said.replace("interrupted\n", "")) == (130, "")
     assert json.loads(place("runs", "--output", "json").out)["state"] == "interrupted"
 
 
