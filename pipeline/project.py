@@ -88,6 +88,29 @@ def facts(project: Project, environment: Mapping[str, str], *, chosen: Mapping[s
     )
 
 
+VARIABLES = {
+    "github": {"branch": "GITHUB_REF_NAME", "event": "GITHUB_EVENT_NAME"},
+    "gitlab": {
+        "branch": "CI_COMMIT_REF_NAME",
+        "event": "CI_PIPELINE_SOURCE",
+        "pull request": "CI_MERGE_REQUEST_IID",
+        "tag": "CI_COMMIT_TAG",
+    },
+    "jenkins": {"branch": "BRANCH_NAME", "pull request": "CHANGE_ID", "tag": "TAG_NAME"},
+    "buildkite": {
+        "branch": "BUILDKITE_BRANCH",
+        "event": "BUILDKITE_SOURCE",
+        "pull request": "BUILDKITE_PULL_REQUEST",
+        "tag": "BUILDKITE_TAG",
+    },
+}
+"""Where each CI system tells a fact; GitHub tells of pull requests and tags in its own way."""
+
+
+def _told(ci: str, environment: Mapping[str, str], fact: str) -> str:
+    return environment.get(VARIABLES.get(ci, {}).get(fact, ""), "")
+
+
 def _branch(ci: str, environment: Mapping[str, str]) -> str | None:
     """The branch whose content this is, as the CI system tells; None where it does not, empty on a tag.
 
@@ -95,20 +118,11 @@ def _branch(ci: str, environment: Mapping[str, str]) -> str | None:
     """
     if number := _pull_request(ci, environment):
         return f"pull/{number}"
-    if _tag(ci, environment):
-        return ""
-    names = {
-        "github": "GITHUB_REF_NAME",
-        "gitlab": "CI_COMMIT_REF_NAME",
-        "jenkins": "BRANCH_NAME",
-        "buildkite": "BUILDKITE_BRANCH",
-    }
-    return environment.get(names.get(ci, "GITHUB_REF_NAME")) or None
+    return "" if _tag(ci, environment) else _told(ci, environment, "branch") or None
 
 
 def _event(ci: str, environment: Mapping[str, str]) -> str:
-    names = {"github": "GITHUB_EVENT_NAME", "gitlab": "CI_PIPELINE_SOURCE", "buildkite": "BUILDKITE_SOURCE"}
-    told = environment.get(names.get(ci, ""), "")
+    told = _told(ci, environment, "event")
     if _pull_request(ci, environment):
         return told if ci == "github" and told else "pull_request"  # GitHub has two kinds, and one of them sees secrets
     return "tag" if _tag(ci, environment) else told or "manual"
@@ -119,16 +133,14 @@ def _pull_request(ci: str, environment: Mapping[str, str]) -> str:
     if ci == "github" and environment.get("GITHUB_HEAD_REF"):
         kind, _, rest = environment.get("GITHUB_REF", "").removeprefix("refs/").partition("/")
         return rest.partition("/")[0] if kind == "pull" else "unknown"
-    names = {"gitlab": "CI_MERGE_REQUEST_IID", "jenkins": "CHANGE_ID", "buildkite": "BUILDKITE_PULL_REQUEST"}
-    number = environment.get(names.get(ci, ""), "")
+    number = _told(ci, environment, "pull request")
     return "" if number == "false" else number  # as Buildkite says
 
 
 def _tag(ci: str, environment: Mapping[str, str]) -> str:
     if ci == "github":
         return environment.get("GITHUB_REF_NAME", "") if environment.get("GITHUB_REF_TYPE") == "tag" else ""
-    names = {"gitlab": "CI_COMMIT_TAG", "jenkins": "TAG_NAME", "buildkite": "BUILDKITE_TAG"}
-    return environment.get(names.get(ci, ""), "")
+    return _told(ci, environment, "tag")
 
 
 def _base_of_ci(ci: str, environment: Mapping[str, str]) -> str:

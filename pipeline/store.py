@@ -333,13 +333,13 @@ class Store:
         """Whether the object could be given another name. Raises StoreError when it is damaged."""
         source = self._blob(name)
         try:
-            found = digest.of_file(source)
-            source.chmod(source.stat().st_mode & 0o444)
-            os.link(source, destination)
+            whole = digest.of_file(source) == name
+            if whole:
+                source.chmod(source.stat().st_mode & 0o444)
+                os.link(source, destination)
         except OSError:
             return False
-        if found != name:
-            destination.unlink()
+        if not whole:
             raise self._corrupt(name)
         return True
 

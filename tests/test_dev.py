@@ -18,6 +18,7 @@ import pytest
 from pipeline import Project
 from pipeline.settings import Settings
 from stages.delivery.down import down, left
+from tests.signals import heard
 
 TOP = Path(__file__).parents[1]
 
@@ -47,11 +48,6 @@ class Serves(Stage[Number]):
 
 pipeline = Pipeline("it", serves=Serves())
 """
-
-
-def heard() -> None:
-    """A process in the background of a shell is born deaf to interrupts, and the tests may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass

@@ -68,29 +68,11 @@ class Lines:
     """One line for each thing that happened; for logs of CI systems and for files."""
 
     def __init__(self, out: TextIO, paint: Paint, again: str) -> None:
-        self._out, self._paint, self._again = out, paint, again
-        self._run = RunHistory(id="")
-        self._row = Row(paint)
+        self._out, self._story = out, Story(paint, again, starts=True)
 
     def event(self, event: Event) -> None:
-        if event.kind == "run.started":
-            self._run = RunHistory(id=event.run)
-        self._run.add(event)
-        stage = self._run.stages[event.stage] if event.stage else None
-        if stage and self._row.takes(stage, event):
-            return
-        for line in (*self._row.end(), *self._told(stage, event)):
+        for line in self._story.lines(event):
             print(line, file=self._out, flush=True)
-
-    def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
-        if event.kind == "run.started":
-            return [heading(self._run)]
-        if event.kind == "run.finished":
-            return closing(self._run, self._paint, self._again)
-        if event.kind == "run.stopping":
-            return [stopping(event, self._paint)]
-        line = said(stage, event, self._paint) if stage else ""
-        return [line] if line else []
 
     def log(self, stage: str, piece: bytes) -> None:
         return None
@@ -100,6 +82,35 @@ class Lines:
 
     def __exit__(self, *exception: object) -> None:
         return None
+
+
+class Story:
+    """What is to be said of a run, event by event. `starts`: also that a stage starts, where nothing else shows what runs."""
+
+    def __init__(self, paint: Paint, again: str, *, starts: bool) -> None:
+        self.run = RunHistory(id="")
+        self._paint, self._again, self._starts = paint, again, starts
+        self._row = Row(paint)
+
+    def lines(self, event: Event) -> list[str]:
+        """What there is to say after one more event."""
+        if event.kind == "run.started":
+            self.run = RunHistory(id=event.run)
+        self.run.add(event)
+        stage = self.run.stages[event.stage] if event.stage else None
+        if stage and self._row.takes(stage, event):
+            return []
+        return [*self._row.end(), *self._told(stage, event)]
+
+    def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
+        if event.kind == "run.started":
+            return [heading(self.run)]
+        if event.kind == "run.finished":
+            return closing(self.run, self._paint, self._again)
+        if event.kind == "run.stopping":
+            return [stopping(event, self._paint)]
+        line = said(stage, event, self._paint) if stage and (self._starts or event.kind != "stage.started") else ""
+        return [line] if line else []
 
 
 MARKS = {

@@ -10,9 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
-from pipeline.cli.console import MARKS, Row, closing, failure, heading, outcome, said, stopping, verdicts
+from pipeline.cli.console import MARKS, Story
 from pipeline.cli.paint import Paint
-from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event
 
 LINES = 3
@@ -23,55 +22,24 @@ class Live:
     """Finished stages scroll away above; running ones stay below, redrawn a few times a second."""
 
     def __init__(self, out: TextIO, again: str) -> None:
-        self._again = again
-        self._run = RunHistory(id="")
         self._paint = Paint(True)
-        self._row = Row(self._paint)
+        self._story = Story(self._paint, again, starts=False)
         self._logs: dict[str, deque[str]] = {}
         self._partial: dict[str, bytes] = {}
         self._console = Console(file=out, highlight=False, markup=False, emoji=False)
         self._screen = Screen(self, console=self._console, refresh_per_second=8, transient=True)
 
     def event(self, event: Event) -> None:
-        if event.kind == "run.started":
-            self._run = RunHistory(id=event.run)
-        self._run.add(event)
-        if event.stage and self._row.takes(self._run.stages[event.stage], event):
-            return
-        for line in self._row.end():
-            self._above(line)
-        if event.kind == "run.started":
-            self._above(heading(self._run))
-        elif event.kind == "run.finished":
+        lines = self._story.lines(event)
+        if event.kind == "run.finished":
             self._screen.stop()
-            self._above("\n".join(closing(self._run, self._paint, self._again)))
-        elif event.kind == "run.stopping":
-            self._above(stopping(event, self._paint))
-        elif event.stage:
-            self._stage(self._run.stages[event.stage], event)
+        for line in lines:
+            self._above(line)
 
     def log(self, stage: str, piece: bytes) -> None:
         *lines, self._partial[stage] = (self._partial.get(stage, b"") + piece[-8192:]).split(b"\n")
         kept = self._logs.setdefault(stage, deque(maxlen=LINES))
         kept.extend(line.decode(errors="replace").rsplit("\r", 1)[-1] for line in lines if line.strip())
-
-    def _stage(self, stage: StageHistory, event: Event) -> None:
-        paint = self._paint
-        match event.kind:
-            case "stage.finished" | "stage.cached" | "stage.skipped" | "stage.blocked":
-                self._above(outcome(stage, paint))
-            case "stage.failed":
-                self._above(failure(stage, event, paint))
-            case "gate.decided":
-                self._above("\n".join(verdicts(stage, paint)))
-            case "stage.retried":
-                self._above(said(stage, event, paint))
-            case "undo.intended":
-                self._above(f"{paint('yellow', '↩')} {stage.name} goes back: {event.data['reason']}")
-            case "undo.done" | "undo.failed":
-                self._above(f"{paint('yellow', '↩')} {stage.name}: {stage.undone}")
-            case _:
-                return
 
     def _above(self, text: str) -> None:
         self._console.print(Text.from_ansi(text), soft_wrap=True)
@@ -81,16 +49,17 @@ class Live:
         now = time.time()
         width = max(20, self._console.width - 6)
         rows: list[Text] = []
-        for stage in self._run.stages.values():
+        run = self._story.run
+        for stage in run.stages.values():
             if stage.state == "running":
                 mark, colour = MARKS["running"]
                 rows.append(
                     Text.from_ansi(f"{self._paint(colour, mark)} {self._paint('bold', stage.name)} {now - stage.started:.0f}s")
                 )
                 rows += [Text(f"    {line[:width]}", style="dim") for line in self._logs.get(stage.name, ())]
-        left = self._run.count("waiting")
-        done = len(self._run.stages) - left - self._run.count("running")
-        rows.append(Text(f"{done}/{len(self._run.stages)} stages, {now - (self._run.started or now):.0f}s", style="dim"))
+        left = run.count("waiting")
+        done = len(run.stages) - left - run.count("running")
+        rows.append(Text(f"{done}/{len(run.stages)} stages, {now - (run.started or now):.0f}s", style="dim"))
         return Group(*rows)
 
     def __enter__(self) -> Self:

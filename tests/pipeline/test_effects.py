@@ -509,13 +509,16 @@ def test_what_failed_before_the_run_was_stopped_is_not_taken_for_merely_interrup
     assert bench.sent.read_text() == "1\ntook back 1\n"
 
 
-def test_an_effect_that_took_place_before_its_stage_ran_out_of_time_is_taken_back_at_once(bench: Bench) -> None:
-    class Late(Opens):
-        async def run(self, work: Work) -> Number:
-            await super().run(work)
-            await anyio.sleep_forever()
-            return work[self.of]
+class Late(Opens):
+    """Its effect takes place, and then it does not end."""
 
+    async def run(self, work: Work) -> Number:
+        await super().run(work)
+        await anyio.sleep_forever()
+        return work[self.of]
+
+
+def test_an_effect_that_took_place_before_its_stage_ran_out_of_time_is_taken_back_at_once(bench: Bench) -> None:
     outcome = bench.run(Pipeline("thing", send=Late(of=Constant(value=1), timeout=0.2)))
     assert "took longer than" in outcome.failed["send"]
     assert bench.sent.read_text() == "1\ntook back 1\n"
@@ -626,14 +629,12 @@ def test_what_may_be_repeated_is_taken_back_like_any_other_when_its_run_was_kill
     assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
 
 
-def test_what_may_be_repeated_is_taken_back_when_it_ran_out_of_time(bench: Bench) -> None:
-    class Late(Reopens):
-        async def run(self, work: Work) -> Number:
-            await super().run(work)
-            await anyio.sleep_forever()
-            return work[self.of]
+class LateAgain(Late, Reopens):
+    """The same, where it may be repeated."""
 
-    bench.run(Pipeline("thing", send=Late(of=Constant(value=1), timeout=0.2, retry=Retry(times=1, wait=0))))
+
+def test_what_may_be_repeated_is_taken_back_when_it_ran_out_of_time(bench: Bench) -> None:
+    bench.run(Pipeline("thing", send=LateAgain(of=Constant(value=1), timeout=0.2, retry=Retry(times=1, wait=0))))
     assert bench.sent.read_text() == "1\ntook back 1, interrupted\n1\ntook back 1\n"
 
 

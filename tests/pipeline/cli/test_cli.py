@@ -19,6 +19,7 @@ import pytest
 
 from pipeline import Event, Journal, Store
 from pipeline.digest import canonical
+from tests.signals import heard
 
 ROOT = Path(__file__).parents[3]
 PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -730,20 +731,13 @@ pipeline = Pipeline("thing", source=source, send=send, wait=Waits(of=send, file=
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_cleans_up_takes_effects_back_and_ends_with_130(place: Place, number: int) -> None:
     place.write("delivery.py", INTERRUPTED)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run"],
-        cwd=place.root,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in waiting(process.stdout, place.root / "waits"):
-        assert line
-    process.send_signal(number)
-    rest = process.stdout.read()
-    process.stdout.close()
-    assert process.wait(30) == 130
+    with started(place, "run") as process:
+        assert process.stdout is not None
+        for line in waiting(process.stdout, place.root / "waits"):
+            assert line
+        process.send_signal(number)
+        rest = process.stdout.read()
+        assert process.wait(30) == 130
     assert (place.root / "waits").read_text() == "cancelled\n"
     assert (place.root / "sent").read_text() == "sent\ntook back 8\n"
     assert "interrupted in" in rest
@@ -922,11 +916,6 @@ def test_whatever_a_pipeline_file_raises_is_exit_code_2(place: Place) -> None:
     place.write("delivery.py", "class Odd(BaseException): pass\nraise Odd('x')\n")
     done = place("plan")
     assert (done.code, "delivery.py:2: cannot be imported: Odd: x" in done.err) == (2, True)
-
-
-def heard() -> None:
-    """A process in the background of a shell is born deaf to interrupts, and the tests may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

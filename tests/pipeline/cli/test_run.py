@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio.from_thread
@@ -20,6 +21,14 @@ from pipeline import Pipeline
 from tests.pipeline.toys import *
 pipeline = Pipeline("thing", counted=Counted(of=Constant(value=1), file=Path(__file__).with_name("counter")))
 """
+
+
+@pytest.fixture(autouse=True)
+def hung_up() -> Iterator[None]:
+    """A hangup is heard, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
