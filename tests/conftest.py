@@ -9,22 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pipeline import Facts, Journal, Pipeline, Project, Stage, Store
+from pipeline import Journal, Pipeline, Project, Stage, Store
 from pipeline.engine import Engine
 from pipeline.engines.choose import RUNNER, runner
-from pipeline.engines.host import HostEngine
 from pipeline.errors import LockgateError
-from pipeline.events import new_id, run_started
-from pipeline.plan import World, plan
-from pipeline.record import load
-from pipeline.run import Options, Outcome, Runner
-from pipeline.schedule import Capacity
+from pipeline.run import Outcome
 from pipeline.settings import Settings
 from tests.pipeline.engines.own_engine import an_engine
+from tests.running import run_pipeline
 
 settings.register_profile("everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("everywhere")  # a busy machine is no failure
@@ -118,44 +113,3 @@ def run_stage(project: Project, store: Store, journal: Journal) -> RunStage:
         return value
 
     return run
-
-
-def run_pipeline(
-    pipeline: Pipeline,
-    project: Project,
-    store: Store,
-    journal: Journal,
-    *,
-    engine: Engine | None = None,
-    facts: Facts | None = None,
-    again: frozenset[str] = frozenset(),
-) -> tuple[Outcome, dict[str, Any]]:
-    """Plan and run everything; the outcome, and the results of the stages that have one."""
-    chosen = engine or HostEngine(store, project.home, project.secret)
-    world = World(
-        facts=facts or Facts(branch="main"),
-        engine=chosen.name,
-        platform=chosen.platform,
-        observed={stage: stage.observe(project) for stage in pipeline},
-        lookup=lambda key: load(store, key),
-        last=journal.last_records(),
-        again=again,
-    )
-    made = plan(pipeline, frozenset(pipeline), world)
-    run = new_id(0)
-    journal.append(run_started(made, run))
-
-    async def main() -> tuple[Outcome, dict[str, Any]]:
-        async with chosen as entered:
-            runner = Runner(
-                made,
-                run=run,
-                engine=entered,
-                store=store,
-                journal=journal,
-                project=project,
-                options=Options(capacity=Capacity(cpu=2)),
-            )
-            return await runner.run(), runner.results()
-
-    return anyio.run(main)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 WORK = "/work"
 OUT, ANSWER, SCRIPT = "/lockgate/out", "/lockgate/answer", "/lockgate/command.sh"
+AUTHORITIES = "/lockgate/authorities"
 CLI = "_EXPERIMENTAL_DAGGER_CLI_BIN"
 BASE = {
     "LANG": "C.UTF-8",
@@ -398,11 +399,14 @@ def _with_services(
 
 
 def _with_network(client: dagger.Client, container: dagger.Container) -> tuple[dagger.Container, dict[str, str]]:
-    """Proxies and indexes as variables, those with a password as secrets; certificate authorities as files of the same name."""
+    """Proxies and indexes as variables, those with a password as secrets, certificate authorities as files in a place of their own:
+    where they lie here, a container may have something else (`/dev/shm`, `/tmp`).
+    """
     found = network_environment(os.environ)
     for name, value in list(found.items()):
         if name in CERTIFICATES and Path(value).is_file():
-            container = container.with_mounted_file(value, client.host().file(value))
+            found[name] = f"{AUTHORITIES}/{name}"
+            container = container.with_mounted_file(found[name], client.host().file(value))
         elif name in CERTIFICATES:
             del found[name]
         elif names_user(value):  # what is set as a variable is to be read in the engine's log

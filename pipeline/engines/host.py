@@ -7,6 +7,7 @@ allows one; where it does not, the result says `not enforced`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -248,13 +249,14 @@ async def _end(process: anyio.abc.Process) -> None:
         process.send_signal(number)
         with anyio.move_on_after(patience):
             await process.wait()
+    with anyio.move_on_after(2.0):
+        while process.returncode is None and (below := _descendants(process.pid)):
+            for pid in below:  # first, while the sandbox is there for what they start meanwhile: orphans come to it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await anyio.sleep(0.01)  # nobody tells when the child of another process has ended
     if process.returncode is None:
-        below = _descendants(process.pid)
-        for pid in (process.pid, *below):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        process.kill()
         await process.wait()
 
 

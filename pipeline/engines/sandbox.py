@@ -219,11 +219,13 @@ def end_descendants() -> None:
 
 
 def children_of(parent: int) -> list[int]:
+    """Those that still run: one that has ended and waits for somebody to take notice is none."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:
-                if int(stat.read().rpartition(")")[2].split()[1]) == parent:
+                state, of = stat.read().rpartition(")")[2].split()[:2]
+                if int(of) == parent and state not in "ZX":
                     found.append(int(name))
     return found
 

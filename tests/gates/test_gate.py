@@ -11,8 +11,8 @@ from gates import Check, Compare, QualityGate, Ruling, Verdict, Verification
 from gates.verdict import digest_of, failed, passed
 from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError, Work
 from pipeline.errors import Exit
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import FromFile, Half, Make, Number, Sends
+from tests.running import run_pipeline
 
 
 def fine(_: Number) -> Verdict:

@@ -33,8 +33,8 @@ from pipeline.journal import Event
 from pipeline.lock import Lock
 from pipeline.run import Outcome
 from pipeline.settings import Settings
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import Constant, Fails, Half, Number
+from tests.running import run_pipeline
 
 TOP = Path(__file__).parents[2]
 OTHER = (sys.executable, "-c", "import sys; from tests.pipeline.test_effects import main; sys.exit(main(*sys.argv[1:]))")

@@ -15,8 +15,8 @@ from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Sto
 from pipeline.journal import Event
 from pipeline.leftover import Leftover, left_open, leftovers
 from pipeline.settings import Settings
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import Constant, Fails, Half, Number
+from tests.running import run_pipeline
 
 LAST = ("effect.failed", "effect.stands", "effect.unknown", "undo.done", "undo.failed")
 

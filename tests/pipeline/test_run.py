@@ -15,7 +15,6 @@ from pipeline.errors import Exit
 from pipeline.history import RunHistory, one
 from pipeline.run import Outcome
 from stages.source import WorkingCopy
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import (
     Asks,
     Breaks,
@@ -30,6 +29,7 @@ from tests.pipeline.toys import (
     Sends,
     Sum,
 )  # fmt: skip
+from tests.running import run_pipeline
 
 
 class Bench:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline import Journal, Pipeline, Project, Stage, Store, Work
 from pipeline.engines.platform import host_platform
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import Number
+from tests.running import run_pipeline
 
 
 class Looks(Stage[Number]):

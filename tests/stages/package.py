@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Journal, Pipeline, Project, Stage, Store
-from tests.conftest import run_pipeline
+from tests.running import run_pipeline
 
 BUILD_LOCK = "build.lock"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "camera_counting"

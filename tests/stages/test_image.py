@@ -19,7 +19,8 @@ from pipeline.engines.choose import open_engine
 from stages.image import BaseImage, BuildImage, DockerfileImage, Image, ImageSize, Placed, is_root, layers_of, read_image
 from stages.scripts import oci
 from stages.source import SourceProvenance, WorkingCopy
-from tests.conftest import RunStage, StageDidNotPass, run_pipeline
+from tests.conftest import RunStage, StageDidNotPass
+from tests.running import run_pipeline
 from tests.stages.package import commit, run_again
 
 SERVE = ("python", "/app/serve.py")

@@ -22,7 +22,8 @@ from stages.delivery.down import down
 from stages.delivery.model import Address
 from stages.local_service import Bound, Kept, LocalService, command, lay_out
 from stages.postgres import PostgresService
-from tests.conftest import RunStage, StageDidNotPass, run_pipeline
+from tests.conftest import RunStage, StageDidNotPass
+from tests.running import run_pipeline
 
 SERVE = Path(__file__).parent / "delivery" / "serve.py"
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import Blob, Journal, LockgateError, Pipeline, Project, Store
 from stages.source import Commit, SourceProvenance, WorkingCopy
-from tests.conftest import RunStage, StageDidNotPass, run_pipeline
+from tests.conftest import RunStage, StageDidNotPass
+from tests.running import run_pipeline
 
 IDENTITY = ("-c", "user.name=n", "-c", "user.email=e", "-c", "protocol.file.allow=always")
 

@@ -25,6 +25,10 @@ PROGRAM = "dagger-engine"
 STARTS, ENDS = 60.0, 60.0
 """Seconds an engine has to listen, and to end."""
 
+MEMORY, ROOM = Path("/dev/shm"), 6 << 30
+"""Where the data of an engine lies if there are so many bytes of room, and of memory: what is thrown away in the end need not
+reach the disk, and every test would wait for the disk."""
+
 
 @contextmanager
 def an_engine(found: Callable[[Mapping[str, str]], str | None], place: Path) -> Iterator[str]:
@@ -80,7 +84,7 @@ def _running(place: Path) -> Path | None:
 
 def _started(program: str, place: Path) -> Path:
     """The directory of an engine that answers."""
-    home = Path(tempfile.mkdtemp(prefix="lockgate-dagger-"))  # not in a test's own: the path of a socket has to be short
+    home = Path(tempfile.mkdtemp(prefix="lockgate-dagger-", dir=_roomy()))  # not a test's own: a socket's path has to be short
     with (home / "log").open("wb") as log:
         command = [program, "--addr", _address(home), "--root", str(home / "root")]
         engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -94,6 +98,13 @@ def _started(program: str, place: Path) -> Path:
         time.sleep(0.1)
     engine.returncode = 0  # who ends it need not be this process
     return home
+
+
+def _roomy() -> Path | None:
+    """In memory where there is enough of it; None for the directory of temporary files."""
+    if MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= ROOM:
+        return MEMORY
+    return None
 
 
 def _end(place: Path) -> None:

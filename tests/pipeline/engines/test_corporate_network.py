@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,8 +77,10 @@ def corporate(machine: str, execute: Execute, tmp_path: Path, monkeypatch: pytes
     """The network, everything about it in the environment; its proxy, and the action that installs a package from its index."""
     store = Store(tmp_path / "store")
     lock = write_packages(tmp_path / "packages")
-    authority = Authority(tmp_path / "authority")
     with ExitStack() as stack:
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # of which a container has its own
+        elsewhere = stack.enter_context(tempfile.TemporaryDirectory(dir=memory))
+        authority = Authority(Path(elsewhere) / "authority")
         place = stack.enter_context(index(authority, tmp_path / "packages"))
         proxy = Proxy("127.0.0.1" if machine == "127.0.0.1" else "0.0.0.0", {f"{INDEX}:443": place})
         stack.enter_context(served(proxy))
@@ -143,10 +146,16 @@ def test_an_action_without_network_sees_nothing_of_it(
     certificate = os.environ["SSL_CERT_FILE"]
     for name in VARIABLES:
         monkeypatch.setenv(name, certificate if name in CERTIFICATES else f"http://{name}.invalid")
-    show = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    program = (
+        "import json, os, sys\n"
+        "files = {name: open(os.environ[name]).read() for name in sys.argv[1:] if name in os.environ}\n"
+        "print(json.dumps({**os.environ, **files}))\n"
+    )
+    show = ("python", "-c", program, *sorted(CERTIFICATES))
     refused, allowed = (json.loads(execute(Action(argv=show, network=network)).log.read_text()) for network in (False, True))
     assert refused.keys() & set(VARIABLES) == set()
-    assert {name: allowed.get(name) for name in VARIABLES} == {name: os.environ[name] for name in VARIABLES}
+    trusted = dict.fromkeys(CERTIFICATES, Path(certificate).read_text())
+    assert {name: allowed.get(name) for name in VARIABLES} == {name: os.environ[name] for name in VARIABLES} | trusted
     assert proxy.asked() == set()
 
 

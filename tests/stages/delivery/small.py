@@ -28,7 +28,7 @@ from stages.delivery.strategy import BlueGreen
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.smoke import Request, SmokeChecks
 from stages.source import WorkingCopy
-from tests.conftest import run_pipeline
+from tests.running import run_pipeline
 
 TOP = Path(__file__).parents[3]
 

@@ -31,8 +31,8 @@ from stages.delivery.rollout import Rollout
 from stages.delivery.step import Step
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
-from tests.conftest import run_pipeline
 from tests.pipeline.toys import Constant, Fails
+from tests.running import run_pipeline
 from tests.stages.delivery.conftest import state
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage

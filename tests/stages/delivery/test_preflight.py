@@ -11,8 +11,9 @@ from pipeline import Journal, Pipeline, Project, Store
 from pipeline.engines.local import free_port
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.preflight import Preflight
-from tests.conftest import RunStage, StageDidNotPass, run_pipeline
+from tests.conftest import RunStage, StageDidNotPass
 from tests.pipeline.toys import Constant
+from tests.running import run_pipeline
 from tests.stages.delivery.small import delivery, deployment
 
 

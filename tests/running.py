@@ -1,0 +1,57 @@
+"""A pipeline planned and run as the command line does it, without its output. Programs that tests start use it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from pipeline import Facts, Journal, Pipeline, Project, Store
+from pipeline.engine import Engine
+from pipeline.engines.host import HostEngine
+from pipeline.events import new_id, run_started
+from pipeline.plan import World, plan
+from pipeline.record import load
+from pipeline.run import Options, Outcome, Runner
+from pipeline.schedule import Capacity
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    project: Project,
+    store: Store,
+    journal: Journal,
+    *,
+    engine: Engine | None = None,
+    facts: Facts | None = None,
+    again: frozenset[str] = frozenset(),
+) -> tuple[Outcome, dict[str, Any]]:
+    """Plan and run everything; the outcome, and the results of the stages that have one."""
+    chosen = engine or HostEngine(store, project.home, project.secret)
+    world = World(
+        facts=facts or Facts(branch="main"),
+        engine=chosen.name,
+        platform=chosen.platform,
+        observed={stage: stage.observe(project) for stage in pipeline},
+        lookup=lambda key: load(store, key),
+        last=journal.last_records(),
+        again=again,
+    )
+    made = plan(pipeline, frozenset(pipeline), world)
+    run = new_id(0)
+    journal.append(run_started(made, run))
+
+    async def main() -> tuple[Outcome, dict[str, Any]]:
+        async with chosen as entered:
+            runner = Runner(
+                made,
+                run=run,
+                engine=entered,
+                store=store,
+                journal=journal,
+                project=project,
+                options=Options(capacity=Capacity(cpu=2)),
+            )
+            return await runner.run(), runner.results()
+
+    return anyio.run(main)
