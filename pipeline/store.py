@@ -78,24 +78,38 @@ class Store:
 
     def put_file(self, source: Path) -> Blob:
         """The bytes of `source`, copied and hashed in one pass."""
-        hasher, size = hashlib.sha256(), 0
         try:
             file = source.open("rb")
         except OSError as error:
             raise StoreError(f"cannot be read: {error.strerror}", where=str(source)) from error
         with file:
             try:
-                with self._new() as copy:
-                    while piece := file.read(CHUNK):
-                        hasher.update(piece)
-                        size += len(piece)
-                        copy.write(piece)
-                    copy.keep(self._blob(hasher.hexdigest()))
+                return self._copied(file)
             except OSError as error:
                 known = self._known(source) if error.errno in READ_ONLY else None
                 if known is None:
                     raise unwritable(self.root, error) from error
                 return known
+
+    def put_from(self, file: IO[bytes]) -> Blob:
+        """The bytes that are left to read in `file`; what is small and here already is not written again."""
+        first = file.read(CHUNK)
+        if len(first) < CHUNK:
+            return self.put(first)
+        try:
+            return self._copied(file, first)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
+    def _copied(self, file: IO[bytes], first: bytes = b"") -> Blob:
+        hasher, size, piece = hashlib.sha256(), 0, first or file.read(CHUNK)
+        with self._new() as copy:
+            while piece:
+                hasher.update(piece)
+                size += len(piece)
+                copy.write(piece)
+                piece = file.read(CHUNK)
+            copy.keep(self._blob(hasher.hexdigest()))
         return Blob(digest=hasher.hexdigest(), size=size)
 
     def adopt_file(self, source: Path) -> Blob:

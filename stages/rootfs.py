@@ -1,4 +1,4 @@
-"""Images as file systems: unpacked, and run as plain processes where there is no container runtime."""
+"""Images as file systems, and run as plain processes where there is no container runtime."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from pipeline import ROOT, Action, Entry, Service, Stage, StageFailed, Store, Tree, Work
+import anyio.to_thread
+
+from pipeline import ROOT, Entry, Service, Stage, StageFailed, Store, Tree, Work
+from stages.file_system import FileSystem, Refused
 from stages.image import Image, layers_of
-from stages.scripts import unpack
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where container runtimes look for programs when the image does not say."""
@@ -22,30 +24,37 @@ class Rootfs(Stage[Tree]):
     """The file system of an image: its layers applied in order, with their whiteouts.
 
     Owners, special bits, devices and empty directories are left out. Fails for a layer that would write
-    outside, and for one that cannot be read.
+    outside, and for one that cannot be read. Nothing is executed and nothing unpacked on disk.
     """
 
     image: Stage[Image]
 
     async def run(self, work: Work) -> Tree:
-        action = Action(
-            argv=("python", "unpack.py", "image", PLACE),
-            inputs={"unpack.py": work.store.put_file(Path(unpack.__file__))},
-            tools={"image": work[self.image].layout},
-            outputs=(PLACE,),
-        )
-        return (await work.execute(action)).require().output(PLACE).tree
+        found = await anyio.to_thread.run_sync(file_system, work.store, work[self.image])
+        return work.store.tree(found.entries())
 
 
 def unpack_image(store: Store, image: Image, place: Path) -> None:
     """Lay the file system of an image out in the new directory `place`. Raises StageFailed for a layer that is unsound."""
+    found = file_system(store, image)
+    place.mkdir(parents=True)
+    for path in found.directories():
+        (place / path).mkdir()
+    store.lay_out(store.tree(found.entries()), place)
+
+
+def file_system(store: Store, image: Image) -> FileSystem:
+    """The layers of an image, the lowest first, laid over each other. Raises StageFailed for one that is unsound."""
     import tarfile
 
-    layers = layers_of(store, image)
-    try:
-        unpack.unpack((store.path(store.file(image.layout, _path(layer["digest"]))) for layer in layers), place)
-    except (unpack.Refused, tarfile.TarError) as error:
-        raise StageFailed(f"{image.digest[:19]} cannot be unpacked: {error}", right="layers as tar archives") from error
+    found = FileSystem()
+    for layer in layers_of(store, image):
+        try:
+            with store.path(store.file(image.layout, _path(layer["digest"]))).open("rb") as file:
+                found.apply(file, store.put_from)
+        except (Refused, tarfile.TarError) as error:
+            raise StageFailed(f"{image.digest[:19]} cannot be unpacked: {error}", right="layers as tar archives") from error
+    return found
 
 
 def _path(digest: str) -> str:

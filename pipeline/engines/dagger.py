@@ -399,8 +399,9 @@ def _with_services(
 
 
 def _with_network(client: dagger.Client, container: dagger.Container) -> tuple[dagger.Container, dict[str, str]]:
-    """Proxies and indexes as variables, those with a password as secrets, certificate authorities as files in a place of their own:
-    where they lie here, a container may have something else (`/dev/shm`, `/tmp`).
+    """Proxies and indexes as variables, those with a password as secrets; certificate authorities as files.
+
+    These get a place of their own: where they lie here, a container may have something else (`/dev/shm`, `/tmp`).
     """
     found = network_environment(os.environ)
     for name, value in list(found.items()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,16 @@ import anyio
 from pipeline import Store, Work
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
+from pipeline.scratch import Scratch, sweep
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
+from stages.image import Image
 from stages.rootfs import process_of, unpack_image
 
 HOST = "127.0.0.1"
+
+IMAGES, ONCE = ".images", ".once-"
+"""Where images are laid out, and how the directories of commands that run once begin."""
 
 SECRETS = "LOCKGATE_SECRETS"
 """The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
@@ -46,7 +50,10 @@ class LocalProcesses:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTarget:
-    """Below `state`: a directory for each group with the unpacked image and the logs of its instances."""
+    """Below `state`: a directory for each group with the logs of its instances, and one for each image that groups run.
+
+    Who calls is the only one at work here: stages hold the lock of the deployment meanwhile.
+    """
 
     state: Path
     store: Store
@@ -58,7 +65,7 @@ class LocalTarget:
         have = (await self.groups()).get(release.group)
         missing = release.instances - (len(have.instances) if have else 0)
         if missing > 0:
-            rootfs = await anyio.to_thread.run_sync(self._unpack, release)
+            rootfs = await anyio.to_thread.run_sync(self._unpack, release.image, self.state / release.group)
             for _ in range(missing):
                 self._start_one(release, rootfs)
         return (await self.groups()).get(release.group) or Group(release.group, ())
@@ -109,12 +116,18 @@ class LocalTarget:
         return {name: Group(name, tuple(sorted(found[name], key=lambda address: address.port))) for name in sorted(found)}
 
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
-        with tempfile.TemporaryDirectory(dir=self.state, prefix=".once-", ignore_cleanup_errors=True) as place:
-            rootfs = Path(place) / "rootfs"
-            await anyio.to_thread.run_sync(unpack_image, self.store, release.image, rootfs)
+        await self._end_what_was_left()
+        with Scratch(self.state, ONCE) as scratch:
+            rootfs = await anyio.to_thread.run_sync(self._unpack, release.image, scratch.path)
             argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
-            code, output = await self._to_its_end(Path(place), argv, env, cwd=rootfs)
+            code, output = await self._to_its_end(scratch.path, argv, env, cwd=rootfs)
         return code, self._masker(release).mask(output).decode(errors="replace")
+
+    async def _end_what_was_left(self) -> None:
+        """Commands of runs that were killed: what they do is done again, and not by two at once."""
+        for found in process.running(f"{self.state}/{ONCE}"):
+            await process.stop(found, self.patience)
+        sweep(self.state, ONCE)
 
     async def _to_its_end(self, place: Path, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path) -> tuple[int, bytes]:
         """Exit code and output of a process. Nothing it started is left, whatever happens here meanwhile."""
@@ -132,23 +145,35 @@ class LocalTarget:
     def _running(self, group: str) -> list[process.Process]:
         return list(process.running(f"{self.state}:{group}:"))
 
-    def _unpack(self, release: Release) -> Path:
-        """The image's files below the group's directory, laid out once."""
-        place = self.state / release.group / "rootfs"
-        if not place.exists():
-            fresh = place.with_name("rootfs.unfinished")
-            shutil.rmtree(fresh, ignore_errors=True)
-            unpack_image(self.store, release.image, fresh)
-            fresh.replace(place)
-        return place
+    def _unpack(self, image: Image, user: Path) -> Path:
+        """The image's files, as the directory `user` names them; laid out once for all that run it."""
+        found = user / "rootfs"
+        if not found.exists():
+            place = self.state / IMAGES / image.digest.partition(":")[2]
+            if not place.exists():
+                fresh = place.with_suffix(".unfinished")
+                shutil.rmtree(fresh, ignore_errors=True)
+                unpack_image(self.store, image, fresh)
+                fresh.rename(place)
+            user.mkdir(exist_ok=True)
+            found.unlink(missing_ok=True)
+            found.symlink_to(place)
+        return found
 
     def _remove(self, group: str) -> None:
-        """Remove what the group leaves; renamed first, so that half of it is never taken for the whole."""
+        """Remove what the group leaves, and images that nobody runs any more.
+
+        Renamed first, so that half of it is never taken for the whole.
+        """
         gone = self.state / f".gone-{group}"
         shutil.rmtree(gone, ignore_errors=True)
         if (self.state / group).exists():
             (self.state / group).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+        used = {rootfs.readlink() for rootfs in self.state.glob("*/rootfs") if rootfs.is_symlink()}
+        for image in (self.state / IMAGES).glob("*"):
+            if image not in used:
+                shutil.rmtree(image.rename(image.with_suffix(".unfinished")), ignore_errors=True)
 
     def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline import Blob, Entry, Store, StoreError, Tree
 from pipeline.data import contents
-from pipeline.store import unwritable
+from pipeline.store import CHUNK, unwritable
 
 
 @pytest.fixture
@@ -419,3 +421,11 @@ def test_a_damaged_object_is_not_shared(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="was damaged on disk"):
         store.shared(tree)
     assert not store.has(tree)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_what_is_read_from_a_file_is_what_its_bytes_are(store: Store, size: int) -> None:
+    data = os.urandom(size)
+    blob = store.put_from(io.BytesIO(data))
+    assert blob == Blob(digest=hashlib.sha256(data).hexdigest(), size=size)
+    assert store.read(blob) == data
