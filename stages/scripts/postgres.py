@@ -5,7 +5,7 @@
 PROGRAMS is the directory with `initdb` and `postgres`. The data lie in the directory named by PGDATA, else in
 `data` beside this file; they are made when there are none. The superuser is `postgres`. Data in PGDATA are kept, and
 nobody is let in without the password that is made with them and lies in `pgpass` among them (as libpq reads it:
-PGPASSFILE). Elsewhere nobody needs a password.
+PGPASSFILE). Elsewhere nobody needs a password, and nothing waits for the disk.
 PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`. SIGTERM and SIGINT end
 it in good order, without waiting for open sessions.
 """
@@ -36,16 +36,19 @@ def main(programs: str) -> int:
     if made.returncode != 0:
         print(f"{Path(made.args[0]).name} ended with {made.returncode}:\n{made.stdout.decode(errors='replace')}")
         return 1
-    return serve([str(binaries / "postgres"), "-D", str(data), *settings(os.environ.get("HOST", ""), os.environ.get("PORT", ""))])
+    values = settings(os.environ.get("HOST", ""), os.environ.get("PORT", ""), kept=bool(kept))
+    return serve([str(binaries / "postgres"), "-D", str(data), *values])
 
 
-def settings(host: str, port: str) -> list[str]:
+def settings(host: str, port: str, *, kept: bool) -> list[str]:
     values = {
         "listen_addresses": host or "127.0.0.1",
         "port": port or "5432",
         "unix_socket_directories": "",
         "max_connections": "200",
     }
+    if not kept:  # what is thrown away need not survive a crash of the machine
+        values |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     return [part for name, value in values.items() for part in ("-c", f"{name}={value}")]
 
 

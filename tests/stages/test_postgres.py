@@ -35,6 +35,7 @@ def test_sql():
         session.execute("insert into seen values ('Zoë')")
         assert session.execute("select person from seen").fetchall() == [("Zoë",)]
         assert session.execute("show server_version_num").fetchone()[0] >= "180000"
+        assert session.execute("show fsync").fetchone() == ("off",)
 def test_it_is_found_at_host_and_port():
     with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], user="postgres") as session:
         assert session.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() == (True,)
@@ -59,6 +60,12 @@ def test_tests_speak_sql_to_a_real_server(integration: IntegrationTests, run_sta
     report = run_stage(integration)
     assert report.bad() == ()
     assert all_passed(report).passed
+
+
+def test_only_what_is_thrown_away_does_not_wait_for_the_disk() -> None:
+    thrown_away, stays = (" ".join(program.settings("", "", kept=kept)) for kept in (False, True))
+    assert "fsync=off" in thrown_away
+    assert not {"fsync", "synchronous_commit", "full_page_writes"} & {word.split("=")[0] for word in stays.split()}
 
 
 @pytest.mark.usefixtures("dagger_engine")
