@@ -43,11 +43,11 @@ class Verified(Result, Generic[D]):
 class GateClosed(StageFailed):
     """At least one verdict is not a pass."""
 
-    def __init__(self, gate: str, verdicts: tuple[Verdict, ...]) -> None:
+    def __init__(self, what: str, verdicts: tuple[Verdict, ...]) -> None:
         against = [one for one in verdicts if not one.passed]
         first = against[0]
         more = f" (and {len(against) - 1} more)" if len(against) > 1 else ""
-        super().__init__(f"{gate} is closed: {first.said}{more}", right=first.wanted)
+        super().__init__(f"{what}: {first.said}{more}", right=first.wanted)
         self.details = {"verdicts": [one.model_dump(mode="json") for one in verdicts]}
 
 
@@ -76,7 +76,7 @@ class QualityGate(Stage["Passed[A]"], Generic[A]):
 
     async def run(self, work: Work) -> Passed[A]:
         verdicts = tuple(_verdict(work, check) for check in self.checks)
-        _decide(work, verdicts)
+        _decide(work, verdicts, f"{work.name} is closed")
         passed: type[Passed[A]] = self.result_type()
         return passed(artifact=work[self.artifact], verdicts=verdicts)
 
@@ -105,7 +105,7 @@ class Verification(Stage["Verified[D]"], Generic[D]):
 
     async def run(self, work: Work) -> Verified[D]:
         verdicts = tuple(_verdict(work, check) for check in self.checks)
-        _decide(work, verdicts)
+        _decide(work, verdicts, "what is deployed does not hold")
         verified: type[Verified[D]] = self.result_type()
         return verified(deployment=work[self.deployment], verdicts=verdicts)
 
@@ -138,9 +138,9 @@ def _verdict(work: Work, check: Stage[Verdict]) -> Verdict:
     return refused.model_copy(update={"evidence": found.evidence})
 
 
-def _decide(work: Work, verdicts: tuple[Verdict, ...]) -> None:
-    """Journal the decision. Raises GateClosed when a verdict is not a pass."""
+def _decide(work: Work, verdicts: tuple[Verdict, ...], otherwise: str) -> None:
+    """Journal the decision. Raises GateClosed, which says `otherwise`, when a verdict is not a pass."""
     is_open = all(one.ruling is Ruling.PASSED for one in verdicts)
     work.record("gate.decided", open=is_open, verdicts=[one.model_dump(mode="json") for one in verdicts])
     if not is_open:
-        raise GateClosed(work.name, verdicts)
+        raise GateClosed(otherwise, verdicts)

@@ -40,6 +40,9 @@ from pipeline.store import Store, unwritable
 LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
 """Sets of namespaces, the best first; the first that this system allows is used."""
 
+PATIENCE = 2.0
+"""Seconds that a cancelled action has for each of: an interrupt, a request to end, being killed."""
+
 LAUNCHER = (sys.executable, "-I", "-S")
 """What runs the sandbox: the interpreter without anybody's site-packages."""
 
@@ -243,13 +246,13 @@ def _output(process: anyio.abc.Process) -> anyio.abc.ByteReceiveStream:
 
 async def _end(process: anyio.abc.Process) -> None:
     """Interrupt, then terminate, then kill the sandbox with everything below it."""
-    for number, patience in ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0)):
+    for number in (signal.SIGINT, signal.SIGTERM):
         if process.returncode is not None:
             return
         process.send_signal(number)
-        with anyio.move_on_after(patience):
+        with anyio.move_on_after(PATIENCE):
             await process.wait()
-    with anyio.move_on_after(2.0):
+    with anyio.move_on_after(PATIENCE):
         while process.returncode is None and (below := _descendants(process.pid)):
             for pid in below:  # first, while the sandbox is there for what they start meanwhile: orphans come to it
                 with contextlib.suppress(ProcessLookupError):

@@ -130,7 +130,7 @@ def test_a_deployment_stands_when_its_checks_passed_and_else_goes_back(
         assert results["verified"].summary() == "1 check passed"
         assert [verdict.rule for verdict in results["verified"].verdicts] == ["fine"]
     else:
-        assert outcome.failed["verified"] == "verified is closed: it does not answer\n  expected: an answer"
+        assert outcome.failed["verified"] == "what is deployed does not hold: it does not answer\n  expected: an answer"
 
 
 def test_a_verification_without_checks_is_refused() -> None:

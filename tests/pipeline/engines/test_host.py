@@ -115,7 +115,8 @@ def test_a_cancelled_action_leaves_nothing_running_and_no_directory(engine: Host
     assert list(own_tmp.iterdir()) == []
 
 
-def test_an_action_that_ignores_signals_is_killed(engine: HostEngine, tmp_path: Path) -> None:
+def test_an_action_that_ignores_signals_is_killed(engine: HostEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "PATIENCE", 0.5)
     anyio.run(cancelled, engine, Action(argv=("python", "-c", STUBBORN, str(tmp_path))), tmp_path / "log")
     assert left(str(tmp_path)) == []
 
