@@ -47,7 +47,6 @@ class Live:
     def __rich__(self) -> Group:
         """What stays on the screen: running stages with their last lines, then how much is left."""
         now = time.time()
-        width = max(20, self._console.width - 6)
         rows: list[Text] = []
         run = self._story.run
         for stage in run.stages.values():
@@ -56,7 +55,7 @@ class Live:
                 rows.append(
                     Text.from_ansi(f"{self._paint(colour, mark)} {self._paint('bold', stage.name)} {now - stage.started:.0f}s")
                 )
-                rows += [Text(f"    {line[:width]}", style="dim") for line in self._logs.get(stage.name, ())]
+                rows += [_said(line) for line in self._logs.get(stage.name, ())]
         left = run.count("waiting")
         done = len(run.stages) - left - run.count("running")
         rows.append(Text(f"{done}/{len(run.stages)} stages, {now - (run.started or now):.0f}s", style="dim"))
@@ -68,3 +67,10 @@ class Live:
 
     def __exit__(self, *exception: object) -> None:
         self._screen.stop()
+
+
+def _said(line: str) -> Text:
+    """A line of a log on one line of the screen; what it asks of a terminal but colours is left out."""
+    text = Text.from_ansi(f"    {line.expandtabs()}", style="dim")
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
