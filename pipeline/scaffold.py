@@ -11,6 +11,9 @@ from typing import Any
 LOCK = "delivery.lock"
 BUILD_LOCK = "delivery-build.lock"
 
+FOR_TESTS = ("test", "tests", "testing", "dev")
+"""How projects name what their tests need, as an extra or a dependency group; the first that is there counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detected:
@@ -26,7 +29,8 @@ class Detected:
     """A lock with hashes that holds pytest."""
     build_requires: tuple[str, ...]
     build_lock: str
-    dependencies: bool
+    dependencies: tuple[str, ...]
+    """What names the project's own dependencies, those of its tests with them, to `uv pip compile`."""
     types: bool
     """Whether mypy is configured."""
 
@@ -50,9 +54,17 @@ def detect(root: Path) -> Detected:
         lock=_holding(hashed, "pytest"),
         build_requires=tuple(document.get("build-system", {}).get("requires", ())),
         build_lock=_holding(hashed, "build"),
-        dependencies=bool(project.get("dependencies")),
+        dependencies=_dependencies(document),
         types="mypy" in document.get("tool", {}),
     )
+
+
+def _dependencies(document: dict[str, Any]) -> tuple[str, ...]:
+    project = document.get("project", {})
+    extra = next((name for name in FOR_TESTS if name in project.get("optional-dependencies", {})), None)
+    group = next((name for name in FOR_TESTS if name in document.get("dependency-groups", {})), None)
+    named = ("pyproject.toml", *(("--extra", extra) if extra else ())) if extra or project.get("dependencies") else ()
+    return (*named, *(("--group", group) if group else ()))
 
 
 def _code(root: Path, tests: str) -> tuple[str, ...]:

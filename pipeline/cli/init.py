@@ -23,10 +23,10 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
         raise ConfigError("there is a pipeline file already", where=str(file), next="python -m pipeline plan, or init --force")
     found = scaffold.detect(project.root)
     for lock, requirements in scaffold.needed_locks(found).items():
-        own = found.dependencies and lock == scaffold.LOCK
-        _resolve(project.root, lock, requirements, own=own)
+        own = found.dependencies if lock == scaffold.LOCK else ()
+        _resolve(project.root, lock, requirements, own)
         if arguments.output == "json":
-            print(json.dumps({"kind": "lock", "file": lock, "requirements": requirements, "dependencies": own}), file=out)
+            print(json.dumps({"kind": "lock", "file": lock, "requirements": requirements, "dependencies": bool(own)}), file=out)
         else:
             print(f"resolved {lock}: {', '.join(requirements)}" + (" and the project's dependencies" if own else ""), file=out)
     try:
@@ -43,15 +43,14 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     return Exit.PASSED
 
 
-def _resolve(root: Path, lock: str, requirements: tuple[str, ...], *, own: bool) -> None:
+def _resolve(root: Path, lock: str, requirements: tuple[str, ...], own: tuple[str, ...]) -> None:
     """Make a lock with hashes by uv. Raises LockgateError with what uv says."""
     from uv import find_uv_bin
 
-    sources = ["pyproject.toml"] if own else []
     done = subprocess.run(
         [
             find_uv_bin(), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url",
-            "--no-annotate", "--no-header", *sources, "-", "--output-file", lock,
+            "--no-annotate", "--no-header", *own, "-", "--output-file", lock,
         ],
         cwd=root,
         input="\n".join(requirements) + "\n",

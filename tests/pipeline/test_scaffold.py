@@ -50,6 +50,36 @@ def test_what_is_there_is_detected(tmp_path: Path) -> None:
         assert word in written
 
 
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ("[project]", ()),
+        ("[project]\ndependencies = ['x']", ("pyproject.toml",)),
+        ("[project.optional-dependencies]\ndocs = []\ndev = []\ntest = []", ("pyproject.toml", "--extra", "test")),
+        ("[dependency-groups]\ndev = []", ("--group", "dev")),
+        (
+            "[project]\ndependencies = ['x']\n[dependency-groups]\ntests = []\n[project.optional-dependencies]\ndev = []",
+            ("pyproject.toml", "--extra", "dev", "--group", "tests"),
+        ),
+    ],
+)
+def test_what_tests_need_besides_is_found_as_projects_name_it(tmp_path: Path, document: str, named: tuple[str, ...]) -> None:
+    (tmp_path / "pyproject.toml").write_text(document)
+    assert detect(tmp_path).dependencies == named
+
+
+@pytest.mark.parametrize("named", ["[project.optional-dependencies]\ntest", "[dependency-groups]\ndev"])
+def test_what_tests_need_besides_is_in_the_lock(tmp_path: Path, named: str) -> None:
+    root = project(tmp_path)
+    (root / "delivery.lock").unlink()
+    (root / "pyproject.toml").write_text(f'[project]\nname = "thing"\nversion = "1"\n{named} = ["sortedcontainers"]\n')
+    done = command(root, "init")
+    if "could not be resolved" in done.stderr:
+        pytest.skip(f"no package index can be reached: {done.stderr}")
+    assert done.stdout.startswith("resolved delivery.lock: pytest and the project's dependencies\n")
+    assert "\nsortedcontainers==" in (root / "delivery.lock").read_text()
+
+
 def project(tmp_path: Path) -> Path:
     (tmp_path / "tests").mkdir()
     (tmp_path / "delivery.lock").write_text(HASHED)
