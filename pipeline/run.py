@@ -17,7 +17,7 @@ from pipeline import record as records
 from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
-from pipeline.errors import BrokenOff, Exit, LockgateError, StageFailed, said
+from pipeline.errors import BrokenOff, EngineError, Exit, JournalError, LockgateError, StageFailed, StoreError, said
 from pipeline.events import run_finished, settled
 from pipeline.journal import Event, Journal
 from pipeline.limit import within
@@ -68,6 +68,8 @@ class Runner:
         self._options, self._listen = options, listen
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
+        self._unable: set[Stage[Any]] = set()
+        """Those that failed for want of a disk or an engine: nothing was found wrong."""
         self._results: dict[Stage[Any], Result] = {}
         self._effects = Effects(
             plan.pipeline,
@@ -101,10 +103,24 @@ class Runner:
             with self._taking_back:
                 self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
             if finished:
-                exit_code = Exit.FAILED if self._failed else Exit.PASSED
-            self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
+                exit_code = self._exit_code()
+            self._close(exit_code)
         failed = {self._name(stage): why for stage, why in self._failed.items()}
         return Outcome(run=self.id, exit=exit_code, failed=failed)
+
+    def _exit_code(self) -> Exit:
+        if not self._failed:
+            return Exit.PASSED
+        return Exit.UNUSABLE if self._failed.keys() <= self._unable else Exit.FAILED
+
+    def _close(self, exit_code: Exit) -> None:
+        """Journal how the run ended. Raises JournalError where that cannot be, and says what failed before: nobody else will."""
+        try:
+            self._journal.check()
+            self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
+        except JournalError as error:
+            before = "".join(f"; before that {self._name(stage)} failed: {why}" for stage, why in self._failed.items())
+            raise JournalError(error.what + before, where=error.where, right=error.right, next=error.next) from error
 
     def stop(self) -> None:
         """Stop working, and take back what is open. Asked a second time, say so; a third time, leave that to the next run."""
@@ -266,6 +282,8 @@ class Runner:
         what, own = said(error), error if isinstance(error, LockgateError) else None
         if last:
             self._failed[stage] = what
+            if isinstance(error, StoreError | EngineError):
+                self._unable.add(stage)
         return self._event(
             "stage.failed" if last else "stage.retried",
             stage,

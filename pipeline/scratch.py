@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Self
 
@@ -15,6 +16,8 @@ PREFIX = "lockgate-action-"
 """How the names of directories of actions begin."""
 LOCK = ".lock"
 """The file in a directory that its owner holds locked; the system lets go of it when the owner dies, however it dies."""
+FRESH, YOUNG = f"{LOCK}-fresh", 60.0
+"""The name of that file before it is locked, and after how many seconds a directory without a locked one is nobody's."""
 
 
 class Scratch:
@@ -25,10 +28,14 @@ class Scratch:
 
     def __init__(self, directory: Path | None = None, prefix: str = PREFIX) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
-        fresh = self.path / f"{LOCK}-fresh"
-        self._lock = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        fresh.rename(self.path / LOCK)  # under its name it has been locked from the first moment: nobody takes it for a left one
+        try:
+            fresh = self.path / FRESH
+            self._lock = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            fresh.rename(self.path / LOCK)  # under its name it has been locked from the first moment: nobody takes it for left
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def remove(self) -> None:
         """Take the directory away, whatever modes were left in it."""
@@ -68,6 +75,10 @@ def _remove_if_left(place: Path) -> None:
     about = place.lstat()
     whole = stat.S_ISDIR(about.st_mode)
     if not (whole or stat.S_ISREG(about.st_mode)) or about.st_uid != os.getuid():
+        return
+    if whole and not (place / LOCK).exists():  # its maker has not come so far yet, or died before it could
+        if time.time() - about.st_mtime > YOUNG and {path.name for path in place.iterdir()} <= {FRESH}:
+            shutil.rmtree(place)
         return
     held = place / LOCK if whole else place
     lock = os.open(held, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -142,4 +142,11 @@ def _refuse_anothers(home: Path, name: str) -> None:
 
 def _owner(home: Path) -> str:
     owner = home / OWNER
-    return owner.read_text().strip() if owner.exists() else ""
+    if owner.exists() and not owner.is_file():
+        raise ConfigError(
+            "no file says whose state this is",
+            where=str(owner),
+            right="a file with the name of a pipeline",
+            next=f"rm -r {owner}",
+        )
+    return owner.read_text(errors="replace").strip() if owner.exists() else ""

@@ -61,7 +61,8 @@ class Entry:
 class Store:
     """Content by digest under `root`; directories are made when something is written.
 
-    Every read checks what it read. Only what `path` and `shared` point to is read by others, unchecked.
+    Every read checks what it read. Only what `path` and `shared` point to is read by others, unchecked; what `checked`
+    points to was whole a moment ago.
     """
 
     def __init__(self, root: Path) -> None:
@@ -99,6 +100,8 @@ class Store:
         try:
             return self._copied(file, first)
         except OSError as error:
+            if error.errno is None:  # not the system's: whoever unpacks what is read says that it is damaged
+                raise
             raise unwritable(self.root, error) from error
 
     def _copied(self, file: IO[bytes], first: bytes = b"") -> Blob:
@@ -156,6 +159,13 @@ class Store:
         path = self._blob(blob.digest)
         if not path.exists():
             raise StoreError(f"{blob.digest[:12]} is not in the store", where=str(self.root))
+        return path
+
+    def checked(self, blob: Blob) -> Path:
+        """As `path`, its bytes read once and compared. Raises StoreError when they are missing or not what they were."""
+        path = self.path(blob)
+        if digest.of_file(path) != blob.digest:
+            raise self._corrupt(blob.digest)
         return path
 
     def has_object(self, name: str) -> bool:
@@ -431,7 +441,10 @@ def unwritable(place: Path, error: OSError) -> StoreError:
     """What an operating system error under `place` means for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            "the disk is full", where=str(place), right="free space", next=f"free some, or set PIPELINE_HOME; df -h {place}"
+            "the disk is full",
+            where=str(place),
+            right="free space",
+            next=f"df -h {_there(place)}; free some, or have another disk for PIPELINE_HOME (state) or TMPDIR (actions at work)",
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoreError(
@@ -448,3 +461,8 @@ def unwritable(place: Path, error: OSError) -> StoreError:
             next="set PIPELINE_HOME to one",
         )
     return StoreError(f"{error.strerror or error}", where=str(error.filename or place))
+
+
+def _there(place: Path) -> Path:
+    """The place, or the nearest directory above it that there is."""
+    return next((path for path in (place, *place.parents) if path.exists()), place)

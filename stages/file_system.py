@@ -1,4 +1,4 @@
-"""The file system of an image, put together from its layers in memory: only the bytes of files go to the store.
+"""The file system of an image, put together from its layers in memory: what becomes of the bytes of files is the caller's.
 
 Layers are applied in order, with their whiteouts (OCI image specification 1.1, "Image Layer Filesystem Changeset").
 Every path is resolved as inside the file system, whatever links it holds; one that leaves it is refused. Owners,
@@ -7,11 +7,12 @@ times, devices and special bits are left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from pipeline import Blob, Entry
+from pipeline import Entry
 
 if TYPE_CHECKING:
     import tarfile
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 LINKS = 40
 """How many symbolic links one path may lead through, as in Linux."""
+DEEP, LONG = 256, 255
+"""How many names a path may have, and how many bytes each of them; Linux allows no longer names."""
 
 
 class Refused(ValueError):
@@ -38,8 +41,8 @@ Directory: TypeAlias = "dict[str, Directory | Leaf]"
 Place: TypeAlias = tuple[str, ...]
 """The names that lead from the root to something."""
 
-Keep: TypeAlias = Callable[[IO[bytes]], Blob]
-"""Puts the bytes of a file where they stay."""
+Keep: TypeAlias = "Callable[[tarfile.TarInfo], str]"
+"""What stands for the bytes of a file of a layer: the `target` of its leaf."""
 
 
 class FileSystem:
@@ -60,23 +63,18 @@ class FileSystem:
             if not isinstance(found, Leaf):
                 yield "/".join(place)
 
-    def apply(self, layer: IO[bytes], keep: Keep) -> None:
-        """Lay one layer over what is there. Raises Refused for what must not be unpacked, tarfile.TarError for no tar archive."""
-        import tarfile
-
-        fresh: set[Place] = set()
-        with tarfile.open(fileobj=layer, mode="r:*") as tar:
-            for member in tar:
-                if ".." in PurePosixPath(member.name).parts:
-                    raise Refused(f"the path {member.name!r} leaves the image; expected one inside it")
-                place = self._inside(member.name)
-                if not place:
-                    continue
-                if place[-1].startswith(WHITEOUT):
-                    self._take_away(place, fresh)
-                else:
-                    self._add(tar, member, place, keep)
-                    fresh.update(place[:depth] for depth in range(1, len(place) + 1))
+    def apply(self, layer: tarfile.TarFile, keep: Keep) -> None:
+        """Lay one layer over what is there. Raises Refused for what must not be unpacked, and what `layer` raises."""
+        for member in layer:  # its whiteouts first, wherever they stand: they are about the layers below
+            place = self._inside(_sound(member.name))
+            if place and place[-1] == OPAQUE:
+                self._clear(place[:-1])
+            elif place and place[-1].startswith(WHITEOUT):
+                self._take_away((*place[:-1], _hidden(place[-1])))
+        for member in layer:
+            place = self._inside(member.name)
+            if place and not place[-1].startswith(WHITEOUT):
+                self._add(member, place, keep)
 
     def _inside(self, name: str) -> Place:
         """What `name` means, links on the way resolved as in the image.
@@ -110,27 +108,26 @@ class FileSystem:
             found = found.get(part)
         return found
 
-    def _take_away(self, whiteout: Place, fresh: set[Place]) -> None:
-        above = self._at(whiteout[:-1])
-        if above is None or isinstance(above, Leaf):
-            return
-        if whiteout[-1] == OPAQUE:
-            for name in [name for name in above if (*whiteout[:-1], name) not in fresh]:
-                del above[name]
-        else:
-            above.pop(_hidden(whiteout[-1]), None)
+    def _clear(self, place: Place) -> None:
+        directory = self._at(place)
+        if directory is not None and not isinstance(directory, Leaf):
+            directory.clear()
 
-    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, place: Place, keep: Keep) -> None:
+    def _take_away(self, place: Place) -> None:
+        above = self._at(place[:-1])
+        if above is not None and not isinstance(above, Leaf):
+            above.pop(place[-1], None)
+
+    def _add(self, member: tarfile.TarInfo, place: Place, keep: Keep) -> None:
         if member.isdir():
             if not isinstance(self._at(place), dict):
                 self._lay({}, place)
         elif member.issym():
-            self._lay(Leaf("link", member.linkname), place)
+            self._lay(Leaf("link", _target(member)), place)
         elif member.islnk():
             self._lay(self._linked(member), place)
-        elif content := tar.extractfile(member) if member.isfile() else None:
-            blob = keep(content)
-            self._lay(Leaf("executable" if member.mode & 0o111 else "file", blob.digest, blob.size), place)
+        elif member.isfile():
+            self._lay(Leaf("executable" if member.mode & 0o111 else "file", keep(member), member.size), place)
 
     def _linked(self, member: tarfile.TarInfo) -> Leaf:
         found = self._at(self._inside(member.linkname))
@@ -153,6 +150,21 @@ def _walk(directory: Directory, above: Place = ()) -> Iterator[tuple[Place, Dire
         yield (*above, name), found
         if not isinstance(found, Leaf):
             yield from _walk(found, (*above, name))
+
+
+def _sound(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if ".." in parts:
+        raise Refused(f"the path {name!r} leaves the image; expected one inside it")
+    if len(parts) > DEEP or "\0" in name or any(len(os.fsencode(part)) > LONG for part in parts):
+        raise Refused(f"the path {name[:80]!r} cannot be one; expected at most {DEEP} names of at most {LONG} bytes without NUL")
+    return name
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    if not member.linkname or "\0" in member.linkname:
+        raise Refused(f"the link {member.name!r} leads to {member.linkname!r}; expected a path")
+    return member.linkname
 
 
 def _parts(name: str) -> list[str]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os.path
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
+import anyio.from_thread
 import anyio.to_thread
 
 from pipeline import ROOT, Entry, Service, Stage, StageFailed, Store, Tree, Work
+from pipeline.store import unwritable
 from stages.file_system import FileSystem, Refused
 from stages.image import Image, layers_of
+
+if TYPE_CHECKING:
+    import tarfile
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where container runtimes look for programs when the image does not say."""
@@ -30,31 +39,102 @@ class Rootfs(Stage[Tree]):
     image: Stage[Image]
 
     async def run(self, work: Work) -> Tree:
-        found = await anyio.to_thread.run_sync(file_system, work.store, work[self.image])
-        return work.store.tree(found.entries())
+        return await anyio.to_thread.run_sync(_tree, work.store, work[self.image])
 
 
-def unpack_image(store: Store, image: Image, place: Path) -> None:
-    """Lay the file system of an image out in the new directory `place`. Raises StageFailed for a layer that is unsound."""
-    found = file_system(store, image)
-    place.mkdir(parents=True)
-    for path in found.directories():
-        (place / path).mkdir()
-    store.lay_out(store.tree(found.entries()), place)
+async def unpack_image(store: Store, image: Image, place: Path) -> None:
+    """Lay the file system of an image out in the new directory `place`, private to the caller.
+
+    Raises StageFailed for a layer that is unsound, StoreError for one that is damaged.
+    """
+    try:
+        await anyio.to_thread.run_sync(_unpack, store, image, place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)  # half of it is of no use, and may fill the disk
+        raise
 
 
-def file_system(store: Store, image: Image) -> FileSystem:
-    """The layers of an image, the lowest first, laid over each other. Raises StageFailed for one that is unsound."""
+def _tree(store: Store, image: Image) -> Tree:
+    """The file system with its files in the store."""
+    found = FileSystem()
+    with _told(image, store.root):
+        for layer in _layers(store, image):
+            found.apply(layer, lambda member, layer=layer: store.put_from(_content(layer, member)).digest)  # type: ignore[misc]
+    return store.tree(found.entries())
+
+
+def _unpack(store: Store, image: Image, place: Path) -> None:
+    """Read twice: what is left when all layers lie over each other, then the bytes of that."""
+    found = FileSystem()
+    wanted: dict[str, list[Entry]] = {}
+    with _told(image, place):
+        for number, layer in enumerate(_layers(store, image)):
+            found.apply(layer, partial(_number, number))
+        place.mkdir(parents=True)
+        for path in found.directories():
+            (place / path).mkdir()
+        for entry in found.entries():
+            if entry.kind == "link":
+                (place / entry.path).symlink_to(entry.target)
+            else:
+                wanted.setdefault(entry.target, []).append(entry)
+        for number, layer in enumerate(_layers(store, image)):
+            for member in layer:
+                for entry in wanted.get(_number(number, member), ()) if member.isfile() else ():
+                    _write(_content(layer, member), place / entry.path, executable=entry.kind == "executable")
+
+
+def _number(layer: int, member: tarfile.TarInfo) -> str:
+    """What tells a file of one layer from any other."""
+    return f"{layer} {member.offset_data}"
+
+
+def _write(content: IO[bytes], place: Path, *, executable: bool) -> None:
+    with place.open("wb") as file:
+        shutil.copyfileobj(content, file, 1 << 20)
+    if executable:
+        place.chmod(0o755)
+
+
+def _content(layer: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = layer.extractfile(member)
+    if content is None:
+        raise Refused(f"{member.name!r} has no content; expected a file")
+    return content
+
+
+class _Stoppable(io.BufferedReader):
+    """A file that is read by a thread as long as whoever waits for it still does."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        anyio.from_thread.check_cancelled()
+        return super().read(size)
+
+
+def _layers(store: Store, image: Image) -> Iterator[tarfile.TarFile]:
+    """The layers of an image, the lowest first, each seen to be whole before it is read."""
     import tarfile
 
-    found = FileSystem()
     for layer in layers_of(store, image):
-        try:
-            with store.path(store.file(image.layout, _path(layer["digest"]))).open("rb") as file:
-                found.apply(file, store.put_from)
-        except (Refused, tarfile.TarError) as error:
-            raise StageFailed(f"{image.digest[:19]} cannot be unpacked: {error}", right="layers as tar archives") from error
-    return found
+        path = store.checked(store.file(image.layout, _path(layer["digest"])))
+        with _Stoppable(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+            yield tar
+
+
+@contextlib.contextmanager
+def _told(image: Image, place: Path) -> Iterator[None]:
+    """Whatever can be wrong with a layer, said of its image; with the disk, of the place that is written to."""
+    import gzip
+    import lzma
+    import tarfile
+    import zlib
+
+    try:
+        yield
+    except (ValueError, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise StageFailed(f"{image.digest[:19]} cannot be unpacked: {error}", right="layers as tar archives") from error
+    except OSError as error:
+        raise unwritable(place, error) from error
 
 
 def _path(digest: str) -> str:

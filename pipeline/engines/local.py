@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import sys
 from pathlib import Path
 
 from pipeline.errors import EngineError
 from pipeline.store import unwritable
+
+LOWEST_PORT = 10240
+"""Below it are the ports that services are known by."""
 
 LEAST_FILES = 64
 """File descriptors that a run needs for itself and a few actions at once."""
@@ -52,8 +57,20 @@ def search_path(python: Path) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """A port that nobody listened on a moment ago; where it can be, one that no connection gets by chance meanwhile."""
+    for port in random.sample(range(LOWEST_PORT, _first_of_connections()), 32):
+        with socket.socket() as handle, contextlib.suppress(OSError):
+            handle.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as handle:
         handle.bind(("127.0.0.1", 0))
-        port: int = handle.getsockname()[1]
-        return port
+        any_port: int = handle.getsockname()[1]
+        return any_port
+
+
+def _first_of_connections() -> int:
+    """The lowest port that the system gives to connections on its own."""
+    try:
+        return max(int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]), LOWEST_PORT + 32)
+    except (OSError, ValueError, IndexError):
+        return 32768

@@ -224,8 +224,9 @@ def children_of(parent: int) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:
-                state, of = stat.read().rpartition(")")[2].split()[:2]
-                if int(of) == parent and state not in "ZX":
+                fields = stat.read().rpartition(")")[2].split()
+                ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its first thread may have ended before the others
+                if int(fields[1]) == parent and not ended:
                     found.append(int(name))
     return found
 

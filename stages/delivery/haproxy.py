@@ -30,6 +30,7 @@ import anyio
 
 from pipeline import StageFailed, Work
 from pipeline.digest import of_json
+from pipeline.store import unwritable
 from stages.delivery import process
 from stages.delivery.model import Address, Group
 
@@ -138,8 +139,13 @@ class HAProxyRouter:
         return told(await self._ask(f"show servers state {BACKEND}"), kept) if self._running() else kept
 
     async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
-        """Make `after` true: names first, then HAProxy, then the shares it comes back with."""
-        self._keep(named(before, after))
+        """Make `after` true: names first, then HAProxy, then the shares it comes back with.
+
+        Names that are kept already are not written again: on the way back a full disk is not to stand before the traffic.
+        """
+        first = named(before, after)
+        if [(slot.group, slot.address) for slot in first] != [(slot.group, slot.address) for slot in self._kept()]:
+            self._keep(first)
         if self._running():
             for command in commands(before, after):
                 await self._tell(command)
@@ -248,19 +254,31 @@ class HAProxyRouter:
         path = self.state / "slots.json"
         if not path.exists():
             return (Slot(),) * SLOTS
-        return tuple(Slot(**slot) for slot in json.loads(path.read_text()))
+        try:
+            return tuple(Slot(**slot) for slot in json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise StageFailed(
+                f"the slots of HAProxy cannot be read: {error}",
+                where=str(path),
+                right="what this library wrote there",
+                next=f"take down what runs (python -m stages.delivery.down), rm {path}, and run again",
+            ) from error
 
     def _keep(self, slots: tuple[Slot, ...]) -> None:
         """Write slots and configuration, each in one step."""
         rows = [{"group": slot.group, "address": slot.address, "weight": slot.weight} for slot in slots]
         text = configuration(self.config, self.ready, self._socket, slots)
         for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
-            made = self.state / f".{name}.{os.getpid()}"
-            with made.open("w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            made.replace(self.state / name)
+            made = self.state / f".{name}.unfinished"
+            try:
+                with made.open("w") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                made.replace(self.state / name)
+            except OSError as error:
+                made.unlink(missing_ok=True)
+                raise unwritable(self.state, error) from error
 
 
 def sockets(state: Path) -> Path:

@@ -15,13 +15,12 @@ from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
-from stages.image import Image
 from stages.rootfs import process_of, unpack_image
 
 HOST = "127.0.0.1"
 
-IMAGES, ONCE = ".images", ".once-"
-"""Where images are laid out, and how the directories of commands that run once begin."""
+ONCE = ".once-"
+"""How the names of the directories of commands that run once begin."""
 
 SECRETS = "LOCKGATE_SECRETS"
 """The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
@@ -50,7 +49,7 @@ class LocalProcesses:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTarget:
-    """Below `state`: a directory for each group with the logs of its instances, and one for each image that groups run.
+    """Below `state`: a directory for each group with the unpacked image, which is its own, and the logs of its instances.
 
     Who calls is the only one at work here: stages hold the lock of the deployment meanwhile.
     """
@@ -65,7 +64,8 @@ class LocalTarget:
         have = (await self.groups()).get(release.group)
         missing = release.instances - (len(have.instances) if have else 0)
         if missing > 0:
-            rootfs = await anyio.to_thread.run_sync(self._unpack, release.image, self.state / release.group)
+            await self._end_what_was_left()
+            rootfs = await self._unpacked(release)
             for _ in range(missing):
                 self._start_one(release, rootfs)
         return (await self.groups()).get(release.group) or Group(release.group, ())
@@ -118,13 +118,14 @@ class LocalTarget:
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
         await self._end_what_was_left()
         with Scratch(self.state, ONCE) as scratch:
-            rootfs = await anyio.to_thread.run_sync(self._unpack, release.image, scratch.path)
+            rootfs = scratch.path / "rootfs"
+            await unpack_image(self.store, release.image, rootfs)
             argv, env = process_of(release.image, str(rootfs), self._env(release), command=command)
             code, output = await self._to_its_end(scratch.path, argv, env, cwd=rootfs)
         return code, self._masker(release).mask(output).decode(errors="replace")
 
     async def _end_what_was_left(self) -> None:
-        """Commands of runs that were killed: what they do is done again, and not by two at once."""
+        """End commands of runs that were killed: what they do is done again, and nothing is to begin beside it."""
         for found in process.running(f"{self.state}/{ONCE}"):
             await process.stop(found, self.patience)
         sweep(self.state, ONCE)
@@ -145,35 +146,28 @@ class LocalTarget:
     def _running(self, group: str) -> list[process.Process]:
         return list(process.running(f"{self.state}:{group}:"))
 
-    def _unpack(self, image: Image, user: Path) -> Path:
-        """The image's files, as the directory `user` names them; laid out once for all that run it."""
-        found = user / "rootfs"
-        if not found.exists():
-            place = self.state / IMAGES / image.digest.partition(":")[2]
-            if not place.exists():
-                fresh = place.with_suffix(".unfinished")
-                shutil.rmtree(fresh, ignore_errors=True)
-                unpack_image(self.store, image, fresh)
-                fresh.rename(place)
-            user.mkdir(exist_ok=True)
-            found.unlink(missing_ok=True)
-            found.symlink_to(place)
-        return found
+    async def _unpacked(self, release: Release) -> Path:
+        """The image's files below the group's directory, laid out once."""
+        place = self.state / release.group / "rootfs"
+        if not place.exists():
+            fresh = place.with_name("rootfs.unfinished")
+            shutil.rmtree(fresh, ignore_errors=True)
+            await unpack_image(self.store, release.image, fresh)
+            fresh.replace(place)
+        return place
 
     def _remove(self, group: str) -> None:
-        """Remove what the group leaves, and images that nobody runs any more.
+        """Remove what this group leaves, and any other that has ended otherwise: with the machine, or on its own.
 
         Renamed first, so that half of it is never taken for the whole.
         """
-        gone = self.state / f".gone-{group}"
-        shutil.rmtree(gone, ignore_errors=True)
-        if (self.state / group).exists():
-            (self.state / group).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-        used = {rootfs.readlink() for rootfs in self.state.glob("*/rootfs") if rootfs.is_symlink()}
-        for image in (self.state / IMAGES).glob("*"):
-            if image not in used:
-                shutil.rmtree(image.rename(image.with_suffix(".unfinished")), ignore_errors=True)
+        ended = {place.name for place in self.state.glob("[!.]*/") if not self._running(place.name)}
+        for name in {group} | ended:
+            gone = self.state / f".gone-{name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            if (self.state / name).exists():
+                (self.state / name).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()

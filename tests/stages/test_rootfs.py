@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
-from pipeline import Action, Blob, Project, Result, Service, Stage, Store, Tree, Work
+from pipeline import Action, Blob, Entry, Project, Result, Service, Stage, StageFailed, Store, StoreError, Tree, Work
 from stages.file_system import FileSystem, Refused
 from stages.image import BuildImage, Image, Placed
 from stages.rootfs import ImageService, Rootfs, find_program, image_service, paths_in, process_of, unpack_image
 from stages.source import WorkingCopy
-from tests.conftest import RunStage
+from tests.conftest import RunStage, StageDidNotPass
 
 SERVER = """\
 import http.server, os, sys
@@ -46,8 +50,8 @@ def layer(place: Path, members: Iterable[tuple[tarfile.TarInfo, bytes]], mode: s
 def applied(store: Store, *layers: Path) -> FileSystem:
     found = FileSystem()
     for place in layers:
-        with place.open("rb") as file:
-            found.apply(file, store.put_from)
+        with tarfile.open(place) as tar:
+            found.apply(tar, lambda member, tar=tar: store.put_from(tar.extractfile(member)).digest)  # type: ignore[misc]
     return found
 
 
@@ -58,15 +62,20 @@ def test_layers_are_applied_in_order_with_their_whiteouts(tmp_path: Path, store:
         member("etc/kept", content=b"kept"),
         member("cache/a", content=b"a"),
         member("cache/deep/b", content=b"b"),
+        member("cache/deep/er/c", content=b"c"),
         member("bin/run", content=b"#!", mode=0o755),
         member("var/log/", tarfile.DIRTYPE),
         member("was/a/directory", content=b"x"),
+        member("opt/old", content=b"x"),
         member("file", content=b"x"),
     ]
     upper = [
         member("etc/.wh.old"),
         member("cache/new", content=b"new"),
+        member("cache/deep/new", content=b"new"),
         member("cache/.wh..wh..opq"),
+        member("opt/new", content=b"new"),
+        member(".wh.opt"),
         member("bin/again", tarfile.LNKTYPE, link="bin/run"),
         member("was", content=b"is a file"),
         member("file/", tarfile.DIRTYPE),
@@ -77,11 +86,13 @@ def test_layers_are_applied_in_order_with_their_whiteouts(tmp_path: Path, store:
     assert contents == {
         "etc/kept": ("file", b"kept"),
         "cache/new": ("file", b"new"),
+        "cache/deep/new": ("file", b"new"),
+        "opt/new": ("file", b"new"),
         "bin/run": ("executable", b"#!"),
         "bin/again": ("executable", b"#!"),
         "was": ("file", b"is a file"),
     }
-    assert set(found.directories()) == {"etc", "cache", "bin", "var", "var/log", "file"}
+    assert set(found.directories()) == {"etc", "cache", "cache/deep", "opt", "bin", "var", "var/log", "file"}
 
 
 @pytest.mark.parametrize(
@@ -95,13 +106,16 @@ def test_layers_are_applied_in_order_with_their_whiteouts(tmp_path: Path, store:
         [member("a", content=b""), member("a/b", content=b"x")],
         [member("a/b", content=b""), member("a/.wh..")],
         [member("a/b", content=b""), member("a/.wh...")],
+        [member("a/" * 300 + "b", content=b"x")],
+        [member("a" * 256, content=b"x")],
+        [member("nowhere", tarfile.SYMTYPE, link="")],
         [member("circle", tarfile.SYMTYPE, link="circle"), member("circle/x", content=b"x")],
     ],
 )
 def test_a_layer_that_cannot_be_inside_an_image_is_refused(
     tmp_path: Path, store: Store, members: list[tuple[tarfile.TarInfo, bytes]]
 ) -> None:
-    with pytest.raises(Refused, match=r"leaves|circle|hard link|below"):
+    with pytest.raises(Refused, match=r"leaves|circle|hard link|below|cannot be one|leads to"):
         applied(store, layer(tmp_path / "1", members))
 
 
@@ -144,13 +158,85 @@ def test_an_unpacked_image_holds_what_was_put_into_it(project: Project, run_stag
     }  # fmt: skip
 
 
-def test_what_is_laid_out_is_the_same_with_its_empty_directories(
-    project: Project, run_stage: RunStage, store: Store, tmp_path: Path
+def of_layers(store: Store, *layers: Path) -> Image:
+    """An image of these layers as they are."""
+    blobs = [store.put_file(path) for path in layers]
+    entries = [Entry(f"blobs/sha256/{blob.digest}", "file", blob.digest, blob.size) for blob in blobs]
+
+    def document(name: str, **content: Any) -> dict[str, Any]:
+        blob = store.put(json.dumps(content).encode())
+        entries.append(Entry(name or f"blobs/sha256/{blob.digest}", "file", blob.digest, blob.size))
+        return {"digest": f"sha256:{blob.digest}", "size": blob.size}
+
+    described = [{"mediaType": "tar", "digest": f"sha256:{blob.digest}", "size": blob.size} for blob in blobs]
+    manifest = document("", layers=described)
+    document("index.json", manifests=[manifest])
+    return built(("python",)).model_copy(update={"digest": manifest["digest"], "layout": store.tree(entries)})
+
+
+class Given(Stage[Image]):
+    """An image that is there."""
+
+    image: Image
+
+    async def run(self, work: Work) -> Image:
+        return self.image
+
+
+def unpack(store: Store, image: Image, place: Path) -> None:
+    anyio.run(unpack_image, store, image, place)
+
+
+SEVERAL = [
+    [member("a", content=b"1"), member("d/b", content=b"22"), member("gone", content=b"x"), member("var/log/", tarfile.DIRTYPE)],
+    [
+        member("a", content=b"3333", mode=0o755),
+        member(".wh.gone"),
+        member("same", tarfile.LNKTYPE, link="d/b"),
+        member("to", tarfile.SYMTYPE, link="d/b"),
+        member("empty", content=b""),
+    ],
+]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_what_is_laid_out_is_the_file_system_with_its_empty_directories(
+    run_stage: RunStage, store: Store, tmp_path: Path, mode: str
 ) -> None:
-    write_app(project)
-    image_of = image()
-    unpack_image(store, run_stage(image_of), tmp_path / "out")
-    assert store.put_tree(tmp_path / "out") == run_stage(Rootfs(image=image_of))
+    found = of_layers(store, *(layer(tmp_path / str(number), members, mode) for number, members in enumerate(SEVERAL)))
+    unpack(store, found, tmp_path / "out")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"a": b"3333", "b": b"22", "same": b"22", "to": b"22", "empty": b""}
+    assert (tmp_path / "out/var/log").is_dir()
+    assert (tmp_path / "out/to").is_symlink()
+    assert store.put_tree(tmp_path / "out") == run_stage(Rootfs(image=Given(image=found)))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_a_layer_that_is_cut_off_is_said_of_its_image(store: Store, tmp_path: Path, mode: str) -> None:
+    whole = layer(tmp_path / "whole", [member("a", content=os.urandom(50_000))], mode).read_bytes()
+    (tmp_path / "half").write_bytes(whole[:20_000])
+    with pytest.raises(StageFailed, match="cannot be unpacked"):
+        unpack(store, of_layers(store, tmp_path / "half"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_layer_that_was_damaged_in_the_store_is_not_unpacked(store: Store, tmp_path: Path, mode: str) -> None:
+    found = of_layers(store, made := layer(tmp_path / "1", [member("a", content=os.urandom(50_000))], mode))
+    blob = store.put_file(made)
+    data = bytearray(made.read_bytes())
+    data[30_000] ^= 1
+    store.path(blob).write_bytes(data)
+    with pytest.raises(StoreError, match="was damaged on disk"):
+        unpack(store, found, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_takes_too_long_is_given_up(run_stage: RunStage, store: Store, tmp_path: Path) -> None:
+    members = [member(str(number), content=bytes(50_000_000)) for number in range(20)]
+    found = of_layers(store, layer(tmp_path / "bomb", members, "w:gz"))
+    with pytest.raises(StageDidNotPass, match=r"took longer than 0.2 s"):
+        run_stage(Rootfs(image=Given(image=found), timeout=0.2))
 
 
 def built(entrypoint: tuple[str, ...], **env: str) -> Image:
@@ -207,7 +293,7 @@ def test_a_command_replaces_the_entry_point() -> None:
 def test_an_image_runs_as_a_process(project: Project, run_stage: RunStage, store: Store, tmp_path: Path) -> None:
     write_app(project)
     one = run_stage(image(("/app/start",)))
-    unpack_image(store, one, tmp_path / "out")
+    unpack(store, one, tmp_path / "out")
     argv, env = process_of(one, str(tmp_path / "out"), {})
     done = subprocess.run([*argv, "now"], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == f"started with {tmp_path}/out/app/greeting now\n"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import psutil
 import pytest
@@ -22,6 +22,8 @@ import pytest
 from pipeline.engines.choose import answers
 
 PROGRAM = "dagger-engine"
+HOMES = "lockgate-dagger-"
+"""How the names of directories of engines begin."""
 STARTS, ENDS = 60.0, 60.0
 """Seconds an engine has to listen, and to end."""
 
@@ -84,11 +86,14 @@ def _running(place: Path) -> Path | None:
 
 def _started(program: str, place: Path) -> Path:
     """The directory of an engine that answers."""
-    home = Path(tempfile.mkdtemp(prefix="lockgate-dagger-", dir=_roomy()))  # not a test's own: a socket's path has to be short
+    _sweep()
+    home = Path(tempfile.mkdtemp(prefix=HOMES, dir=_roomy()))  # not a test's own: a socket's path has to be short
     with (home / "log").open("wb") as log:
         command = [program, "--addr", _address(home), "--root", str(home / "root")]
         engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    (place / "engine.json").write_text(json.dumps({"home": str(home), "pid": engine.pid}))
+    about = json.dumps({"home": str(home), "pid": engine.pid, "users": str(place / "engine.users")})
+    (home / "engine.json").write_text(about)
+    (place / "engine.json").write_text(about)
     until = time.monotonic() + STARTS
     while not answers(home / "engine.sock"):
         if engine.poll() is not None or time.monotonic() > until:
@@ -107,16 +112,43 @@ def _roomy() -> Path | None:
     return None
 
 
+def _sweep() -> None:
+    """End the engines of sessions that were killed: nobody holds their file of users any more."""
+    for directory in (MEMORY, Path(tempfile.gettempdir())):
+        for made in directory.glob(f"{HOMES}*/engine.json"):
+            about = json.loads(made.read_text())
+            users = Path(about["users"])
+            if not users.exists():
+                _end_engine(about)
+                continue
+            with users.open("a") as file:
+                if _is_last(file):
+                    _end_engine(about)
+
+
 def _end(place: Path) -> None:
     """End the engine, and remove its data."""
     about = json.loads((place / "engine.json").read_text())
+    (place / "engine.json").unlink()
+    _end_engine(about)
+
+
+def _end_engine(about: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _is_engine(about):  # by now the number may be somebody else's
+            break
         with contextlib.suppress(ProcessLookupError):
             os.kill(about["pid"], number)
         if _gone(about["pid"]):
             break
-    (place / "engine.json").unlink()
     shutil.rmtree(about["home"])
+
+
+def _is_engine(about: dict[str, Any]) -> bool:
+    try:
+        return about["home"] in " ".join(psutil.Process(about["pid"]).cmdline())
+    except psutil.Error:
+        return False
 
 
 def _gone(pid: int) -> bool:

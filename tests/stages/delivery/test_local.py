@@ -81,7 +81,7 @@ def test_an_instance_that_was_started_and_not_journalled_is_found_by_its_mark(
 
     async def main() -> None:
         wanted = release(image)
-        rootfs = target._unpack(image, target.state / wanted.group)
+        rootfs = await target._unpacked(wanted)
         target._start_one(wanted, rootfs)
         again = local_target(project, store)
         found = await up(again, wanted)
@@ -90,16 +90,27 @@ def test_an_instance_that_was_started_and_not_journalled_is_found_by_its_mark(
     anyio.run(main)
 
 
-def images(target: LocalTarget) -> list[Path]:
-    return list((target.state / ".images").iterdir())
-
-
 def test_half_an_unpacked_image_is_not_taken_for_the_whole(target: LocalTarget, image: Image) -> None:
     async def main() -> None:
-        half = target.state / ".images" / f"{image.digest.partition(':')[2]}.unfinished"
-        (half / "app").mkdir(parents=True)
-        await up(target, release(image))
-        assert images(target) == [half.with_suffix("")]
+        wanted = release(image)
+        (target.state / wanted.group / "rootfs.unfinished" / "app").mkdir(parents=True)
+        await up(target, wanted)
+        assert not (target.state / wanted.group / "rootfs.unfinished").exists()
+
+    anyio.run(main)
+
+
+def test_what_one_release_or_command_writes_beside_itself_no_other_sees(target: LocalTarget, image: Image) -> None:
+    spoil = "import pathlib; [path.write_text('raise SystemExit') for path in pathlib.Path('app').glob('*.py')]"
+
+    async def main() -> None:
+        one, two = release(image, version="one"), release(image, version="two")
+        assert await target.run_once(one, ("python", "-c", spoil)) == (0, "")
+        await up(target, one)
+        for path in (target.state / one.group / "rootfs" / "app").glob("*.py"):
+            path.write_text("raise SystemExit")
+        await up(target, two)
+        assert sorted(await target.groups()) == sorted([one.group, two.group])
 
     anyio.run(main)
 
@@ -111,24 +122,21 @@ def test_a_group_that_is_stopped_leaves_nothing(target: LocalTarget, image: Imag
         await target.stop(wanted.group)
         await target.stop(wanted.group)
         assert await target.groups() == {}
-        assert [path for path in target.state.rglob("*") if path.name != ".images"] == []
+        assert list(target.state.iterdir()) == []
 
     anyio.run(main)
 
 
-def test_an_image_is_laid_out_once_and_stays_as_long_as_a_group_runs_it(target: LocalTarget, image: Image) -> None:
+def test_what_a_group_left_whose_instances_died_goes_with_the_next_that_is_stopped(target: LocalTarget, image: Image) -> None:
     async def main() -> None:
         one, two = release(image, version="one"), release(image, version="two")
-        await target.run_once(one, ("true",))
-        (laid_out,) = images(target)
-        made = laid_out.stat().st_ino
         await up(target, one)
+        (died,) = process.running(str(target.state))
+        os.kill(died.pid, signal.SIGKILL)
+        await gone(died.pid)
         await up(target, two)
-        await target.stop(one.group)
-        assert [path.stat().st_ino for path in images(target)] == [made]
-        assert await target.unready(two.group, two.ready) is None
         await target.stop(two.group)
-        assert images(target) == []
+        assert list(target.state.iterdir()) == []
 
     anyio.run(main)
 
@@ -317,7 +325,7 @@ def test_a_command_of_the_image_runs_to_its_end_and_leaves_nothing(target: Local
     async def main() -> None:
         script = "import os, sys; print(os.environ['VERSION'], os.path.exists('app/serve.py')); sys.exit(3)"
         assert await target.run_once(release(image), ("python", "-c", script)) == (3, "one True\n")
-        assert [path.name for path in target.state.iterdir()] == [".images"]
+        assert list(target.state.iterdir()) == []
 
     anyio.run(main)
 
@@ -340,22 +348,25 @@ def test_a_command_that_is_cancelled_ends_with_all_it_started(target: LocalTarge
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
         assert [process._stat(int(pid)) for pid in pids.read_text().split()] == [[], []]
-        assert [path.name for path in target.state.iterdir()] == [".images"]
+        assert list(target.state.iterdir()) == []
 
     anyio.run(main)
 
 
-def test_a_command_that_a_killed_run_left_ends_before_the_next_one_begins(
-    target: LocalTarget, image: Image, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("then", ["a command", "a release"])
+def test_a_command_that_a_killed_run_left_ends_before_anything_begins(target: LocalTarget, image: Image, then: str) -> None:
     async def main() -> None:
         left = Scratch(target.state, ".once-")
         mark, env = f"{left.path}:", {"PATH": os.environ["PATH"]}
         pid = process.start(mark, ("sleep", "600"), env, cwd=left.path, log=left.path / "log")
         os.close(left._lock)  # as the system does when its process is killed
-        code, said = await target.run_once(release(image, PID=str(pid)), ("sh", "-c", "kill -0 $PID 2>&1"))
-        assert (code, "No such process" in said) == (1, True)
-        assert [path.name for path in target.state.iterdir()] == [".images"]
+        if then == "a command":
+            code, said = await target.run_once(release(image, PID=str(pid)), ("sh", "-c", "kill -0 $PID 2>&1"))
+            assert (code, "No such process" in said) == (1, True)
+        else:
+            await target.start(release(image))
+        assert not process._environment(pid)
+        assert not left.path.exists()
 
     anyio.run(main)
 
