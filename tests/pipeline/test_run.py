@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 
 from gates import Check, QualityGate
 from gates.verdict import Verdict, failed, passed
-from pipeline import Event, Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, Store
-from pipeline.errors import Exit
+from pipeline import Event, Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, StageFailed, Store, Work
+from pipeline.errors import Exit, JournalError
 from pipeline.history import RunHistory, one
 from pipeline.run import Outcome
+from pipeline.store import unwritable
 from stages.source import WorkingCopy
 from tests.pipeline.toys import (
     Asks,
@@ -277,6 +280,45 @@ def test_a_stage_whose_condition_does_not_hold_is_skipped_with_what_depends_on_i
     assert history.stages["only_main"].reason == "branch is topic, only on main"
     assert history.stages["below"].reason == "needs only_main, which is skipped"
     assert outcome.exit is Exit.PASSED
+
+
+class NoRoom(Stage[Number]):
+    """The disk is full while it works."""
+
+    async def run(self, work: Work) -> Number:
+        raise unwritable(work.project.home, OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_run_that_only_lacked_a_disk_found_nothing_wrong(bench: Bench) -> None:
+    full = NoRoom()
+    outcome, _, _ = bench.run(Pipeline("thing", full=full, below=Half(of=full)))
+    assert (outcome.exit, list(outcome.failed)) == (Exit.UNUSABLE, ["full"])
+    outcome, _, _ = bench.run(Pipeline("thing", full=full, fails=Fails(of=Constant(value=1))))
+    assert (outcome.exit, sorted(outcome.failed)) == (Exit.FAILED, ["fails", "full"])
+
+
+class Vanishes(Stage[Number]):
+    """The journal is taken away meanwhile."""
+
+    fails: bool
+
+    async def run(self, work: Work) -> Number:
+        for path in work.project.home.glob("journal.db*"):
+            path.unlink()
+        if self.fails:
+            raise StageFailed("something else was wrong")
+        return Number(value=1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_whose_journal_is_gone_in_the_end_does_not_pass(project: Project, tmp_path: Path, fails: bool) -> None:
+    project = replace(project, home=tmp_path / "home")
+    project.home.mkdir()
+    journal = Journal(project.home / "journal.db")
+    with pytest.raises(JournalError, match="removed while it was in use") as caught:
+        run_pipeline(Pipeline("thing", it=Vanishes(fails=fails)), project, Store(tmp_path / "store"), journal)
+    journal.close()
+    assert ("before that it failed: something else was wrong" in str(caught.value)) is fails
 
 
 def test_two_stages_that_need_one_lock_never_run_together(bench: Bench) -> None:

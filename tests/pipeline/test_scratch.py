@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from pipeline.scratch import LOCK, PREFIX, Scratch, held_file, sweep
+from pipeline.scratch import FRESH, LOCK, PREFIX, YOUNG, Scratch, held_file, sweep
 
 ROOT = Path(__file__).parents[3]
 
@@ -177,4 +178,33 @@ def test_many_that_make_and_sweep_at_once_never_take_each_others(own_tmp: Path) 
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
+    assert list(own_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", [(), (FRESH,)])
+def test_what_was_left_before_it_could_be_locked_goes_once_it_is_old(own_tmp: Path, begun: tuple[str, ...]) -> None:
+    left = own_tmp / f"{PREFIX}left"
+    left.mkdir()
+    for name in begun:
+        (left / name).touch()
+    sweep()
+    assert left.exists()  # its maker may be at it
+    os.utime(left, (0, time.time() - YOUNG - 1))
+    sweep()
+    assert not left.exists()
+
+
+def test_an_old_directory_without_a_lock_that_holds_something_is_nobody_s_to_remove(own_tmp: Path) -> None:
+    mine = own_tmp / f"{PREFIX}mine"
+    mine.mkdir()
+    (mine / "notes").touch()
+    os.utime(mine, (0, 0))
+    sweep()
+    assert (mine / "notes").exists()
+
+
+def test_a_directory_that_cannot_be_locked_does_not_stay(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scratch.FRESH", "no/such/place")
+    with pytest.raises(FileNotFoundError):
+        Scratch()
     assert list(own_tmp.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,15 @@ def test_a_pipeline_that_was_renamed_takes_its_state_along_when_people_say_so(tm
     assert f"echo store > {home / 'owner'}" in caught.value.next
     (home / "owner").write_text("store\n")
     claimed(root, home)
+
+
+def test_what_says_whose_state_it_is_may_be_damaged(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    claimed(project(tmp_path / "a", "shop"), home)
+    (home / "owner").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"the state of the pipeline '..', and this one is 'shop'"):
+        opened(tmp_path / "a", home)
+    (home / "owner").unlink()
+    os.mkfifo(home / "owner")  # to read it would be to wait
+    with pytest.raises(ConfigError, match="no file says whose state this is"):
+        opened(tmp_path / "a", home)

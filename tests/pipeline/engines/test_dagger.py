@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from pipeline.engines import dagger
 from pipeline.engines.choose import RUNNER
 from pipeline.engines.dagger import CLI, DaggerEngine
 from pipeline.errors import EngineError
-from tests.pipeline.engines.own_engine import an_engine
+from tests.pipeline.engines.own_engine import HOMES, an_engine
 
 IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 
@@ -308,7 +310,11 @@ def test_where_no_engine_answers_the_tests_start_one_for_all_and_the_last_ends_i
             return await opened.execute(command(REACH), tmp_path / "log", lambda _: None)
 
     pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
+    killed = Path(tempfile.mkdtemp(prefix=HOMES))  # of a session that was killed, with what stands for its engine
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(killed)])
+    (killed / "engine.json").write_text(json.dumps({"home": str(killed), "pid": left.pid, "users": str(killed / "users")}))
     with an_engine(lambda _: None, tmp_path) as address:
+        assert (left.poll() is None, killed.exists()) == (False, False)
         with an_engine(lambda _: None, tmp_path) as same:
             assert same == address
         place = Path(address.removeprefix("unix://")).parent

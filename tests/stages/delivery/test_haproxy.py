@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import Project, StageFailed
+from pipeline import Project, StageFailed, StoreError
 from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.haproxy import (
@@ -225,6 +228,42 @@ def test_the_reason_in_a_log_is_its_first_alert() -> None:
 async def get(router: HAProxyRouter) -> str:
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(router.address.url)).text
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Nothing can be written to files of this process: Linux says EFBIG where a full disk says ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_traffic_goes_back_also_where_nothing_can_be_written(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image, version="one"), release(image, version="two")
+        for wanted in (one, two):
+            await up(target, wanted)
+        groups = await target.groups()
+        await router.split({one.group: 100}, groups)
+        await router.split({two.group: 100}, groups)
+        with full_disk(), pytest.raises(StoreError):
+            await router.split({one.group: 100}, groups)
+        assert await router.current() == {one.group: 100, two.group: 0}
+        assert not list(router.state.glob("*.unfinished")) + list(router.state.glob(".*.unfinished"))
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"http://127.0.0.1:{router.config.port}")).text == "one"
+
+    anyio.run(main)
+
+
+def test_slots_that_cannot_be_read_are_said_with_their_place(router: HAProxyRouter) -> None:
+    (router.state / "slots.json").write_text("[{")
+    with pytest.raises(StageFailed, match="the slots of HAProxy cannot be read") as caught:
+        anyio.run(router.current)
+    assert caught.value.where == str(router.state / "slots.json")
 
 
 def test_two_hundred_switches_under_load_lose_no_request(
