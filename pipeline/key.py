@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Mapping
@@ -145,24 +146,33 @@ def code(cls: type) -> str:
 @functools.cache
 def _module_files(name: str) -> dict[str, str]:
     """Every source file that `name` reaches through its globals, without leaving its own packages."""
-    packages = {name.split(".", maxsplit=1)[0], "gates", "stages"}
+    packages = {name.partition(".")[0], "gates", "stages"}
     files: dict[str, str] = {}
     left, seen = [name], set[str]()
     while left:
         current = left.pop()
-        module, path = sys.modules.get(current), _file(current)
-        if current in seen or path is None or path.suffix != ".py":
+        if current in seen or (source := _source(current)) is None:
             continue
         seen.add(current)
-        files[current] = digest.of_file(path)
-        named = {
-            v.__name__ if isinstance(v, types.ModuleType) else getattr(v, "__module__", None)
-            for v in list(vars(module).values() if module else ())
-        }
-        if current.partition(".")[0] not in ("gates", "stages"):
-            named |= _imports(path)  # a user's file may import a constant, or import inside a function
-        left += [other for other in named if isinstance(other, str) and _within(other, packages, path.parent)]
+        path, files[current], named = source
+        directory = os.path.dirname(path) + os.sep
+        left += [other for other in named if other not in seen and _within(other, packages, directory)]
     return files
+
+
+@functools.cache
+def _source(name: str) -> tuple[str, str, frozenset[str]] | None:
+    """A module's source file, the digest of that, and the names of what may be modules it refers to."""
+    module, path = sys.modules.get(name), _file(name)
+    if path is None or not path.endswith(".py"):
+        return None
+    named: set[Any] = {
+        value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        for value in list(vars(module).values() if module else ())
+    }
+    if name.partition(".")[0] not in ("gates", "stages"):
+        named |= _imports(Path(path))  # a user's file may import a constant, or import inside a function
+    return path, digest.of_file(Path(path)), frozenset(other for other in named if isinstance(other, str))
 
 
 def _imports(path: Path) -> set[str | None]:
@@ -176,15 +186,16 @@ def _imports(path: Path) -> set[str | None]:
     return found
 
 
-def _within(name: str, packages: set[str], directory: Path) -> bool:
+def _within(name: str, packages: set[str], directory: str) -> bool:
     """Whether a module belongs to one of the packages, or lies beside the user's pipeline file."""
-    if name.split(".", maxsplit=1)[0] in packages:
+    if name.partition(".")[0] in packages:
         return True
     path = _file(name)
-    return path is not None and path.is_relative_to(directory) and "site-packages" not in path.parts
+    return path is not None and path.startswith(directory) and f"{os.sep}site-packages{os.sep}" not in path
 
 
-def _file(name: str) -> Path | None:
+@functools.cache
+def _file(name: str) -> str | None:
     """The source file of a module, loaded or not; None where it has none."""
     loaded = sys.modules.get(name)
     if loaded is not None:
@@ -195,4 +206,4 @@ def _file(name: str) -> Path | None:
         except (ImportError, ValueError, AttributeError):
             return None
         path = spec.origin if spec and spec.has_location else None
-    return Path(path) if path else None
+    return path or None

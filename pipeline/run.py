@@ -154,34 +154,35 @@ class Runner:
             async with anyio.create_task_group() as group:
                 while True:
                     changed = anyio.Event()
+                    told: list[Event] = []
                     while (stage := self._schedule.take()) is not None:
-                        step = self._settle_without_work(stage)
+                        step = self._settle_without_work(stage, told)
                         if step is None:
                             self._schedule.give_back(stage)
                             self._schedule.settle(stage)
                         else:
                             running += 1
                             group.start_soon(work_on, stage, step, name=self._name(stage))
+                    if told:  # together, as each time is a wait for the disk; and before what was started begins
+                        self._effects.journal(self._missing, *told)
                     if running == 0:
                         break
                     await changed.wait()
         except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
             raise several.exceptions[0] from several
 
-    def _settle_without_work(self, stage: Stage[Any]) -> Step | None:
-        """The step to execute, or None when the stage needs no work: cached, skipped or out of reach."""
+    def _settle_without_work(self, stage: Stage[Any], told: list[Event]) -> Step | None:
+        """The step to execute, or None when the stage needs no work: cached, skipped or out of reach, as is `told` then."""
         lost = [source for source in self._pipeline.inputs(stage) if source not in self._done or self._in_the_way(stage, source)]
         if lost or (self._options.fail_fast and self._failed):
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
-            self._write("stage.blocked", stage, reason=why)
+            told.append(self._event("stage.blocked", stage, reason=why))
             return None
         step = decide(self._pipeline, stage, self._done, self._plan.skipped, self._world)
         if step.decision is Decision.RUN:
             return step
         self._done[stage] = step
-        self._journal.append(settled(step, self.id))
-        if step.record is not None:
-            self._effects.journal(self._missing, *self._weighed(stage, step.record))
+        told += [settled(step, self.id), *(self._weighed(stage, step.record) if step.record is not None else ())]
         return None
 
     def _in_the_way(self, stage: Stage[Any], source: Stage[Any]) -> bool:

@@ -49,7 +49,7 @@ def checked(table: Any, path: Path) -> Settings:
     for name in table:
         if name not in known:
             raise ConfigError(f"[tool.pipeline] has no key {name!r}", where=str(path), right=did_you_mean(name, known))
-    if not table:
+    if all(_is_default(known[name].default, value) for name, value in table.items()):
         return Settings.model_construct()  # the defaults need no validation, and planning need not wait for it
     try:
         return Settings.model_validate(table, strict=True)
@@ -61,3 +61,7 @@ def checked(table: Any, path: Path) -> Settings:
             where=str(path),
             right=known[name].description or "",
         ) from error
+
+
+def _is_default(default: object, value: object) -> bool:
+    return type(value) is type(default) and value == default

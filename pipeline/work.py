@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import UndeclaredInput
+from pipeline.errors import StoreError, UndeclaredInput
 from pipeline.stage import Stage
 
 if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
@@ -69,7 +69,7 @@ class Work:
         self._actions += 1
         number = self._actions
         log = self._logs / f"{self.attempt}-{number}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        _made(log.parent)
         self.record("action.started", number=number, argv=list(action.argv), digest=action.digest())
         result = await self._engine.execute(action, log, lambda piece: self._listen(self.name, piece))
         self.record(
@@ -85,9 +85,12 @@ class Work:
     def say(self, text: str) -> None:
         """Write a line to the stage's log."""
         line = text.encode() + b"\n"
-        self._logs.mkdir(parents=True, exist_ok=True)
-        with (self._logs / f"{self.attempt}-{self._actions}.note.log").open("ab") as file:
-            file.write(line)
+        note = _made(self._logs) / f"{self.attempt}-{self._actions}.note.log"
+        try:
+            with note.open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            raise _unwritable(note, error) from error
         self._listen(self.name, line)
 
     def record(self, kind: str, **data: Any) -> None:
@@ -102,9 +105,21 @@ class Work:
 
     def state(self, name: str) -> Path:
         """A directory of the project that outlives runs; for what deployments and services keep."""
-        place = self.project.home / "state" / name
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        return _made(self.project.home / "state" / name)
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+    return directory
+
+
+def _unwritable(place: Path, error: OSError) -> StoreError:
+    from pipeline.store import unwritable
+
+    return unwritable(place, error)
 
 
 def inputs_only(

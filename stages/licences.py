@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import compat32
+from typing import TYPE_CHECKING
 
 from gates.licences import LicenceReport, Licensed
 from pipeline import Stage, Tree, Work
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",
@@ -96,6 +97,9 @@ def is_metadata(path: str) -> bool:
 
 def of_metadata(text: bytes) -> Licensed:
     """One distribution from its core metadata."""
+    from email.parser import BytesParser
+    from email.policy import compat32
+
     fields = BytesParser(policy=compat32).parsebytes(text, headersonly=True)
     classifiers = [
         str(value).split(" :: ")[-1] for value in fields.get_all("Classifier", []) if str(value).startswith("License ::")

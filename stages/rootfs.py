@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import anyio.from_thread
-import anyio.to_thread
-
 from pipeline import ROOT, Entry, Service, Stage, StageFailed, Store, Tree, Work
 from pipeline.store import unwritable
 from stages.file_system import FileSystem, Refused
@@ -39,7 +36,9 @@ class Rootfs(Stage[Tree]):
     image: Stage[Image]
 
     async def run(self, work: Work) -> Tree:
-        return await anyio.to_thread.run_sync(_tree, work.store, work[self.image])
+        from anyio.to_thread import run_sync
+
+        return await run_sync(_tree, work.store, work[self.image])
 
 
 async def unpack_image(store: Store, image: Image, place: Path) -> None:
@@ -47,8 +46,10 @@ async def unpack_image(store: Store, image: Image, place: Path) -> None:
 
     Raises StageFailed for a layer that is unsound, StoreError for one that is damaged.
     """
+    from anyio.to_thread import run_sync
+
     try:
-        await anyio.to_thread.run_sync(_unpack, store, image, place)
+        await run_sync(_unpack, store, image, place)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)  # half of it is of no use, and may fill the disk
         raise
@@ -107,7 +108,9 @@ class _Stoppable(io.BufferedReader):
     """A file that is read by a thread as long as whoever waits for it still does."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        anyio.from_thread.check_cancelled()
+        from anyio.from_thread import check_cancelled
+
+        check_cancelled()
         return super().read(size)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from email.parser import BytesParser
 
 from gates.validation import ValidationCheck, ValidationReport
 from pipeline import ROOT, Action, CommandFailed, Entry, Stage, Store, Tree, Work
@@ -78,6 +77,8 @@ def sdist_metadata(data: bytes) -> bytes:
 
 def versions(built: Distributions, wheel: bytes, sdist: bytes) -> Iterator[ValidationCheck]:
     """Whether the metadata in both files names the project and version that their file names do."""
+    from email.parser import BytesParser
+
     from packaging.utils import canonicalize_name
     from packaging.version import InvalidVersion, Version
 

@@ -131,7 +131,10 @@ class LocalTarget:
         sweep(self.state, ONCE)
 
     async def _to_its_end(self, place: Path, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path) -> tuple[int, bytes]:
-        """Exit code and output of a process. Nothing it started is left, whatever happens here meanwhile."""
+        """Exit code and output of a process. Its family is not left, whatever happens here meanwhile.
+
+        Who left it, with another session and another environment, is not found: a target isolates nobody.
+        """
         mark, log = f"{place}:", place / "log"
         pid = process.start(mark, argv, env, cwd=cwd, log=log)
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import Journal, Pipeline, Project, Stage, Store, Work
 from pipeline.engines.platform import host_platform
+from pipeline.errors import Exit
 from tests.pipeline.toys import Number
 from tests.running import run_pipeline
 
@@ -29,6 +30,23 @@ def test_what_a_stage_keeps_and_records_is_there_in_the_next_run(tmp_path: Path,
         outcome, results = run_pipeline(pipeline, mine, Store(tmp_path / "store"), journal, again=frozenset({"looks"}))
         assert (outcome.failed, results["looks"]) == ({}, Number(value=number))
     assert (tmp_path / "home" / "state" / "looks" / "count").read_text() == "xxx"
+
+
+class Says(Stage[Number]):
+    """Writes a line to its log."""
+
+    async def run(self, work: Work) -> Number:
+        work.say("something")
+        return Number(value=1)
+
+
+def test_a_log_that_cannot_be_kept_is_said_with_its_place(tmp_path: Path, project: Project, journal: Journal) -> None:
+    mine = Project(root=project.root, home=tmp_path / "home", settings=project.settings)
+    mine.home.mkdir()
+    (mine.home / "logs").touch()
+    outcome, _ = run_pipeline(Pipeline("thing", says=Says()), mine, Store(tmp_path / "store"), journal)
+    assert outcome.exit is Exit.UNUSABLE
+    assert outcome.failed["says"].startswith(f"{mine.home}/logs")
 
 
 def test_a_stage_knows_what_its_actions_are_executed_by(tmp_path: Path, project: Project, journal: Journal) -> None:
