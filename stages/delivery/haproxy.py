@@ -287,7 +287,7 @@ def sockets(state: Path) -> Path:
     HAProxy outlives the run, and the next one may have another TMPDIR, or none of the session it was started in.
     """
     name = hashlib.sha256(str(state).encode()).hexdigest()[:12]
-    return Path(f"/tmp/lockgate-{os.getuid()}-{name}")  # noqa: S108 - made as a private directory, and looked at
+    return Path(f"/tmp/lockgate-{os.getuid()}-{name}")  # noqa: S108 # nosec B108 - made as a private directory, and looked at
 
 
 def free(host: str, port: int) -> None:
