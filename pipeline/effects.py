@@ -230,14 +230,14 @@ class Effects:
         """Empty when the effect was taken back, in the time the stage has; else why not."""
         self._tell("undo.intended", stage, about=done.about, reason=why)
         try:
-            await within(stage.timeout, f"taking {work.name} back", stage.undo(work, done.result))
+            came_of_it = await within(stage.timeout, f"taking {work.name} back", stage.undo(work, done.result))
         except BaseException as error:
             if not is_own(error):
                 raise
             why_not = said(error)
             self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error))
             return f"could not be undone: {why_not}"
-        self._tell("undo.done", stage, about=done.about)
+        self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}))
         return ""
 
     def _work_then(self, stage: Stage[Any], run: str) -> Work:

@@ -118,7 +118,7 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
         case "gate.decided":
             stage.verdicts = data["verdicts"]
         case "undo.done":
-            stage.undone = "undone"
+            stage.undone = data.get("said") or "undone"
         case "undo.failed":
             stage.undone = f"could not be undone: {data['error']}"
 

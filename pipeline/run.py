@@ -181,6 +181,8 @@ class Runner:
         step = decide(self._pipeline, stage, self._done, self._plan.skipped, self._world)
         if step.decision is Decision.RUN:
             return step
+        if step.record is not None and step.record.run == self.id:
+            step = replace(step, reason="another stage of this run had the same to do")
         self._done[stage] = step
         told += [settled(step, self.id), *(self._weighed(stage, step.record) if step.record is not None else ())]
         return None

@@ -110,8 +110,12 @@ def needed_locks(found: Detected) -> dict[str, tuple[str, ...]]:
 def text(found: Detected) -> str:
     """The pipeline file."""
     tests_lock, build_lock = found.lock or LOCK, found.build_lock or BUILD_LOCK
+    apart = ("delivery.py", *((tests_lock,) if found.tests else ()), *((build_lock,) if found.build_requires else ()))
     imports = ["from pipeline import Pipeline", "from stages.bandit import Bandit", "from stages.ruff import Lint"]
-    lines = ["# The working copy, and each lock on its own, so that an edit runs only what it touches.", "source = WorkingCopy()"]
+    lines = [
+        "# The working copy, and each lock on its own, so that an edit runs only what it touches.",
+        f"source = WorkingCopy(exclude={_tuple(apart)})",
+    ]
     names, checks = (
         ["source"],
         ["Check(evidence=lint, rule=no_findings)", "Check(evidence=scan, rule=MaxFindings(severity=Severity.MEDIUM))"],

@@ -124,7 +124,7 @@ class Stage(Frozen, ABC, Generic[T_co]):
         """For gates: the artifact and the evidence that is to vouch for it; None for every other stage."""
         return None
 
-    async def undo(self, work: Work, result: Any) -> None:
+    async def undo(self, work: Work, result: Any) -> str | None:
         """Take the side effect back; called when nothing downstream confirmed it.
 
         It has to be safe to repeat: it is called again when its run was killed, or could not write its journal, before it

@@ -15,7 +15,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pipeline import Project
+from pipeline import Journal, Project
+from pipeline.history import StageHistory, one
 from pipeline.settings import Settings
 from stages.delivery.down import down, left
 from tests.signals import heard
@@ -88,6 +89,12 @@ class Checkout:
             assert time.monotonic() < until, "no service was started"
             time.sleep(0.02)
 
+    def last_run(self) -> list[StageHistory]:
+        journal = Journal(self.project.home / "journal.db")
+        history = one(journal, "")
+        journal.close()
+        return list(history.stages.values()) if history else []
+
     def serves(self) -> bool:
         return bool(left(self.project))
 
@@ -128,12 +135,24 @@ def test_what_a_run_started_is_taken_down_when_it_is_interrupted(checkout: Check
 
 
 def test_a_service_that_is_kept_stays_until_it_is_taken_down(checkout: Checkout) -> None:
-    assert "the service keeps running; ./dev down takes it down" in checkout("run", "--keep")
-    assert "the service keeps running" in checkout("run")
+    assert "still running: 1 service; ./dev down takes it down" in checkout("run", "serves", "--keep")
+    assert "still running: 1 service" in checkout("run")
     assert checkout.serves()
     assert "took down 1 process" in checkout("down")
     assert not checkout.serves()
     assert "took down 1 process" in checkout("run")  # nobody asked to keep this one
+
+
+def test_after_a_run_that_is_interrupted_it_is_said_what_was_kept(checkout: Checkout) -> None:
+    checkout("run", "--keep")
+    with checkout.start("run", HANGS="1") as run:
+        until = time.monotonic() + 30
+        while "running" not in [stage.state for stage in checkout.last_run()]:
+            assert time.monotonic() < until, "no run was started"
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        output = run.communicate(timeout=60)[0]
+    assert (run.returncode, "still running: 1 service; ./dev down" in output) == (130, True), output
 
 
 def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) -> None:

@@ -182,7 +182,7 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "undo.intended":
             return f"{paint('yellow', '↩')} {name} goes back: {event.data['reason']}"
         case "undo.done" | "undo.failed":
-            return f"{paint('green' if stage.undone == 'undone' else 'red', '↩')} {name}: {stage.undone}"
+            return f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {stage.undone}"
     return ""
 
 
@@ -202,7 +202,7 @@ def outcome(stage: StageHistory, paint: Paint) -> str:
 def failure(stage: StageHistory, event: Event, paint: Paint) -> str:
     """How a stage failed. Attempt 0 is none: the stage ended before, and its concern was told then."""
     mark, colour = MARKS["failed"]
-    unjudged = f"{paint(colour, mark)} {paint('bold', stage.name)}: nothing in this run judges it"
+    unjudged = f"{paint(colour, mark)} {paint('bold', stage.name)}: no gate in this run weighs it"
     return "\n".join([outcome(stage, paint) if event.data["attempt"] else unjudged, *particulars(stage, paint)])
 
 

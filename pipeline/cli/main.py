@@ -42,6 +42,9 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     try:
         return command(arguments, out)
     except LockgateError as error:
+        from pipeline.cli.hint import hint
+
+        error.next = error.next.replace("python -m pipeline", hint(arguments))
         return _say(error, error.exit, verbose=arguments.verbose)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

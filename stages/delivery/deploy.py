@@ -65,22 +65,21 @@ class Deploy(Stage[Deployment]):
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 
-    async def undo(self, work: Work, result: Any) -> None:
+    async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             if not (await rollout.router.current()).get(result.group):
-                work.say(f"{result.group} does not serve any more: there is nothing to go back from")
-                return
+                return f"{result.group} does not serve any more: there is nothing to go back from"
             now = await rollout.state()
             groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
             weights = result.before
             if weights.get(result.group):  # it served before this rollout too
                 if work.interrupted:
-                    work.say(f"{result.group} served before this run too, and nothing was found wrong with it: it stays")
-                    return
+                    return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
                 weights = await self._warm(rollout, result)
             await rollout.back(self.strategy, State(groups=groups, weights=weights), result.group)
+        return None
 
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""

@@ -1,6 +1,6 @@
 """Take down everything a project left running on this machine: python -m stages.delivery.down DIRECTORY.
 
-With --check after the directory nothing is taken down, and the exit code is 0 when something runs, else 1.
+With --check after the directory nothing is taken down: it says what runs, and the exit code is 0 when something does, else 1.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from pathlib import Path
 
 import anyio
 
+from gates.words import counted
 from pipeline.project import Project
 from stages.delivery import process
 from stages.delivery.haproxy import sockets
+
+KINDS = ("router", "instance", "service")
+"""What runs, in the order in which it is ended."""
 
 
 def left(project: Project) -> list[process.Process]:
@@ -39,7 +43,9 @@ def _order(project: Project, mark: str) -> int:
 def main(directory: str, *words: str) -> int:
     project = Project.at(Path(directory), os.environ)
     if words == ("--check",):
-        return 0 if left(project) else 1
+        found = [_order(project, one.mark) for one in left(project)]
+        print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
+        return 0 if found else 1
     ended = anyio.run(down, project)
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")
     return 0

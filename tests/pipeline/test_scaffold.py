@@ -48,6 +48,7 @@ def test_what_is_there_is_detected(tmp_path: Path) -> None:
     compile(written, "delivery.py", "exec")
     for word in ("UnitTests", "TypeCheck", "BuildDistributions", "QualityGate", "dev.lock"):
         assert word in written
+    assert 'source = WorkingCopy(exclude=("delivery.py", "dev.lock", "delivery-build.lock"))' in written
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Journal, Pipeline, Project, Stage, StageFailed, Store, Work
 from pipeline.engines.local import free_port
 from pipeline.errors import Exit
+from pipeline.history import one
 from pipeline.run import Outcome
 from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
@@ -405,8 +406,13 @@ def test_an_interrupted_verification_leaves_a_release_that_served_before(bench: 
     bench.deploy("one")
     bench.deploy("two")
     bench.die("two", 9)  # the same release again: started, three steps, finished; deployed, and not verified
-    bench.run(delivery(dataclasses.replace(deployment(bench.port, "two"), after=(Fails(of=Constant(value=1)),))))
+    outcome, _ = bench.run(delivery(dataclasses.replace(deployment(bench.port, "two"), after=(Fails(of=Constant(value=1)),))))
     assert bench.answer() == "two"
+    (undone,) = bench.journal.events(outcome.run, kind="undo.done")
+    assert undone.data["said"].endswith("served before this run too, and nothing was found wrong with it: it stays")
+    history = one(bench.journal, outcome.run)
+    assert history is not None
+    assert history.stages["deploy"].undone == undone.data["said"]
 
 
 def test_another_release_after_a_killed_run_keeps_the_one_that_was_whole(bench: Bench) -> None:
