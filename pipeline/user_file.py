@@ -51,6 +51,8 @@ def _import(project: Project, name: str) -> ModuleType:
         try:
             _execute(path, module, kept)
         except (EOFError, ValueError) as error:
+            if "null bytes" in str(error):  # a SyntaxError from Python 3.11.4 on
+                raise SyntaxError(str(error)).with_traceback(error.__traceback__) from error
             if "marshal data" not in str(error):
                 raise
             shutil.rmtree(kept, ignore_errors=True)  # byte code that a full disk cut off

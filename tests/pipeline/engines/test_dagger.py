@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -302,19 +302,27 @@ def test_a_program_that_is_no_dagger_is_an_error_with_what_it_said(
 # the tests' own engine
 
 
+@pytest.fixture
+def killed_session() -> Iterator[subprocess.Popen[bytes]]:
+    """What stands for the engine of a test session that was killed, with the directory it left."""
+    home = Path(tempfile.mkdtemp(prefix=HOMES))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(home)]) as engine:
+        (home / "engine.json").write_text(json.dumps({"home": str(home), "pid": engine.pid, "users": str(home / "users")}))
+        yield engine
+        engine.kill()
+    shutil.rmtree(home, ignore_errors=True)
+
+
 def test_where_no_engine_answers_the_tests_start_one_for_all_and_the_last_ends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_session: subprocess.Popen[bytes]
 ) -> None:
     async def main() -> ActionResult:
         async with engine(tmp_path) as opened:
             return await opened.execute(command(REACH), tmp_path / "log", lambda _: None)
 
     pytest.importorskip("dagger", reason="the Dagger SDK is not installed")
-    killed = Path(tempfile.mkdtemp(prefix=HOMES))  # of a session that was killed, with what stands for its engine
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(killed)])
-    (killed / "engine.json").write_text(json.dumps({"home": str(killed), "pid": left.pid, "users": str(killed / "users")}))
     with an_engine(lambda _: None, tmp_path) as address:
-        assert (left.poll() is None, killed.exists()) == (False, False)
+        assert killed_session.poll() is not None
         with an_engine(lambda _: None, tmp_path) as same:
             assert same == address
         place = Path(address.removeprefix("unix://")).parent
