@@ -129,7 +129,7 @@ class Stage(Frozen, ABC, Generic[T_co]):
 
         It has to be safe to repeat: it is called again when its run was killed, or could not write its journal, before it
         was recorded that the effect was taken back. A stage that can tell (`recover`) is asked first. One that takes longer than
-        `timeout` has failed.
+        `timeout` has failed. A text that it returns is told in place of "undone".
 
         `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
         """

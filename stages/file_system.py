@@ -65,15 +65,14 @@ class FileSystem:
 
     def apply(self, layer: tarfile.TarFile, keep: Keep) -> None:
         """Lay one layer over what is there. Raises Refused for what must not be unpacked, and what `layer` raises."""
+        added = []
         for member in layer:  # its whiteouts first, wherever they stand: they are about the layers below
-            place = self._inside(_sound(member.name))
-            if place and place[-1] == OPAQUE:
-                self._clear(place[:-1])
-            elif place and place[-1].startswith(WHITEOUT):
-                self._take_away((*place[:-1], _hidden(place[-1])))
-        for member in layer:
-            place = self._inside(member.name)
-            if place and not place[-1].startswith(WHITEOUT):
+            if PurePosixPath(_sound(member.name)).name.startswith(WHITEOUT):
+                self._hide(self._inside(member.name))
+            else:
+                added.append(member)
+        for member in added:
+            if place := self._inside(member.name):
                 self._add(member, place, keep)
 
     def _inside(self, name: str) -> Place:
@@ -108,15 +107,16 @@ class FileSystem:
             found = found.get(part)
         return found
 
-    def _clear(self, place: Place) -> None:
-        directory = self._at(place)
-        if directory is not None and not isinstance(directory, Leaf):
+    def _hide(self, whiteout: Place) -> None:
+        """Take away what a whiteout names, or all that lies beside an opaque one."""
+        hidden = None if whiteout[-1] == OPAQUE else _hidden(whiteout[-1])
+        directory = self._at(whiteout[:-1])
+        if directory is None or isinstance(directory, Leaf):
+            return
+        if hidden is None:
             directory.clear()
-
-    def _take_away(self, place: Place) -> None:
-        above = self._at(place[:-1])
-        if above is not None and not isinstance(above, Leaf):
-            above.pop(place[-1], None)
+        else:
+            directory.pop(hidden, None)
 
     def _add(self, member: tarfile.TarInfo, place: Place, keep: Keep) -> None:
         if member.isdir():

@@ -59,9 +59,13 @@ def _tree(store: Store, image: Image) -> Tree:
     """The file system with its files in the store."""
     found = FileSystem()
     with _told(image, store.root):
-        for layer in _layers(store, image):
-            found.apply(layer, lambda member, layer=layer: store.put_from(_content(layer, member)).digest)  # type: ignore[misc]
+        for layer in _opened(_layers(store, image)):
+            found.apply(layer, partial(_stored, store, layer))
     return store.tree(found.entries())
+
+
+def _stored(store: Store, layer: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    return store.put_from(_content(layer, member)).digest
 
 
 def _unpack(store: Store, image: Image, place: Path) -> None:
@@ -69,7 +73,8 @@ def _unpack(store: Store, image: Image, place: Path) -> None:
     found = FileSystem()
     wanted: dict[str, list[Entry]] = {}
     with _told(image, place):
-        for number, layer in enumerate(_layers(store, image)):
+        layers = _layers(store, image)
+        for number, layer in enumerate(_opened(layers)):
             found.apply(layer, partial(_number, number))
         place.mkdir(parents=True)
         for path in found.directories():
@@ -79,7 +84,7 @@ def _unpack(store: Store, image: Image, place: Path) -> None:
                 (place / entry.path).symlink_to(entry.target)
             else:
                 wanted.setdefault(entry.target, []).append(entry)
-        for number, layer in enumerate(_layers(store, image)):
+        for number, layer in enumerate(_opened(layers)):
             for member in layer:
                 for entry in wanted.get(_number(number, member), ()) if member.isfile() else ():
                     _write(_content(layer, member), place / entry.path, executable=entry.kind == "executable")
@@ -114,12 +119,16 @@ class _Stoppable(io.BufferedReader):
         return super().read(size)
 
 
-def _layers(store: Store, image: Image) -> Iterator[tarfile.TarFile]:
-    """The layers of an image, the lowest first, each seen to be whole before it is read."""
+def _layers(store: Store, image: Image) -> list[Path]:
+    """Where the layers of an image lie, the lowest first, each seen to be whole."""
+    return [store.checked(store.file(image.layout, _path(layer["digest"]))) for layer in layers_of(store, image)]
+
+
+def _opened(layers: list[Path]) -> Iterator[tarfile.TarFile]:
+    """Each layer as an archive, closed when the next one is asked for."""
     import tarfile
 
-    for layer in layers_of(store, image):
-        path = store.checked(store.file(image.layout, _path(layer["digest"])))
+    for path in layers:
         with _Stoppable(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
             yield tar
 

@@ -239,7 +239,9 @@ class DaggerEngine:
             elif isinstance(content, Tree):
                 directory = directory.with_directory(str(place), client.host().directory(str(self._store.shared(content))))
             else:
-                directory = directory.with_file(str(place), client.host().file(str(self._store.path(content))), permissions=0o644)
+                directory = directory.with_file(
+                    str(place), client.host().file(str(self._store.checked(content))), permissions=0o644
+                )
         return directory
 
     def _not_executed(self, action: Action, error: Exception) -> EngineError:

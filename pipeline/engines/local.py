@@ -58,7 +58,8 @@ def search_path(python: Path) -> str:
 
 def free_port() -> int:
     """A port that nobody listened on a moment ago; where it can be, one that no connection gets by chance meanwhile."""
-    for port in random.sample(range(LOWEST_PORT, _first_of_connections()), 32):
+    apart = range(LOWEST_PORT, _first_of_connections())
+    for port in random.sample(apart, min(32, len(apart))):
         with socket.socket() as handle, contextlib.suppress(OSError):
             handle.bind(("127.0.0.1", port))
             return port
@@ -71,6 +72,6 @@ def free_port() -> int:
 def _first_of_connections() -> int:
     """The lowest port that the system gives to connections on its own."""
     try:
-        return max(int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]), LOWEST_PORT + 32)
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 32768

@@ -30,8 +30,7 @@ import anyio
 
 from pipeline import StageFailed, Work
 from pipeline.digest import of_json
-from pipeline.store import unwritable
-from stages.delivery import process
+from stages.delivery import durable, process
 from stages.delivery.model import Address, Group
 
 SLOTS = 16
@@ -269,16 +268,7 @@ class HAProxyRouter:
         rows = [{"group": slot.group, "address": slot.address, "weight": slot.weight} for slot in slots]
         text = configuration(self.config, self.ready, self._socket, slots)
         for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
-            made = self.state / f".{name}.unfinished"
-            try:
-                with made.open("w") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                made.replace(self.state / name)
-            except OSError as error:
-                made.unlink(missing_ok=True)
-                raise unwritable(self.state, error) from error
+            durable.write(self.state / name, content.encode())
 
 
 def sockets(state: Path) -> Path:

@@ -106,7 +106,7 @@ class LocalTarget:
         async with anyio.create_task_group() as tasks:
             for found in self._running(group):
                 tasks.start_soon(process.stop, found, self.patience)
-        await anyio.to_thread.run_sync(self._remove, group)
+        await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
@@ -159,13 +159,12 @@ class LocalTarget:
             fresh.replace(place)
         return place
 
-    def _remove(self, group: str) -> None:
+    def _remove(self, group: str, running: set[str]) -> None:
         """Remove what this group leaves, and any other that has ended otherwise: with the machine, or on its own.
 
         Renamed first, so that half of it is never taken for the whole.
         """
-        ended = {place.name for place in self.state.glob("[!.]*/") if not self._running(place.name)}
-        for name in {group} | ended:
+        for name in {group} | ({place.name for place in self.state.glob("[!.]*/")} - running):
             gone = self.state / f".gone-{name}"
             shutil.rmtree(gone, ignore_errors=True)
             if (self.state / name).exists():

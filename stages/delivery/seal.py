@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+
+from stages.delivery import durable
 
 
 def seal(values: Mapping[str, str], place: Path) -> str:
@@ -20,11 +21,5 @@ def seal(values: Mapping[str, str], place: Path) -> str:
 def key(place: Path) -> bytes:
     """32 random bytes, made once and kept in the file `place`, which its owner alone may read."""
     if not place.exists():
-        fresh = place.with_name(f"{place.name}.unfinished")
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(place)
+        durable.write(place, secrets.token_bytes(32), mode=0o600)
     return place.read_bytes()

@@ -137,6 +137,13 @@ def test_absolute_links_are_followed_inside_the_image(tmp_path: Path, store: Sto
     }  # fmt: skip
 
 
+def test_a_link_of_a_lower_layer_that_leads_away_may_be_replaced(tmp_path: Path, store: Store) -> None:
+    lower = [member("way", tarfile.SYMTYPE, link="../../..")]
+    upper = [member("way/", tarfile.DIRTYPE), member("way/file", content=b"x")]
+    found = applied(store, layer(tmp_path / "1", lower), layer(tmp_path / "2", upper))
+    assert [entry.path for entry in found.entries()] == ["way/file"]
+
+
 def write_app(project: Project) -> None:
     (project.root / "app").mkdir()
     (project.root / "app" / "server.py").write_text(SERVER)

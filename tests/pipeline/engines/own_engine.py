@@ -46,16 +46,18 @@ def an_engine(found: Callable[[Mapping[str, str]], str | None], place: Path) -> 
         pytest.skip(f"no Dagger engine can be reached, and no {PROGRAM} is on PATH to start one")
     if os.getuid() != 0:
         pytest.skip(f"no Dagger engine can be reached, and {PROGRAM} needs root to start one")
-    with (place / "engine.users").open("a") as users:
+    with _users(place).open("a") as users:
         with _turn(place):
+            _sweep()
             fcntl.flock(users, fcntl.LOCK_SH)
-            home = _running(place) or _started(program, place)
+            mine = _mine(place)
+            home = Path(mine["home"]) if mine else _started(program, place)
         try:
             yield _address(home)
         finally:
             with _turn(place):
-                if _is_last(users):
-                    _end(place)
+                if _is_last(users) and (mine := _mine(place)):
+                    _end(mine)
 
 
 @contextmanager
@@ -78,27 +80,36 @@ def _address(home: Path) -> str:
     return f"unix://{home}/engine.sock"
 
 
-def _running(place: Path) -> Path | None:
-    """The directory of the engine somebody else has started."""
-    about = place / "engine.json"
-    return Path(json.loads(about.read_text())["home"]) if about.exists() else None
+def _engines() -> Iterator[dict[str, Any]]:
+    """What is known of each engine that tests have started: its directory and number, and the file that its users hold."""
+    for directory in {MEMORY, Path(tempfile.gettempdir())}:
+        for about in directory.glob(f"{HOMES}*/engine.json"):
+            with contextlib.suppress(FileNotFoundError):  # another session has just ended it
+                yield json.loads(about.read_text())
+
+
+def _mine(place: Path) -> dict[str, Any] | None:
+    return next((about for about in _engines() if about["users"] == str(_users(place))), None)
+
+
+def _users(place: Path) -> Path:
+    return place / "engine.users"
 
 
 def _started(program: str, place: Path) -> Path:
     """The directory of an engine that answers."""
-    _sweep()
     home = Path(tempfile.mkdtemp(prefix=HOMES, dir=_roomy()))  # not a test's own: a socket's path has to be short
     with (home / "log").open("wb") as log:
         command = [program, "--addr", _address(home), "--root", str(home / "root")]
         engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    about = json.dumps({"home": str(home), "pid": engine.pid, "users": str(place / "engine.users")})
-    (home / "engine.json").write_text(about)
-    (place / "engine.json").write_text(about)
+    fresh = home / "engine.json.unfinished"
+    fresh.write_text(json.dumps({"home": str(home), "pid": engine.pid, "users": str(_users(place))}))
+    fresh.replace(home / "engine.json")  # another session may look at any time
     until = time.monotonic() + STARTS
     while not answers(home / "engine.sock"):
         if engine.poll() is not None or time.monotonic() > until:
             said = (home / "log").read_text(errors="replace")[-300:]
-            _end(place)
+            _end({"home": str(home), "pid": engine.pid})
             pytest.skip(f"{PROGRAM} did not start: {said}")
         time.sleep(0.1)
     engine.returncode = 0  # who ends it need not be this process
@@ -114,26 +125,18 @@ def _roomy() -> Path | None:
 
 def _sweep() -> None:
     """End the engines of sessions that were killed: nobody holds their file of users any more."""
-    for directory in (MEMORY, Path(tempfile.gettempdir())):
-        for made in directory.glob(f"{HOMES}*/engine.json"):
-            about = json.loads(made.read_text())
-            users = Path(about["users"])
-            if not users.exists():
-                _end_engine(about)
-                continue
-            with users.open("a") as file:
-                if _is_last(file):
-                    _end_engine(about)
+    for about in list(_engines()):
+        users = Path(about["users"])
+        if not users.exists():
+            _end(about)
+            continue
+        with users.open("a") as file:
+            if _is_last(file):
+                _end(about)
 
 
-def _end(place: Path) -> None:
+def _end(about: dict[str, Any]) -> None:
     """End the engine, and remove its data."""
-    about = json.loads((place / "engine.json").read_text())
-    (place / "engine.json").unlink()
-    _end_engine(about)
-
-
-def _end_engine(about: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not _is_engine(about):  # by now the number may be somebody else's
             break
