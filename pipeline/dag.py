@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,12 +37,11 @@ class Pipeline:
         for stage, given in _given(stages):
             self._names[stage] = given
         self._inputs = _reach(self._names)
-        self._used = {stage: tuple(dict.fromkeys(source for _, source in uses(stage))) for stage in self._inputs}
+        self._used = {stage: _used(stage, inputs) for stage, inputs in self._inputs.items()}
         _name_the_rest(self._inputs, self._names)
         self.stages: tuple[Stage[Any], ...] = _sorted(self._inputs, self._names)
         self._by_name = {self._names[stage]: stage for stage in self.stages}
         for stage in self.stages:
-            stage.result_type()
             _check_effect(stage, self._names[stage])
             _check_issuer(stage, self._names[stage])
             _check_evidence(stage, self)
@@ -104,15 +104,22 @@ def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterato
     alone = {value: name for name, value in stages.items() if isinstance(value, Stage)}
     for name, value in stages.items():
         checked_name(name)
-        members = value if isinstance(value, tuple) else (value,)
-        for label, stage in zip(_labels(name, members, alone), members, strict=True):
+        for full, stage in _members(name, value, alone):
             if not isinstance(stage, Stage):
                 raise WiringError(f"{name} is a {type(stage).__name__}", right="a stage, or a tuple of stages")
-            full = member_name(name, label) if isinstance(value, tuple) else name
             if stage in seen:
                 raise WiringError(f"one stage has two names, {seen[stage]!r} and {full!r}", right="one of them")
             seen[stage] = full
             yield stage, full
+
+
+def _members(
+    name: str, value: Stage[Any] | tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]
+) -> Iterable[tuple[str, Stage[Any]]]:
+    """What a keyword names: one stage, or those of a matrix."""
+    if not isinstance(value, tuple):
+        return [(name, value)]
+    return [(member_name(name, label), stage) for label, stage in zip(_labels(name, value, names), value, strict=True)]
 
 
 def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
@@ -122,27 +129,28 @@ def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any
     """
     if not all(isinstance(member, Stage) for member in members):
         return [str(number) for number in range(len(members))]
-    all_settings = [settings(member) for member in members]
-    fields = (
-        [
-            field
-            for field in all_settings[0]
-            if all(isinstance(one.get(field), str | int | float) for one in all_settings)
-            and len({one[field] for one in all_settings}) > 1
-        ]
-        if all_settings
-        else []
-    )
-    by_setting = [",".join(str(one[field]) for field in fields) for one in all_settings]
-    by_input = _told_apart(
-        [",".join(names[source] for _, source in edges(member) if source in names) for member in members], members
-    )
     usable = (
         labels
-        for labels in (by_setting, by_input)
+        for labels in (of(members) for of in (_by_setting, functools.partial(_by_input, names=names)))
         if len(set(labels)) == len(members) and all(is_label(name, label) for label in labels)
     )
     return next(usable, [str(number) for number in range(len(members))])
+
+
+def _by_setting(members: tuple[Stage[Any], ...]) -> list[str]:
+    all_settings = [settings(member) for member in members]
+    fields = [
+        field
+        for field in (all_settings[0] if all_settings else ())
+        if all(isinstance(one.get(field), str | int | float) for one in all_settings)
+        and len({one[field] for one in all_settings}) > 1
+    ]
+    return [",".join(str(one[field]) for field in fields) for one in all_settings]
+
+
+def _by_input(members: tuple[Stage[Any], ...], names: Mapping[Stage[Any], str]) -> list[str]:
+    labels = [",".join(names[source] for _, source in edges(member) if source in names) for member in members]
+    return _told_apart(labels, members)
 
 
 def _told_apart(labels: list[str], members: tuple[Stage[Any], ...]) -> list[str]:
@@ -168,6 +176,10 @@ def _reach(named: Mapping[Stage[Any], str]) -> dict[Stage[Any], tuple[Stage[Any]
             inputs[stage] = tuple(dict.fromkeys(source for _, source in edges(stage)))
             left += inputs[stage]
     return inputs
+
+
+def _used(stage: Stage[Any], inputs: tuple[Stage[Any], ...]) -> tuple[Stage[Any], ...]:
+    return tuple(dict.fromkeys(source for _, source in uses(stage))) if stage.after else inputs
 
 
 def _name_the_rest(inputs: Iterable[Stage[Any]], names: dict[Stage[Any], str]) -> None:
@@ -218,20 +230,22 @@ def _check_effect(stage: Stage[Any], name: str) -> None:
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:
     """A result type may name the one class that may issue it; a subclass or a stranger would be a forgery."""
-    for result in (stage.result_type(), declared_result(type(stage))):
-        _check_issued(stage, name, result)
+    for result in {stage.result_type(), declared_result(type(stage))}:
+        issuer = _issuer(result)
+        actual = f"{type(stage).__module__}.{type(stage).__qualname__}"
+        if issuer is not None and actual != issuer:
+            raise WiringError(
+                f"{name} returns {result.__name__}, which only {issuer} may issue, and is a {actual}",
+                right=f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)",
+            )
 
 
-def _check_issued(stage: Stage[Any], name: str, result: Any) -> None:
+@functools.cache
+def _issuer(result: Any) -> str | None:
+    """The class that a type of results names as the only one to issue it: the first that named one, and no subclass another."""
     bases = getattr(typing.get_origin(result) or result, "__mro__", ())
     issuers = [vars(base)["issuer"] for base in bases if "issuer" in vars(base)]
-    issuer = issuers[-1] if issuers else None  # the first class that named one: no subclass may name another
-    actual = f"{type(stage).__module__}.{type(stage).__qualname__}"
-    if issuer is not None and actual != issuer:
-        raise WiringError(
-            f"{name} returns {result.__name__}, which only {issuer} may issue, and is a {actual}",
-            right=f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)",
-        )
+    return issuers[-1] if issuers else None
 
 
 def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:

@@ -30,9 +30,10 @@ def canonical(value: Any) -> bytes:
 
     Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
-        errors="surrogateescape"
-    )
+    return ENCODER.encode(value).encode(errors="surrogateescape")
+
+
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def of_json(value: Any) -> Digest:

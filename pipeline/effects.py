@@ -112,11 +112,11 @@ class Effects:
             self._write("effect.failed", stage, about=about, error=why)
 
     def journal(self, missing: Callable[[Stage[Any]], list[str]], *events: Event) -> None:
-        """Write events, and with them that effects of which nothing is `missing` any more stand; only then they do."""
+        """Note events, and write with them that effects of which nothing is `missing` any more stand; only then they do."""
         standing = [stage for stage in self._open if not missing(stage)]
-        if events or standing:
-            said = (self._event("effect.stands", stage, about=self._open[stage].about) for stage in standing)
-            self._journal.append(*events, *said)
+        self._journal.note(*events)
+        if standing:
+            self._journal.append(*(self._event("effect.stands", stage, about=self._open[stage].about) for stage in standing))
         for stage in standing:
             del self._open[stage]
 
@@ -256,8 +256,8 @@ class Effects:
         """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut short."""
         name = self._pipeline.name_of(stage)
         below: set[str] = set()
-        for started in self._journal.events(run, kind="run.started"):
-            for step in started.data["stages"]:  # in topological order
+        for planned in self._journal.events(run, kind=("run.started", "run.planned")):
+            for step in planned.data.get("stages", ()):  # in topological order
                 if not {name, *below}.isdisjoint(step["inputs"]):
                     below.add(step["name"])
         failed = {event.stage for event in self._journal.events(run, kind="stage.failed")}

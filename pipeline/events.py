@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from pipeline.journal import Event
-from pipeline.plan import Plan, Step
+from pipeline.dag import Pipeline
+from pipeline.journal import Cached, Event
+from pipeline.plan import Plan, Step, World
 
 
 def new_id(now: float) -> str:
@@ -15,9 +17,17 @@ def new_id(now: float) -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{random.getrandbits(16):04x}"
 
 
-def run_started(plan: Plan, run: str, **about: Any) -> Event:
-    """A run begins, with what was decided for each stage."""
-    facts, name_of = plan.world.facts, plan.pipeline.name_of
+def run_started(pipeline: Pipeline, world: World, run: str, **about: Any) -> Event:
+    """A run begins."""
+    facts = world.facts
+    occasion = {"branch": facts.branch, "commit": facts.commit, "event": facts.event, "environment": facts.environment}
+    where = {"pipeline": pipeline.name, "engine": world.engine, "platform": world.platform}
+    return Event(run=run, kind="run.started", data={**where, **occasion, **about})
+
+
+def run_planned(plan: Plan, run: str) -> Event:
+    """What was decided for each stage: an event by itself, as it is the same from run to run and written once."""
+    name_of = plan.pipeline.name_of
     stages = [
         {
             "name": step.name,
@@ -28,25 +38,31 @@ def run_started(plan: Plan, run: str, **about: Any) -> Event:
         }
         for step in plan.steps
     ]
-    occasion = {"branch": facts.branch, "commit": facts.commit, "event": facts.event, "environment": facts.environment}
-    world = {"pipeline": plan.pipeline.name, "engine": plan.world.engine, "platform": plan.world.platform}
-    return Event(run=run, kind="run.started", data={**world, **occasion, "stages": stages, **about})
+    return Event(run=run, kind="run.planned", data={"stages": stages})
 
 
 def run_finished(run: str, code: int, failed: list[str]) -> Event:
     return Event(run=run, kind="run.finished", data={"exit": code, "failed": failed})
 
 
-def settled(step: Step, run: str) -> Event:
-    """A stage needs no work: its result is cached, or it is skipped."""
-    if step.record is None:
-        return Event(run=run, kind="stage.skipped", stage=step.name, data={"reason": step.reason})
-    data = {
-        "key": step.key,
-        "reason": step.reason,
-        "result": step.record.result,
-        "made_in": step.record.run,
-        "summary": step.record.summary,
-        "concern": step.record.concern,
-    }
-    return Event(run=run, kind="stage.cached", stage=step.name, data=data)
+def skipped(step: Step, run: str) -> Event:
+    """A stage takes no part."""
+    return Event(run=run, kind="stage.skipped", stage=step.name, data={"reason": step.reason})
+
+
+def cached(steps: Iterable[Step], run: str) -> Event:
+    """Stages need no work: their results are in the store."""
+    rows = [
+        Cached(step.name, step.key or "", found.result, found.run, found.summary, found.concern, step.reason)
+        for step in steps
+        if (found := step.record) is not None
+    ]
+    return Event(run=run, kind="stage.cached", data={"stages": rows})
+
+
+def settled(steps: Iterable[Step], run: str) -> list[Event]:
+    """What is to be told of stages that need no work: those that are skipped, and the cached ones together."""
+    steps = list(steps)
+    out = [skipped(step, run) for step in steps if step.record is None]
+    found = [step for step in steps if step.record is not None]
+    return [*out, cached(found, run)] if found else out

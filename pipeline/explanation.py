@@ -35,8 +35,11 @@ class Unknown:
 
 def known(plan: Plan, step: Step) -> dict[str, str]:
     """The components of the step's key, as many as are known before anything runs; none for a stage that has no key."""
-    if step.components is not None or step.stage.effect is not Effect.PURE or step.decision is Decision.SKIPPED:
-        return dict(step.components or {})
+    if step.parts is not None:
+        found: dict[str, str] = json.loads(step.parts)
+        return found
+    if step.stage.effect is not Effect.PURE or step.decision is Decision.SKIPPED:
+        return {}
     records = {other.stage: other.record for other in plan.steps}
     parts = keys.own(step.stage, observed=plan.world.observed.get(step.stage), platform=plan.world.platform)
     return parts | {f"input {name}": record.result for name, source in uses(step.stage) if (record := records[source])}
@@ -63,7 +66,7 @@ def unknown(plan: Plan, step: Step) -> tuple[Unknown, ...]:
 
 def latest(plan: Plan, step: Step) -> dict[str, str]:
     """The components of the key of the latest result of the stage of that name, but for inputs that are unknown now."""
-    key = plan.world.last.get(step.name)
+    key = plan.world.last(step.name)
     record = plan.world.lookup(key) if key else None
     left_out = {f"input {one.input}" for one in unknown(plan, step)}
     return {name: value for name, value in record.components.items() if name not in left_out} if record else {}

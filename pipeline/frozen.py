@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, dataclass_transform
 
 from pipeline.errors import WiringError, did_you_mean
@@ -24,22 +26,20 @@ class Frozen:
 
     def __init__(self, **given: Any) -> None:
         """Raises WiringError for a field that is missing, for one that there is not, and for a text in place of a tuple."""
-        name, fields = type(self).__name__, self._fields()
-        known = [field.name for field in fields if field.init]
-        for word in given.keys() - set(known):
-            raise WiringError(f"{name} has no field {word!r}", right=did_you_mean(word, known))
-        for field in fields:
-            if field.name in given:
-                value = given[field.name]
-                if isinstance(value, str) and _is_tuple(field.type):  # it would be taken letter by letter
-                    raise WiringError(f"{name}.{field.name} is the text {value!r}", right=f"a tuple: ({value!r},)")
-            elif field.default is not dataclasses.MISSING:
-                value = field.default
-            elif field.default_factory is not dataclasses.MISSING:
-                value = field.default_factory()
-            else:
-                raise WiringError(f"{name} needs {field.name}", right=f"{name}({field.name}=...)")
-            object.__setattr__(self, field.name, value)
+        form = _form(type(self))  # type: ignore[arg-type]  # mypy takes the instances' hash for the class's
+        if not form.required <= given.keys() <= form.known:
+            raise _misfit(type(self), form, given)
+        values = self.__dict__
+        values.update(form.defaults)
+        values.update(given)
+        for name in form.tuples & given.keys():
+            if isinstance(given[name], str):  # it would be taken letter by letter
+                raise WiringError(
+                    f"{type(self).__name__}.{name} is the text {given[name]!r}", right=f"a tuple: ({given[name]!r},)"
+                )
+        for name, make in form.factories:
+            if name not in given:
+                values[name] = make()
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -66,6 +66,42 @@ class Frozen:
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, field.name) for field in self._fields() if field.compare)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """What the instances of a class are made from, by the names of fields."""
+
+    known: frozenset[str]
+    required: frozenset[str]
+    tuples: frozenset[str]
+    defaults: Mapping[str, Any]
+    factories: tuple[tuple[str, Callable[[], Any]], ...]
+
+
+@functools.cache
+def _form(cls: type) -> _Form:
+    fields = dataclasses.fields(cls)
+    defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    factories = {field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING}
+    known = frozenset(field.name for field in fields if field.init)
+    return _Form(
+        known=known,
+        required=known - defaults.keys() - factories.keys(),
+        tuples=frozenset(field.name for field in fields if _is_tuple(field.type)),
+        defaults=defaults,
+        factories=tuple(factories.items()),
+    )
+
+
+def _misfit(cls: type[Frozen], form: _Form, given: Mapping[str, Any]) -> WiringError:
+    """What is wrong with what was given: a field too many, or one too few."""
+    name = cls.__name__
+    for word in given:
+        if word not in form.known:
+            return WiringError(f"{name} has no field {word!r}", right=did_you_mean(word, form.known))
+    missing = next(field.name for field in dataclasses.fields(cls) if field.name in form.required and field.name not in given)  # type: ignore[arg-type]
+    return WiringError(f"{name} needs {missing}", right=f"{name}({missing}=...)")
 
 
 def _is_tuple(annotation: object) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.journal import Event, Journal
+from pipeline.journal import Event, Journal, cached
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +66,9 @@ class RunHistory:
     def state(self) -> str:
         return {None: "unfinished", 0: "passed", 1: "failed", 130: "interrupted"}.get(self.exit, "error")
 
-    def count(self, state: str) -> int:
-        return sum(stage.state == state for stage in self.stages.values())
+    def counts(self) -> Counter[str]:
+        """How many stages are in each state."""
+        return Counter(stage.state for stage in self.stages.values())
 
     def add(self, event: Event) -> None:
         """Take one more event into account."""
@@ -74,14 +76,24 @@ class RunHistory:
         if event.kind == "run.started":
             self.started, self.about = event.at, event.data
             self.pipeline, self.engine = event.data["pipeline"], event.data["engine"]
-            for step in event.data["stages"]:
-                self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
+            self._plan(event.data.get("stages", ()))  # journals of format 1 have the plan here
+        elif event.kind == "run.planned":
+            self._plan(event.data["stages"])
+        elif event.kind == "stage.cached":
+            for one in cached(event):
+                stage = self.stages.get(one.name) or self.stages.setdefault(one.name, StageHistory(name=one.name))
+                stage.state, stage.reason, stage.summary, stage.concern = "cached", one.reason, one.summary, one.concern
+                stage.result, stage.key, stage.made_in = one.result, one.key or "", one.made_in
         elif event.kind == "run.finished":
             self.exit = event.data["exit"]
             for stage in self.stages.values():
                 stage.state = {"running": "interrupted", "waiting": "not reached"}.get(stage.state, stage.state)
         elif event.stage:
             _add_to_stage(self.stages.setdefault(event.stage, StageHistory(name=event.stage)), event)
+
+    def _plan(self, steps: Iterable[dict[str, Any]]) -> None:
+        for step in steps:
+            self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
 
 
 def _add_to_stage(stage: StageHistory, event: Event) -> None:
@@ -96,14 +108,6 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
                 data["result"],
                 data["key"] or "",
                 event.run,
-                data.get("concern", ""),
-            )
-        case "stage.cached":
-            stage.state, stage.summary, stage.reason = "cached", data["summary"], data["reason"]
-            stage.result, stage.key, stage.made_in, stage.concern = (
-                data["result"],
-                data["key"] or "",
-                data["made_in"],
                 data.get("concern", ""),
             )
         case "stage.skipped" | "stage.blocked":

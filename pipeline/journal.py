@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline import digest
+from pipeline.database import Database
 from pipeline.errors import JournalError
 from pipeline.frozen import Frozen
 
-VERSION = 1
+LONG = 4096
+"""Characters from which on the data of an event are written once, however often they are repeated."""
 
-SCHEMA = """
+FIRST = """
 create table event (
     seq   integer primary key,
     run   text not null,
@@ -27,12 +33,43 @@ create table event (
 ) strict;
 create index event_run on event (run, seq);
 create index event_stage on event (stage, kind, seq);
+"""
+
+TOGETHER = 500
+"""Keys that are asked for at once; SQLite takes at least 999 parameters."""
+
+APPEND_ONLY = """
 create trigger event_no_update before update on event begin select raise(abort, 'the journal is append-only'); end;
 create trigger event_no_delete before delete on event begin select raise(abort, 'the journal is append-only'); end;
 """
 
-KEYS = "create index if not exists event_key on event (json_extract(data, '$.key'), seq) where kind = 'stage.finished'"
-"""How the latest result of a key is found at once."""
+SECOND = """
+drop trigger event_no_update;
+drop index if exists event_key;
+alter table event add column key text;
+alter table event add column made text;
+alter table event add column text text;
+update event set key = json_extract(data, '$.key'),
+    made = json_extract(data, '$.result') || coalesce(json_extract(data, '$.concern'), '')
+    where kind = 'stage.finished' and json_extract(data, '$.key') is not null;
+create index event_key on event (key, seq, made) where key is not null;
+create table text (digest text primary key, data text not null) strict, without rowid;
+create trigger event_no_update before update on event begin select raise(abort, 'the journal is append-only'); end;
+create trigger text_no_update before update on text begin select raise(abort, 'the journal is append-only'); end;
+create trigger text_no_delete before delete on text begin select raise(abort, 'the journal is append-only'); end;
+"""
+
+MIGRATIONS = (FIRST + APPEND_ONLY, SECOND)
+
+SETTLED = ("run.planned", "stage.skipped", "stage.cached")
+"""Kinds of events that tell what was decided, and of stages that needed no work."""
+
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+LOOKED_BACK = 10
+"""Runs in which a stage is looked for that was found cached."""
+
+COLUMNS = "event.seq, event.run, event.at, event.kind, event.stage, coalesce(text.data, event.data)"
 
 
 class Event(Frozen):
@@ -46,31 +83,68 @@ class Event(Frozen):
     seq: int = 0
 
 
+class Cached(NamedTuple):
+    """A row of an event that tells of several cached stages at once."""
+
+    name: str
+    key: str
+    result: str
+    made_in: str
+    summary: str
+    concern: str
+    reason: str
+
+    @staticmethod
+    def of(event: Event) -> Cached:
+        """What an event about one stage tells; in journals of format 1 all do."""
+        data = {"concern": "", **event.data}
+        return Cached(event.stage, **{name: data[name] for name in Cached._fields[1:]})
+
+    def data(self) -> dict[str, Any]:
+        """As of an event about this stage alone."""
+        about = self._asdict()
+        del about["name"]
+        return about
+
+
+def cached(event: Event) -> Iterable[Cached]:
+    """The stages that an event of the kind `stage.cached` tells of: several, or the one it is about."""
+    if event.stage:
+        return [Cached.of(event)]
+    return itertools.starmap(Cached, event.data["stages"])
+
+
+def each(event: Event) -> Iterator[Event]:
+    """The event; one that tells of several cached stages as one event for each of them."""
+    if event.kind != "stage.cached" or event.stage:
+        yield event
+        return
+    for one in cached(event):
+        yield Event(run=event.run, kind=event.kind, stage=one.name, data=one.data(), at=event.at, seq=event.seq)
+
+
 class Journal:
     """Events in one SQLite file, durable when `append` returns (WAL, synchronous=FULL).
 
     The first `append` makes the file. Until then it is only read, and a journal that is not there has no events.
     SQLite does not notice when its file is removed, and goes on writing where nobody will ever read; `check` does.
+    Many threads may append at once: who comes while others wait for the disk is written with them (group commit).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._listeners: list[Callable[[Event], None]] = []
-        self._reader: sqlite3.Connection | None = None
-        self._writer: sqlite3.Connection | None = None
+        self._database = Database(path, MIGRATIONS, synchronous="full", newer=self._newer, unreadable=self._unreadable)
+        self._first: list[Callable[[], None]] = []
+        self._queue: list[_Batch] = []
+        self._queueing, self._writing = threading.Lock(), threading.Lock()
         self._written: dict[Path, os.stat_result] = {}
         self._lost = ""
 
     @property
     def exists(self) -> bool:
         """Whether anything was ever written. Raises JournalError where nobody may look."""
-        try:
-            self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise JournalError(f"the journal cannot be read: {error.strerror}", where=str(self.path)) from error
-        return True
+        return self._database.exists
 
     def check(self) -> None:
         """See that the next run will find what this one appends. For whoever is about to rely on that.
@@ -92,177 +166,240 @@ class Journal:
             self._lost = f"{path.name} was {what} while it was in use: what was recorded there is lost to the next run"
             raise self._gone()
 
-    def _for_writing(self) -> sqlite3.Connection:
-        if self._lost:
-            raise self._gone()
-        if self._writer is None:
-            db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
-            try:
-                db.execute("pragma journal_mode=wal")
-                db.execute("pragma synchronous=full")
-                self._prepare(db)
-            except BaseException:
-                db.close()
-                raise
-            self._writer = db
-            files = (self.path, self._waiting)
-            self._written = {path: path.stat() for path in files if path.exists()}
-        return self._writer
-
-    @property
-    def _waiting(self) -> Path:
-        """Where events wait for the journal to take them up."""
-        return self.path.with_name(f"{self.path.name}-wal")
-
-    def _for_reading(self) -> sqlite3.Connection | None:
-        """A connection on which there are events; None where nothing was written yet."""
-        if self._writer is not None:
-            return self._writer
-        if self._reader is None and self.exists:
-            self._reader = self._opened()
-        return self._reader if self._reader is not None and self._version(self._reader) else None
-
-    def _opened(self) -> sqlite3.Connection:
-        """The file, for reading; who may not write leaves nothing beside it, which its owner could not use.
-
-        SQLite wants files of its own beside a journal in WAL mode, unless it is told that nobody writes to it. That
-        is so unless events wait in the file `-wal` for the journal to take them up.
-        """
-        waiting = self._waiting
-        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
-            how = "mode=rw"
-        else:
-            how = "mode=ro" if waiting.exists() and waiting.stat().st_size else "immutable=1"
-        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True, timeout=30.0, isolation_level=None)
-        try:
-            self._version(db)
-        except BaseException as error:
-            db.close()
-            if how == "mode=ro" and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                raise JournalError(
-                    f"the latest events are in {waiting.name}, and cannot be read where nothing can be written",
-                    where=str(self.path),
-                    right="a directory you may write to",
-                    next=f"cp -r {self.path.parent} to one, and set PIPELINE_HOME to it",
-                ) from error
-            raise
-        return db
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        if self._version(db) == 0:
-            db.execute("begin immediate")
-            if self._version(db) == 0:  # nobody else was quicker
-                for statement in _statements(SCHEMA):
-                    db.execute(statement)
-                db.execute(f"pragma user_version={VERSION}")
-            db.execute("commit")
-        db.execute(KEYS)
-
-    def _version(self, db: sqlite3.Connection) -> int:
-        """The format, 0 for none yet. Raises JournalError for one this version does not know."""
-        version = int(db.execute("pragma user_version").fetchone()[0])
-        if version > VERSION:
-            raise JournalError(
-                f"the journal was written by a newer version (format {version})",
-                where=str(self.path),
-                right=f"format {VERSION} or older",
-                next="pip install --upgrade lockgate",
-            )
-        return version
-
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event from now on, after it is durable."""
         self._listeners.append(listener)
 
-    def append(self, *events: Event) -> tuple[Event, ...]:
-        """Write events in one transaction. When this returns they survive a crash of process and machine."""
-        written = []
+    def follow(self, first: Callable[[], None]) -> None:
+        """Call `first` before anything is written: what events name is to be there before them."""
+        self._first.append(first)
+
+    def note(self, *events: Event) -> None:
+        """Take events that the next `append` or `flush` writes: for what is done again, without harm, if it is lost."""
+        self._add(_Batch(events, waited_for=False))
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        if self._queue:
+            self.append()
+
+    def append(self, *events: Event) -> None:
+        """Write what was noted before, and these, in one transaction.
+
+        When this returns they survive a crash of process and machine.
+        Raises JournalError when these were not written, and never will be; what was noted waits for the next time.
+        """
+        batch = _Batch(events, waited_for=True)
+        self._add(batch)
+        with self._writing:
+            if not batch.written and batch.error is None:  # else another thread has seen to it along with its own
+                self._write_queue()
+        if batch.error is not None:
+            raise batch.error
+
+    def _add(self, batch: _Batch) -> None:
+        with self._queueing:
+            self._queue.append(batch)
+
+    def _write_queue(self) -> None:
+        with self._queueing:
+            batches, self._queue = self._queue, []
         try:
-            db = self._for_writing()
-            db.execute("begin immediate")
-            try:
-                for event in events:
-                    at = event.at or time.time()
-                    text = json.dumps(event.data, separators=(",", ":"), sort_keys=True)
-                    cursor = db.execute(
-                        "insert into event (run, at, kind, stage, data) values (?, ?, ?, ?, ?)",
-                        (event.run, at, event.kind, event.stage, text),
-                    )
-                    written.append(
-                        Event(
-                            run=event.run, kind=event.kind, stage=event.stage, data=event.data, at=at, seq=cursor.lastrowid or 0
-                        )
-                    )
-                db.execute("commit")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("rollback")
+            for first in self._first:
+                first()
+            written = self._write([one for batch in batches for one in batch.rows])
+        except BaseException as error:
+            broken = self._broken(error, "written") if isinstance(error, sqlite3.Error) else error
+            with self._queueing:
+                self._queue = [batch for batch in batches if not batch.waited_for] + self._queue
+            for batch in batches:
+                batch.error = broken
+            if broken is error:
                 raise
-        except sqlite3.Error as error:
-            raise self._broken(error, "written") from error
+            return
+        for batch in batches:
+            batch.written = True
         for event in written:
             for listener in self._listeners:
                 listener(event)
-        return tuple(written)
+
+    def _write(self, events: Sequence[_Row]) -> list[Event]:
+        """The events with the numbers they were given."""
+        if self._lost:
+            raise self._gone()
+        new = not self._database.writing
+        db = self._database.for_writing()
+        if new:
+            self._written = {path: path.stat() for path in (self.path, self._database.waiting) if path.exists()}
+        db.execute("begin immediate")
+        try:
+            first = db.execute("select coalesce(max(seq), 0) + 1 from event").fetchone()[0]
+            long = [(row.text, row.long) for row in events if row.long]
+            db.executemany("insert or ignore into text (digest, data) values (?, ?)", long)
+            db.executemany(
+                "insert into event (seq, run, at, kind, stage, data, key, made, text) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(seq, *row.columns()) for seq, row in enumerate(events, first)],
+            )
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+        return [row.event(seq) for seq, row in enumerate(events, first)] if self._listeners else []
+
+    def repeat(self, before: Event, run: str, after: Event) -> None:
+        """Write two events and between them what was decided and settled in `run` once more, as of the run they tell of.
+
+        Listeners are not called: who repeats knows what is said. Raises JournalError as `append` does.
+        """
+        query = (
+            f"select kind, stage, data, text from event where run = ? and kind in ({', '.join('?' * len(SETTLED))}) order by seq"  # noqa: S608 # nosec B608 - fixed words and marks
+        )
+        now = time.time()
+        again = [
+            _Row(Event(run=before.run, kind=kind, stage=stage), now, data, None, None, text, "")
+            for kind, stage, data, text in self._rows(query, [run, *SETTLED])
+        ]
+        self.flush()
+        with self._writing:
+            try:
+                self._write([_row(before), *again, _row(after)])
+            except sqlite3.Error as error:
+                raise self._broken(error, "written") from error
+
+    def settled_together(self, run: str) -> Iterator[Event]:
+        """What a run tells of stages that needed no work; of the cached ones together."""
+        query = f"select {COLUMNS} from event left join text on text.digest = event.text where event.run = ? and event.kind in ({', '.join('?' * len(SETTLED[1:]))}) order by event.seq"  # noqa: E501, S608 # nosec B608 - fixed words and marks
+        for seq, run_, at, kind, stage, data in self._rows(query, [run, *SETTLED[1:]]):
+            yield Event(seq=seq, run=run_, at=at, kind=kind, stage=stage, data=json.loads(data))
 
     def events(self, run: str = "", *, kind: str | tuple[str, ...] = "", stage: str = "", after: int = 0) -> Iterator[Event]:
-        """Events in the order they were written, all of them or those of one run, of one kind or several, of one stage."""
-        conditions = ["seq > ?"]
-        parameters: list[Any] = [after]
-        for column, value in (("run", run), ("kind", kind), ("stage", stage)):
-            if value:
-                values = (value,) if isinstance(value, str) else value
-                conditions.append(f"{column} in ({', '.join('?' * len(values))})")
-                parameters += values
-        query = f"select seq, run, at, kind, stage, data from event where {' and '.join(conditions)} order by seq"  # noqa: S608 # nosec B608 - fixed words
+        """Events in the order they were written, all of them or those of one run, of one kind or several, of one stage.
+
+        Several cached stages that were told of at once are one event each.
+        """
+        conditions, parameters = ["event.seq > ?"], [after, *([run] if run else [])]
+        if run:
+            conditions.append("event.run = ?")
+        kinds = (kind,) if isinstance(kind, str) else kind
+        if kind:
+            conditions.append(f"event.kind in ({', '.join('?' * len(kinds))})")
+            parameters += kinds
+        if stage:
+            together = not kind or "stage.cached" in kinds
+            conditions.append("event.stage in (?, '')" if together else "event.stage = ?")
+            parameters.append(stage)
+        where = " and ".join(conditions)
+        query = f"select {COLUMNS} from event left join text on text.digest = event.text where {where} order by event.seq"  # noqa: S608 # nosec B608 - fixed words
         for seq, run_, at, kind_, stage_, data in self._rows(query, parameters):
-            yield Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))
+            if stage and not stage_ and kind_ != "stage.cached":
+                continue
+            for event in each(Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))):
+                if not stage or event.stage == stage:
+                    yield event
 
     def latest(self, stage: str, kinds: tuple[str, ...], *, run: str = "") -> Event | None:
         """The last event of one of the kinds about a stage, in any run or in that one."""
-        marks = ", ".join("?" * len(kinds))
-        where = f"stage = ? and kind in ({marks})" + (" and run = ?" if run else "")
-        query = f"select max(seq) from event where {where}"  # noqa: S608 # nosec B608 - fixed words and marks
+        found = None
+        marks, of_run = ", ".join("?" * len(kinds)), " and run = ?" if run else ""
+        query = f"select max(seq) from event where stage = ? and kind in ({marks}){of_run}"  # noqa: S608 # nosec B608 - fixed words and marks
         seq = next((seq for (seq,) in self._rows(query, [stage, *kinds, *([run] if run else [])])), None)
-        return next(self.events(after=seq - 1, stage=stage)) if seq else None
+        if seq:
+            found = next(self.events(after=seq - 1, stage=stage, kind=kinds))
+        if "stage.cached" in kinds:
+            for cached in self._cached_together(after=seq or 0, run=run):
+                for event in each(cached):
+                    if event.stage == stage:
+                        return event
+        return found
+
+    def _cached_together(self, *, after: int, run: str = "") -> Iterator[Event]:
+        """What tells of several cached stages at once, the latest first; of those that say the same the latest alone."""
+        of_run = " and event.run = ?" if run else ""
+        query = (
+            f"select max(event.seq), event.run, event.text, coalesce(text.data, event.data) from event "  # noqa: S608 # nosec B608 - fixed words
+            f"left join text on text.digest = event.text where event.stage = '' and event.kind = 'stage.cached' "
+            f"and event.seq > ?{of_run} group by coalesce(event.text, event.seq) order by 1 desc"
+        )
+        for seq, run_, _, data in self._rows(query, [after, *([run] if run else [])]):
+            yield Event(seq=seq, run=run_, kind="stage.cached", data=json.loads(data))
 
     def runs(self) -> list[str]:
         """The ids of all runs, the oldest first."""
-        return [event.run for event in self.events(kind="run.started")]
+        return [run for (run,) in self._rows("select run from event where kind = 'run.started' order by seq")]
 
-    def last_records(self) -> dict[str, str]:
-        """For each stage name, the key under which its latest result was recorded; empty for one that may not be used again."""
-        query = (
-            "select stage, json_extract(data, '$.key') from event where seq in "
-            "(select max(seq) from event where kind in ('stage.finished', 'stage.cached') group by stage)"
-        )
-        return {stage: key or "" for stage, key in self._rows(query)}
+    def last_keys(self) -> Callable[[str], str | None]:
+        """Looks up the key of the latest result of a stage: empty for one that may not be used again, None where there is none.
 
-    def finished(self, key: str) -> dict[str, Any] | None:
-        """What was journalled when a result was last made under `key`; None for one that was made elsewhere."""
+        That is its latest execution, or one of the latest `LOOKED_BACK` runs that found a result in the store; of what is
+        appended from now on nothing is known.
+        """
         query = (
-            "select data from event where kind = 'stage.finished' and json_extract(data, '$.key') = ? order by seq desc limit 1"
+            "select seq, kind, key, data from event where stage = ? and kind in ('stage.finished', 'stage.cached') "
+            "order by seq desc limit 1"
         )
-        return next((json.loads(data) for (data,) in self._rows(query, [key])), None)
+        cached_lately = functools.cache(self._cached_lately)
+        any_result = functools.cache(
+            lambda: bool(self._rows("select 1 from event where kind in ('stage.finished', 'stage.cached') limit 1"))
+        )
 
-    def durations(self) -> dict[str, float]:
-        """For each stage name, the seconds its latest execution took."""
-        query = (
-            "select stage, json_extract(data, '$.seconds') from event where seq in "
-            "(select max(seq) from event where kind = 'stage.finished' group by stage)"
-        )
-        return {stage: seconds for stage, seconds in self._rows(query) if seconds is not None}
+        def last_key(stage: str) -> str | None:
+            if not any_result():
+                return None
+            seq, kind, key, data = next(iter(self._rows(query, [stage])), (0, "", None, ""))
+            if kind == "stage.cached":  # of format 1, which had no column for it
+                key = json.loads(data)["key"]
+            later, cached_key = cached_lately().get(stage, (0, ""))
+            if later > seq:
+                return cached_key
+            return (key or "") if seq else None
+
+        return last_key
+
+    def _cached_lately(self) -> dict[str, tuple[int, str]]:
+        """For each stage that was found cached in the latest runs, when that was last and its key."""
+        found: dict[str, tuple[int, str]] = {}
+        query = "select run from event where kind = 'run.started' order by seq desc limit ?"
+        for (run,) in self._rows(query, [LOOKED_BACK]):
+            for event in self._cached_together(after=0, run=run):
+                for row in event.data["stages"]:
+                    one = Cached(*row)
+                    found.setdefault(one.name, (event.seq, one.key))
+        return found
+
+    def latest_keys(self) -> list[str]:
+        """The keys of the results that the latest run made or took."""
+        runs = self._rows("select run from event where kind = 'run.started' order by seq desc limit 1")
+        found = []
+        for (run,) in runs:
+            found += [key for (key,) in self._rows("select key from event where run = ? and key is not null", [run])]
+            for event in self._cached_together(after=0, run=run):
+                found += [Cached(*row).key for row in event.data["stages"]]
+        return found
+
+    def made(self, keys: Iterable[str]) -> dict[str, str]:
+        """Result and concern, in one text, that were journalled when a result was last made under each key, where one was."""
+        wanted, found = list(keys), dict[str, str]()
+        for start in range(0, len(wanted), TOGETHER):
+            some = wanted[start : start + TOGETHER]
+            query = f"select key, made from event where key in ({', '.join('?' * len(some))}) order by seq"  # noqa: S608 # nosec B608 - fixed words and marks
+            found.update(self._rows(query, some))
+        return found
+
+    def durations(self, stages: Iterable[str]) -> dict[str, float]:
+        """For each of the stages that ever gave a result, the seconds its latest execution took."""
+        query = "select data from event where stage = ? and kind = 'stage.finished' order by seq desc limit 1"
+        if not self._rows("select 1 from event where kind = 'stage.finished' limit 1"):
+            return {}
+        found = {stage: next((json.loads(data) for (data,) in self._rows(query, [stage])), None) for stage in stages}
+        return {stage: data["seconds"] for stage, data in found.items() if data and data.get("seconds") is not None}
 
     def close(self) -> None:
-        for db in (self._reader, self._writer):
-            if db is not None:
-                db.close()
+        self._database.close()
 
-    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
-            db = self._for_reading()
-            if db is not None:
-                yield from db.execute(query, parameters)
+            return self._database.rows(query, parameters)
         except sqlite3.Error as error:
             raise self._broken(error, "read") from error
 
@@ -272,6 +409,22 @@ class Journal:
             where=str(self.path),
             right="a journal that stays where it is as long as a run goes on",
             next=f"look at what this run deployed; then put the journal back from a copy, or rm -f {self.path}* to begin anew",
+        )
+
+    def _newer(self, version: int) -> JournalError:
+        return JournalError(
+            f"the journal was written by a newer version (format {version})",
+            where=str(self.path),
+            right=f"format {len(MIGRATIONS)} or older",
+            next="pip install --upgrade lockgate",
+        )
+
+    def _unreadable(self, why: str) -> JournalError:
+        return JournalError(
+            f"the journal {why}",
+            where=str(self.path),
+            right="a directory you may write to",
+            next=f"cp -r {self.path.parent} to one, and set PIPELINE_HOME to it",
         )
 
     def _broken(self, error: sqlite3.Error, doing: str) -> JournalError:
@@ -300,11 +453,40 @@ class Journal:
         )
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script; `executescript` would commit on its own."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+class _Row(NamedTuple):
+    """An event as it is written: its data in place, or once under their digest."""
+
+    of: Event
+    at: float
+    data: str
+    key: str | None
+    made: str | None
+    text: str | None
+    long: str
+
+    def columns(self) -> tuple[Any, ...]:
+        return (self.of.run, self.at, self.of.kind, self.of.stage, self.data, self.key, self.made, self.text)
+
+    def event(self, seq: int) -> Event:
+        return Event(run=self.of.run, kind=self.of.kind, stage=self.of.stage, data=self.of.data, at=self.at, seq=seq)
+
+
+class _Batch:
+    """Events that are written together or not at all. One that is not waited for is tried again until it is written."""
+
+    def __init__(self, events: Iterable[Event], *, waited_for: bool) -> None:
+        self.rows = [_row(event) for event in events]
+        self.waited_for = waited_for
+        self.written = False
+        self.error: BaseException | None = None
+
+
+def _row(event: Event) -> _Row:
+    """Raises TypeError for data that JSON cannot hold."""
+    at = event.at or time.time()
+    key = event.data.get("key") if event.kind == "stage.finished" else None
+    made = event.data["result"] + event.data.get("concern", "") if key else None
+    data = ENCODER.encode(event.data)
+    if len(data) < LONG:
+        return _Row(event, at, data, key, made, None, "")
+    return _Row(event, at, "{}", key, made, digest.of_text(data), data)

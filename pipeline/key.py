@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
+from json.encoder import encode_basestring
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -48,20 +50,51 @@ def own(stage: Stage[Any], *, observed: str | None, platform: str) -> dict[str, 
     return parts | described(stage)
 
 
+def text(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str | None, platform: str) -> str:
+    """The components as canonical JSON, written piece by piece in the order of their names: of ten thousand stages, quickly."""
+    head, tail = _ends(type(stage))
+    parts = [head]
+    if found := uses(stage):
+        parts += sorted([f'"input {name}":"{inputs[source]}"' for name, source in found])
+    if observed is not None:
+        parts.append(f'"observed":{encode_basestring(observed)}')
+    parts.append(f'"platform":{encode_basestring(platform)}')
+    parts += sorted([f'"setting {name}":{encode_basestring(value)}' for name, value in _settings(stage)])
+    parts.append(tail)
+    return ",".join(parts)
+
+
+@functools.cache
+def _ends(cls: type) -> tuple[str, str]:
+    """What comes first and last among the components of all stages of a class."""
+    name = encode_basestring(f"{cls.__module__}.{cls.__qualname__}")
+    return f'{{"code":{encode_basestring(code(cls))},"format":{encode_basestring(FORMAT)}', f'"type":{name}}}'
+
+
 def described(stage: Stage[Any]) -> dict[str, str]:
     """The settings of a stage. Raises WiringError for one that has no plain form, and so could not be told from another."""
-    return {f"setting {name}": _text(value, f"{type(stage).__name__}.{name}") for name, value in settings(stage).items()}
+    return {f"setting {name}": text for name, text in _settings(stage)}
+
+
+def _settings(stage: Stage[Any]) -> Iterator[tuple[str, str]]:
+    for name, value in settings(stage).items():
+        if type(value) is int:  # the most frequent one, and ten times as quick
+            yield name, str(value)
+        else:
+            yield name, _text(value, f"{type(stage).__name__}.{name}")
 
 
 def about(stage: Stage[Any], inputs: Mapping[Stage[Any], str]) -> digest.Digest:
     """Names what a side effect is about: equal for the same type, settings and inputs, whatever the code."""
     parts = components(stage, inputs, observed=None, platform="")
-    return of({name: value for name, value in parts.items() if name == "type" or name.startswith(("setting ", "input "))})
+    return digest.of_json(
+        {name: value for name, value in parts.items() if name == "type" or name.startswith(("setting ", "input "))}
+    )
 
 
-def of(parts: Mapping[str, str]) -> digest.Digest:
-    """The key itself."""
-    return digest.of_json(dict(parts))
+def of(parts: str) -> digest.Digest:
+    """The key itself, of the text of its components."""
+    return digest.Digest(hashlib.sha256(parts.encode(errors="surrogateescape")).hexdigest())
 
 
 def _text(value: Any, where: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import key as keys
 from pipeline.condition import Facts
@@ -30,15 +31,15 @@ class Decision(Enum):
     """A condition of the stage, or of one of its inputs, does not hold; or the engine cannot run it."""
 
 
-class Step(Frozen):
-    """What the plan says about one stage. `key` is None while an input's result is not known."""
+class Step(NamedTuple):
+    """What the plan says about one stage. `key`, and the text of its components, is None while an input's result is not known."""
 
     stage: Stage[Any]
     name: str
     decision: Decision
     reason: str
     key: str | None = None
-    components: Mapping[str, str] | None = None
+    parts: str | None = None
     record: Record | None = None
 
 
@@ -50,8 +51,8 @@ class World(Frozen):
     platform: str
     observed: Mapping[Stage[Any], str | None]
     lookup: Lookup
-    last: Mapping[str, str]
-    """Stage name to the key of its latest result; empty for a result that may not be used again."""
+    last: Callable[[str], str | None]
+    """Stage name to the key of its latest result: empty for one that may not be used again, None where there is none."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
     left: Mapping[Stage[Any], tuple[Leftover, ...]] = field(default_factory=dict)
@@ -94,6 +95,8 @@ def skips(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> di
     such a stage, or needed by such ones only."""
     stages = [stage for stage in pipeline if stage in wanted]
     refused = {stage: reason for stage in stages if (reason := _refusal(stage, world))}
+    if not refused:
+        return {}
     skipped = _with_below(pipeline, stages, refused)
     for stage in stages:
         confirming = (
@@ -133,18 +136,19 @@ def decide(
     """The step for one stage, from the steps of its inputs."""
     name = pipeline.name_of(stage)
     if stage in skipped:
-        return Step(stage=stage, name=name, decision=Decision.SKIPPED, reason=skipped[stage])
-    unknown = [source for source in pipeline.inputs(stage) if done[source].record is None]
+        return Step(stage, name, Decision.SKIPPED, skipped[stage])
+    inputs = {source: record.result for source in pipeline.inputs(stage) if (record := done[source].record) is not None}
+    if stage.effect is Effect.PURE and len(inputs) == len(pipeline.inputs(stage)):
+        return keyed(stage, name, inputs, world)
     keys.described(stage)  # what could not be told from another is refused before anything runs
+    unknown = [source for source in pipeline.inputs(stage) if source not in inputs]
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
-        about = None if unknown else keys.about(stage, _results(pipeline, stage, done))
+        about = None if unknown else keys.about(stage, inputs)
         reason = f"has a side effect ({stage.effect.value}){after}{_first(stage, about, world.left.get(stage, ()))}"
-        return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
-    if unknown:
-        reason = f"decided when {_names(pipeline, unknown)} {'is' if len(unknown) == 1 else 'are'} known"
-        return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason)
-    return keyed(stage, name, _results(pipeline, stage, done), world)
+        return Step(stage, name, Decision.RUN, reason)
+    reason = f"decided when {_names(pipeline, unknown)} {'is' if len(unknown) == 1 else 'are'} known"
+    return Step(stage, name, Decision.RUN, reason)
 
 
 def _first(stage: Stage[Any], about: str | None, left: tuple[Leftover, ...]) -> str:
@@ -165,32 +169,24 @@ def _first(stage: Stage[Any], about: str | None, left: tuple[Leftover, ...]) -> 
 
 def keyed(stage: Stage[Any], name: str, inputs: Mapping[Stage[Any], str], world: World) -> Step:
     """The step for a pure stage whose inputs' results are known."""
-    parts = keys.components(stage, inputs, observed=world.observed.get(stage), platform=world.platform)
+    parts = keys.text(stage, inputs, observed=world.observed.get(stage), platform=world.platform)
     key = keys.of(parts)
     record = world.lookup(key)
     if record is not None and name not in world.again:
-        return Step(
-            stage=stage,
-            name=name,
-            decision=Decision.CACHED,
-            reason=f"nothing it depends on changed since run {record.run}",
-            key=key,
-            components=parts,
-            record=record,
-        )
+        return Step(stage, name, Decision.CACHED, f"nothing it depends on changed since run {record.run}", key, parts, record)
     reason = "asked to run again" if record is not None else why(name, parts, world)
-    return Step(stage=stage, name=name, decision=Decision.RUN, reason=reason, key=key, components=parts)
+    return Step(stage, name, Decision.RUN, reason, key, parts)
 
 
-def why(name: str, parts: Mapping[str, str], world: World) -> str:
+def why(name: str, parts: str, world: World) -> str:
     """Which components of the key differ from those of the stage's latest result."""
-    last = world.last.get(name)
+    last = world.last(name)
     if last is None:
         return "has no result here yet"
     before = world.lookup(last) if last else None
     if before is None:
         return "its latest result may not be used again"
-    changed = difference(before.components, parts)
+    changed = difference(before.components, json.loads(parts))
     return f"{', '.join(changed)} changed" if changed else "its latest result may not be used again"
 
 
@@ -208,14 +204,3 @@ def _refusal(stage: Stage[Any], world: World) -> str | None:
 def _names(pipeline: Pipeline, stages: list[Stage[Any]]) -> str:
     names = [pipeline.name_of(stage) for stage in stages]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _results(pipeline: Pipeline, stage: Stage[Any], done: Mapping[Stage[Any], Step]) -> dict[Stage[Any], str]:
-    """The digests of the results of a stage's inputs."""
-    return {source: _record(done[source]).result for source in pipeline.inputs(stage)}
-
-
-def _record(step: Step) -> Record:
-    if step.record is None:
-        raise AssertionError(f"{step.name} has no record")  # its caller has just looked
-    return step.record

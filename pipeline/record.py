@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from pipeline import digest
 from pipeline.data import Blob, Result, contents
-from pipeline.errors import StageFailed, StoreError, WiringError
-from pipeline.frozen import Frozen
+from pipeline.errors import StageFailed, StoreError
 from pipeline.stage import Stage
 from pipeline.store import Store
 
 
-class Record(Frozen):
+class Record(NamedTuple):
     """What is kept under a key. `seconds` the execution took; `contents` what the result names."""
 
     result: str
     size: int
-    components: dict[str, str]
     run: str
     seconds: float
     summary: str
     concern: str
     contents: list[list[Any]]
+    parts: str
+    """The components of the key, as canonical JSON: its SHA-256 is the key."""
+
+    @property
+    def components(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self.parts)
+        return found
 
 
 @dataclass(frozen=True)
@@ -48,44 +53,55 @@ def keep(store: Store, stage: Stage[Any], name: str, value: Any) -> Kept:
         expected.model_validate_json(text)
     except ValueError as error:
         raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
-    return Kept(value, store.put(text))
+    return Kept(value, store.keep(text))
 
 
-def of(kept: Kept, *, components: Mapping[str, str], run: str, seconds: float) -> Record:
+def of(kept: Kept, *, parts: str, run: str, seconds: float) -> Record:
     """The record of a result."""
     return Record(
         result=kept.blob.digest,
         size=kept.blob.size,
-        components=dict(components),
         run=run,
         seconds=seconds,
         summary=kept.result.summary(),
         concern=kept.result.concern(),
         contents=[[c.digest, c.size, getattr(c, "files", -1)] for c in contents(kept.result)],
+        parts=parts,
     )
 
 
+def written(record: Record) -> bytes:
+    """Three lines: the components, all else, and a digest of both, by which damage is noticed."""
+    text = f"{record.parts}\n{digest.canonical(record[:-1]).decode()}".encode(errors="surrogateescape")
+    return text + b"\n" + digest.of_bytes(text).encode()
+
+
+def read(text: bytes, key: str) -> Record | None:
+    """The record when it is whole and was written under this key."""
+    body, _, mark = text.rpartition(b"\n")
+    parts, _, rest = body.partition(b"\n")
+    if digest.of_bytes(body) != mark.decode(errors="replace") or digest.of_bytes(parts) != key:
+        return None
+    result, size, run, seconds, summary, concern, contents_ = json.loads(rest.decode(errors="surrogateescape"))
+    return Record(result, size, run, seconds, summary, concern, contents_, parts.decode(errors="surrogateescape"))
+
+
 def save(store: Store, key: str, record: Record) -> None:
-    """Write the record under its key."""
-    store.save(key, digest.canonical(asdict(record)))
+    """Keep the record under its key."""
+    store.save(key, written(record))
 
 
 def load(store: Store, key: str) -> Record | None:
     """The record under `key` when it is whole and everything its result names is still there."""
-    text = store.load(key)
-    if text is None:
-        return None
-    try:
-        record = Record(**json.loads(text))
-    except (ValueError, TypeError, RecursionError, WiringError):
-        return None  # half a record is no record: the stage runs again and writes a whole one
-    if digest.of_json(record.components) != key:
-        return None  # not the record that was written under this key
-    try:
-        store.read(Blob(digest=record.result, size=record.size))
-    except StoreError:
-        return None  # missing or damaged: a miss, so that the result is made again
-    return record if all(store.has_object(digest_) for digest_, *_ in record.contents) else None
+    return load_all(store, [key]).get(key)
+
+
+def load_all(store: Store, keys: Iterable[str]) -> dict[str, Record]:
+    """Those of the records that are whole, and of which everything that their results name is still there."""
+    found = {key: record for key, text in store.load_all(keys) if (record := read(text, key)) is not None}
+    named = {key: [record.result, *(content[0] for content in record.contents)] for key, record in found.items()}
+    lacking = store.lacking(name for names in named.values() for name in names)
+    return {key: record for key, record in found.items() if lacking.isdisjoint(named[key])} if lacking else found
 
 
 def result(store: Store, stage: Stage[Any], name: str, blob: Blob) -> Any:

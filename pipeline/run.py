@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import checkpoint
 
 from pipeline import key as keys
 from pipeline import record as records
@@ -28,6 +30,9 @@ from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.work import Work, inputs_only
+
+TOGETHER = 0.02
+"""Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +84,18 @@ class Runner:
             lock=Lock(journal.path.with_name("effects.lock")),
             work=partial(self._work, attempt=0),
         )
+        journal.follow(store.flush)
         self._working, self._taking_back = anyio.CancelScope(), anyio.CancelScope(shield=True)
         self._stops = 0
+        self._let_in = 0.0
+        """When the event loop last had its turn."""
         self._schedule = Schedule(
             pipeline=self._pipeline,
             wanted=frozenset(step.stage for step in plan.steps),
             capacity=options.capacity,
-            priority=priorities(self._pipeline, [step.stage for step in plan.steps], journal.durations()),
+            priority=priorities(
+                self._pipeline, [step.stage for step in plan.steps], journal.durations(step.name for step in plan.steps)
+            ),
         )
 
     async def run(self) -> Outcome:
@@ -137,54 +147,77 @@ class Runner:
         return {self._name(stage): self._result(stage) for stage, step in self._done.items() if step.record is not None}
 
     async def _execute(self) -> None:
-        running, changed = 0, anyio.Event()
+        try:
+            async with anyio.create_task_group() as group:
+                await group.start(self._keep_up)
+                async with anyio.create_task_group() as workers:
+                    self._start(workers, self._ready())
+                group.cancel_scope.cancel()
+        except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
+            raise _first(several) from several
 
-        async def work_on(stage: Stage[Any], step: Step) -> None:
-            nonlocal running
+    async def _keep_up(self, *, task_status: TaskStatus[None]) -> None:
+        """Write what was noted, many stages at once: each time is a wait for the disk."""
+        task_status.started()
+        while True:
+            await anyio.sleep(TOGETHER)
+            self._journal.flush()
+
+    def _start(self, workers: TaskGroup, ready: Iterable[tuple[Stage[Any], Step]]) -> None:
+        for stage, step in ready:
+            workers.start_soon(self._work_through, workers, stage, step)
+
+    async def _work_through(self, workers: TaskGroup, stage: Stage[Any], step: Step) -> None:
+        """Work on a stage, and then on what is ready next; what else is ready is started beside it."""
+        ready: list[tuple[Stage[Any], Step]] = [(stage, step)]
+        while ready:
+            (stage, step), *others = ready
+            self._start(workers, others)
             try:
                 await self._attempts(stage, step)
             finally:
-                running -= 1
                 self._effects.end(stage)
                 self._schedule.give_back(stage)
                 self._schedule.settle(stage)
-                changed.set()
+            await self._let_others_in()
+            ready = self._ready()
 
-        try:
-            async with anyio.create_task_group() as group:
-                while True:
-                    changed = anyio.Event()
-                    told: list[Event] = []
-                    while (stage := self._schedule.take()) is not None:
-                        step = self._settle_without_work(stage, told)
-                        if step is None:
-                            self._schedule.give_back(stage)
-                            self._schedule.settle(stage)
-                        else:
-                            running += 1
-                            group.start_soon(work_on, stage, step, name=self._name(stage))
-                    if told:  # together, as each time is a wait for the disk; and before what was started begins
-                        self._effects.journal(self._missing, *told)
-                    if running == 0:
-                        break
-                    await changed.wait()
-        except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
-            raise several.exceptions[0] from several
+    async def _let_others_in(self) -> None:
+        """Stages that wait for nothing would keep signals and the journal waiting."""
+        if time.monotonic() - self._let_in > TOGETHER:
+            await checkpoint()
+            self._let_in = time.monotonic()
 
-    def _settle_without_work(self, stage: Stage[Any], told: list[Event]) -> Step | None:
-        """The step to execute, or None when the stage needs no work: cached, skipped or out of reach, as is `told` then."""
+    def _ready(self) -> list[tuple[Stage[Any], Step]]:
+        """What is to be executed now. What needs no work on the way there is settled, and told together."""
+        ready, idle, others = list[tuple[Stage[Any], Step]](), list[Step](), list[Event]()
+        while (stage := self._schedule.take()) is not None:
+            step = self._settle_without_work(stage, idle, others)
+            if step is None:
+                self._schedule.give_back(stage)
+                self._schedule.settle(stage)
+            else:
+                ready.append((stage, step))
+        if idle or others:
+            self._effects.journal(self._missing, *settled(idle, self.id), *others)
+        return ready
+
+    def _settle_without_work(self, stage: Stage[Any], idle: list[Step], others: list[Event]) -> Step | None:
+        """The step to execute, or None when the stage needs no work: cached or skipped, and joins `idle`, or out of reach."""
         lost = [source for source in self._pipeline.inputs(stage) if source not in self._done or self._in_the_way(stage, source)]
         if lost or (self._options.fail_fast and self._failed):
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
-            told.append(self._event("stage.blocked", stage, reason=why))
+            others.append(self._event("stage.blocked", stage, reason=why))
             return None
         step = decide(self._pipeline, stage, self._done, self._plan.skipped, self._world)
         if step.decision is Decision.RUN:
             return step
         if step.record is not None and step.record.run == self.id:
-            step = replace(step, reason="another stage of this run had the same to do")
+            step = step._replace(reason="another stage of this run had the same to do")
         self._done[stage] = step
-        told += [settled(step, self.id), *(self._weighed(stage, step.record) if step.record is not None else ())]
+        idle.append(step)
+        if step.record is not None:
+            others += self._weighed(stage, step.record)
         return None
 
     def _in_the_way(self, stage: Stage[Any], source: Stage[Any]) -> bool:
@@ -196,7 +229,9 @@ class Runner:
         """Run the stage, again where its policy says so, and keep its result."""
         attempts = 1 if stage.effect is Effect.ONCE else 1 + stage.retry.times
         for attempt in range(1, attempts + 1):
-            self._write("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
+            self._journal.note(
+                self._event("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
+            )
             started = time.monotonic()
             try:
                 kept = await self._attempt(stage, attempt)
@@ -244,12 +279,12 @@ class Runner:
         """Keep the result, and journal in one go what follows from it: nobody sees a verification without what it confirms."""
         self._results[stage] = kept.result
         key = step.key if kept.result.reusable() else None
-        record = records.of(kept, components=step.components or {}, run=self.id, seconds=seconds)
+        record = records.of(kept, parts=step.parts or "{}", run=self.id, seconds=seconds)
         if key is not None:
             records.save(self._store, key, record)
         elif stage.judges:
             self._forget_evidence(stage)
-        self._done[stage] = replace(step, record=record)
+        self._done[stage] = step._replace(record=record)
         about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
         finished = self._event("stage.finished", stage, key=key, result=record.result, **about)
         self._effects.journal(self._missing, finished, *self._weighed(stage, record))
@@ -321,7 +356,7 @@ class Runner:
             journal=self._journal,
             project=self._project,
             facts=self._world.facts,
-            logs=log_directory(self._project.home, self.id, name),
+            logs=partial(log_directory, self._project.home, self.id, name),
             listen=self._listen,
             interrupted=interrupted,
         )
@@ -344,3 +379,9 @@ class Runner:
 
     def _event(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> Event:
         return Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data)
+
+
+def _first(several: ExceptionGroup[Exception]) -> Exception:
+    """The first reason, however deep."""
+    first = several.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

@@ -45,7 +45,8 @@ class Schedule:
     priority: Mapping[Stage[Any], float]
     _missing: dict[Stage[Any], int] = field(init=False)
     _below: dict[Stage[Any], list[Stage[Any]]] = field(init=False)
-    _ready: list[tuple[float, int, Stage[Any]]] = field(init=False, default_factory=list)
+    _ready: dict[Resources, list[tuple[float, int, Stage[Any]]]] = field(init=False, default_factory=dict)
+    """Of the ready stages that need the same a heap each: there are few kinds of needs, however many stages."""
     _cpu: int = field(init=False, default=0)
     _memory: int = field(init=False, default=0)
     _locks: set[str] = field(init=False, default_factory=set)
@@ -75,18 +76,15 @@ class Schedule:
 
     def take(self) -> Stage[Any] | None:
         """The most urgent ready stage that fits beside the running ones; its resources are taken."""
-        passed: list[tuple[float, int, Stage[Any]]] = []
-        found: Stage[Any] | None = None
-        while self._ready and found is None:
-            item = heapq.heappop(self._ready)
-            if self._fits(item[2].resources):
-                found = item[2]
-            else:
-                passed.append(item)
-        for item in passed:
-            heapq.heappush(self._ready, item)
-        if found is not None:
-            self._use(found.resources, 1)
+        fitting = [(heap[0], needs) for needs, heap in self._ready.items() if self._fits(needs)]
+        if not fitting:
+            return None
+        (_, _, found), needs = min(fitting, key=lambda one: one[0])
+        heap = self._ready[needs]
+        heapq.heappop(heap)
+        if not heap:
+            del self._ready[needs]
+        self._use(needs, 1)
         return found
 
     def give_back(self, stage: Stage[Any]) -> None:
@@ -94,10 +92,11 @@ class Schedule:
         self._use(stage.resources, -1)
 
     def _push(self, stage: Stage[Any]) -> None:
-        heapq.heappush(self._ready, (-self.priority[stage], self._order[stage], stage))
+        heap = self._ready.setdefault(stage.resources, [])
+        heapq.heappush(heap, (-self.priority[stage], self._order[stage], stage))
 
     def _fits(self, needs: Resources) -> bool:
-        if self._locks & set(needs.locks):
+        if needs.locks and not self._locks.isdisjoint(needs.locks):
             return False
         if self.capacity.memory and self._memory + needs.memory > self.capacity.memory:
             return False

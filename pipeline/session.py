@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.journal import Journal
 from pipeline.leftover import left_open
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
-from pipeline.stage import Stage
+from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
@@ -68,19 +68,20 @@ class Session(Frozen):
     def plan(self, names: Iterable[str] = (), *, again: Iterable[str] = ()) -> Plan:
         """Look at the world, then decide."""
         wanted = self.selected(names)
-        rerun = frozenset(self.pipeline.name_of(self.pipeline[name]) for name in again)
-        return plan(self.pipeline, wanted, self.world(wanted, rerun))
+        return plan(self.pipeline, wanted, self.world(wanted, again))
 
-    def world(self, wanted: frozenset[Stage[Any]], again: frozenset[str] = frozenset()) -> World:
+    def world(self, wanted: frozenset[Stage[Any]], again: Iterable[str] = ()) -> World:
+        """What a plan for `wanted` is made from. Raises WiringError for a stage to run `again` that there is not."""
+        with_effect = [stage for stage in wanted if stage.effect is not Effect.PURE]
         return World(
             facts=self.facts,
             engine=self.choice.name,
             platform=platform_of(self.choice.name, self.project),
-            observed={stage: self._observed(stage) for stage in wanted},
+            observed={stage: self._observed(stage) for stage in wanted if type(stage).observe is not Stage.observe},
             lookup=self.lookup(),
-            last=self.journal.last_records(),
-            again=again,
-            left={stage: left_open(self.journal, stage, self.pipeline.name_of(stage)) for stage in wanted},
+            last=self.journal.last_keys(),
+            again=frozenset(self.pipeline.name_of(self.pipeline[name]) for name in again),
+            left={stage: left_open(self.journal, stage, self.pipeline.name_of(stage)) for stage in with_effect},
         )
 
     def _observed(self, stage: Stage[Any]) -> str | None:
@@ -97,17 +98,23 @@ class Session(Frozen):
     def lookup(self) -> Lookup:
         """Records by key. One that is not what the journal saw made under its key was changed since, and is none.
 
-        Of a key the journal does not know, its maker had another journal: the record is taken as it is.
+        Of a key the journal does not know, its maker had another journal: the record is taken as it is. Those that the
+        latest run took are looked up at once, as most of them are asked for.
         """
+        ahead: dict[str, records.Record] | None = None
 
         def found(key: str) -> records.Record | None:
-            record = records.load(self.store, key)
-            made = self.journal.finished(key) if record is not None else None
-            if record is None or made is None:
-                return record
-            return record if (record.result, record.concern) == (made["result"], made.get("concern", "")) else None
+            nonlocal ahead
+            if ahead is None:
+                ahead = self._unchanged(self.journal.latest_keys())
+            return ahead[key] if key in ahead else self._unchanged([key]).get(key)
 
         return found
+
+    def _unchanged(self, keys: Collection[str]) -> dict[str, records.Record]:
+        found = records.load_all(self.store, keys)
+        made = self.journal.made(found)
+        return {key: one for key, one in found.items() if key not in made or made[key] == one.result + one.concern}
 
 
 def open_journal(project: Project) -> Journal:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -86,12 +87,9 @@ class Stage(Frozen, ABC, Generic[T_co]):
     engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
     """The engines this stage can run on."""
 
-    def __eq__(self, other: object) -> bool:
-        """A stage is itself: two that are configured alike are two stages."""
-        return self is other
-
-    def __hash__(self) -> int:
-        return object.__hash__(self)
+    __eq__ = object.__eq__
+    """A stage is itself: two that are configured alike are two stages."""
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         """The class and no fields: an input shown with its own inputs would show the whole pipeline."""
@@ -171,6 +169,7 @@ class Stage(Frozen, ABC, Generic[T_co]):
         return found
 
 
+@functools.cache
 def declared_result(cls: type) -> Any:
     """What stands in the `Stage[...]` a class is derived from; None where nothing does."""
     for base in cls.__mro__:
@@ -184,30 +183,66 @@ COMMON = frozenset({"after", "only", "timeout", "retry", "resources"})
 """The fields every stage has; they say when and how a stage runs, never what it returns."""
 
 
-def edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
-    """The inputs of a stage with the names of their fields, in the order of the fields.
+def edges(stage: Stage[Any]) -> tuple[tuple[str, Stage[Any]], ...]:
+    """The inputs of a stage with the names of their fields, in the order of the fields; looked for once.
 
     Raises WiringError for a stage hidden in a list, set, dict or nested tuple: only fields and tuples of stages are edges.
     """
-    for field in dataclasses.fields(stage):
-        value = getattr(stage, field.name)
-        if isinstance(value, Stage):
-            yield field.name, value
-        elif isinstance(value, tuple):
+    found: tuple[tuple[str, Stage[Any]], ...] | None = stage.__dict__.get(EDGES)
+    if found is None:
+        found = stage.__dict__[EDGES] = tuple(_edges(stage))
+    return found
+
+
+EDGES = "edges of the stage"
+"""Where they are kept; no field can have this name."""
+
+
+def _edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
+    values = stage.__dict__
+    for name in _field_names(type(stage)):
+        value = values[name]
+        kind = type(value)
+        if kind in PLAIN:
+            continue
+        if _is_stage(kind):
+            yield name, value
+        elif kind is tuple:
             for number, item in enumerate(value):
-                if isinstance(item, Stage):
-                    yield f"{field.name}[{number}]", item
+                if _is_stage(type(item)):
+                    yield f"{name}[{number}]", item
                 elif _holds_stages(item):
-                    raise _hidden(stage, field.name, item)
+                    raise _hidden(stage, name, item)
         elif _holds_stages(value):
-            raise _hidden(stage, field.name, value)
+            raise _hidden(stage, name, value)
+
+
+PLAIN = frozenset({str, int, bool, float, type(None), Only, Retry, Resources})
+"""Types of most values of fields; they hold no stages."""
+
+
+def _is_stage(kind: type) -> bool:
+    """What `isinstance` would say, which takes its time with an abstract class."""
+    found = KINDS.get(kind)
+    if found is None:
+        found = KINDS[kind] = issubclass(kind, Stage)
+    return found
+
+
+KINDS: dict[type, bool] = {}
+"""Types that were seen, and whether they are stages."""
+
+
+@functools.cache
+def _field_names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _holds_stages(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(isinstance(item, Stage) or _holds_stages(item) for pair in value.items() for item in pair)
+        return any(_is_stage(type(item)) or _holds_stages(item) for pair in value.items() for item in pair)
     return isinstance(value, list | tuple | set | frozenset) and any(
-        isinstance(item, Stage) or _holds_stages(item) for item in value
+        _is_stage(type(item)) or _holds_stages(item) for item in value
     )
 
 
@@ -215,20 +250,35 @@ def _hidden(stage: Stage[Any], field: str, value: Any) -> WiringError:
     return WiringError(f"{type(stage).__name__}.{field} holds stages in a {type(value).__name__}", right="a tuple of stages")
 
 
-def uses(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
+def uses(stage: Stage[Any]) -> Sequence[tuple[str, Stage[Any]]]:
     """The inputs whose results a stage takes: every edge but those of `after`."""
-    return ((name, source) for name, source in edges(stage) if not name.startswith("after["))
+    if not stage.after:
+        return edges(stage)
+    return [(name, source) for name, source in edges(stage) if not name.startswith("after[")]
 
 
 def settings(stage: Stage[Any]) -> dict[str, Any]:
     """The fields of a stage that configure it: neither inputs nor the fields common to all stages."""
-    return {
-        field.name: value
-        for field in dataclasses.fields(stage)
-        if field.name not in COMMON
-        and not isinstance(value := getattr(stage, field.name), Stage)
-        and not (isinstance(value, tuple) and value and all(isinstance(item, Stage) for item in value))
-    }
+    values = stage.__dict__
+    return {name: value for name in _own_names(type(stage)) if not _is_input(value := values[name])}
+
+
+def _is_input(value: Any) -> bool:
+    """Whether it is a stage, or a tuple of nothing but stages."""
+    kind = type(value)
+    if kind is not tuple:
+        return kind not in PLAIN and _is_stage(kind)
+    if not value:
+        return False
+    for item in value:  # noqa: SIM110 - a generator for each would take most of the time
+        if not _is_stage(type(item)):
+            return False
+    return True
+
+
+@functools.cache
+def _own_names(cls: type) -> tuple[str, ...]:
+    return tuple(name for name in _field_names(cls) if name not in COMMON)
 
 
 def default_name(stage: Stage[Any]) -> str:

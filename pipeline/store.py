@@ -3,7 +3,7 @@
 Layout, all below one directory:
 
     blobs/ab/abcdef...     bytes, named by their SHA-256
-    results/ab/abcdef...   JSON, named by the key of the stage run that made it
+    results.db             results of stages, and their records by the key of the stage run that made them (`Results`)
     trees/abcdef.../       a directory laid out once to be shared read-only by many actions; its files are names of blobs
 
 A tree is a blob too: the canonical JSON list of its entries (`Entry.row`), sorted by path.
@@ -27,6 +27,7 @@ from typing import IO, Literal
 from pipeline import digest
 from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
+from pipeline.results import Results
 from pipeline.scratch import Scratch, held_file, sweep
 
 CHUNK = 1 << 20
@@ -35,6 +36,9 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 NEW = ".new-"
 """How the names of files and trees begin that are not whole yet."""
+
+LARGE = 65536
+"""Bytes from which on the text of a result is a file."""
 
 ODD = frozenset({"", ".", ".."})
 """Parts that no path of a tree has."""
@@ -67,7 +71,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._blobs, self._results, self._trees = root / "blobs", root / "results", root / "trees"
+        self._blobs, self._trees = root / "blobs", root / "trees"
+        self._results = Results(root / "results.db")
 
     # blobs
 
@@ -147,9 +152,12 @@ class Store:
         try:
             data = self._blob(blob.digest).read_bytes()
         except OSError as error:
-            raise StoreError(
-                f"{blob.digest[:12]} is not in the store", where=str(self.root), right="an object a run stored"
-            ) from error
+            text = self._results.text(blob.digest)
+            if text is None:
+                raise StoreError(
+                    f"{blob.digest[:12]} is not in the store", where=str(self.root), right="an object a run stored"
+                ) from error
+            data = text
         if digest.of_bytes(data) != blob.digest:
             raise self._corrupt(blob.digest)
         return data
@@ -170,11 +178,11 @@ class Store:
 
     def has_object(self, name: str) -> bool:
         """Whether there are bytes under this digest (they are checked when they are read)."""
-        return self._blob(name).exists()
+        return self._blob(name).exists() or self._results.text(name) is not None
 
     def has(self, content: Blob | Tree) -> bool:
         """Whether everything needed to read `content` is here (its bytes are checked when they are read)."""
-        if not self._blob(content.digest).exists():
+        if not self.has_object(content.digest):
             return False
         if isinstance(content, Blob):
             return True
@@ -296,25 +304,46 @@ class Store:
 
     # results
 
+    def keep(self, text: bytes) -> Blob:
+        """The text of a result; written by `flush`, like what is saved under a key, and a file if it is large."""
+        if len(text) > LARGE:
+            return self.put(text)
+        return Blob(digest=self._results.keep(text), size=len(text))
+
     def save(self, key: str, record: bytes) -> None:
         """Keep the record of a stage run under its key."""
-        self._write(self._results / key[:2] / key, record)
+        self._results.save(key, record)
 
     def load(self, key: str) -> bytes | None:
         """The record under `key`, or None."""
-        try:
-            return (self._results / key[:2] / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"a result cannot be read: {error}", where=str(self.root)) from error
+        return self._results.load(key)
+
+    def load_all(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """The records under those of the keys that have one."""
+        return self._results.load_all(keys)
+
+    def lacking(self, names: Iterable[str]) -> set[str]:
+        """Those of the digests under which nothing is here, or a damaged text; files are checked when they are read."""
+        wanted = set(names)
+        wanted.difference_update(name for name, text in self._results.texts(wanted).items() if digest.of_bytes(text) == name)
+        return {name for name in wanted if not self._blob(name).exists()}
+
+    def settle(self, print_: str, run: str, contents: Iterable[str]) -> None:
+        """Remember that `run` found everything it wanted, whose content is `contents`, until anything is saved or forgotten."""
+        self._results.settle(print_, run, contents)
+
+    def settled(self, print_: str) -> str | None:
+        """The run that found everything it wanted, if all of it is still here."""
+        found = self._results.settled(print_)
+        return found[0] if found is not None and not self.lacking(found[1]) else None
 
     def forget(self, key: str) -> None:
         """Take the record under `key` away, so that nobody reuses the result; the result itself stays."""
-        try:
-            (self._results / key[:2] / key).unlink(missing_ok=True)
-        except OSError as error:
-            raise unwritable(self.root, error) from error
+        self._results.forget(key)
+
+    def flush(self) -> None:
+        """Write results and records that were kept. Raises StoreError where that cannot be."""
+        self._results.flush()
 
     # files
 
@@ -394,7 +423,8 @@ class Store:
         """Take an object away, so that it is made again; False where nothing may be written."""
         try:
             self._blob(name).unlink(missing_ok=True)
-        except OSError:
+            self._results.drop_text(name)
+        except (OSError, StoreError):
             return False
         return True
 

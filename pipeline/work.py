@@ -38,7 +38,7 @@ class Work:
         journal: Journal,
         project: Project,
         facts: Facts,
-        logs: Path,
+        logs: Callable[[], Path],
         listen: Callable[[str, bytes], None],
         interrupted: bool = False,
     ) -> None:
@@ -68,7 +68,7 @@ class Work:
         """Run an action on the run's engine; its log joins the stage's log. A failing command is a result too."""
         self._actions += 1
         number = self._actions
-        log = self._logs / f"{self.attempt}-{number}.log"
+        log = self._logs() / f"{self.attempt}-{number}.log"
         _made(log.parent)
         self.record("action.started", number=number, argv=list(action.argv), digest=action.digest())
         result = await self._engine.execute(action, log, lambda piece: self._listen(self.name, piece))
@@ -85,7 +85,7 @@ class Work:
     def say(self, text: str) -> None:
         """Write a line to the stage's log."""
         line = text.encode() + b"\n"
-        note = _made(self._logs) / f"{self.attempt}-{self._actions}.note.log"
+        note = _made(self._logs()) / f"{self.attempt}-{self._actions}.note.log"
         try:
             with note.open("ab") as file:
                 file.write(line)

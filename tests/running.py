@@ -9,7 +9,7 @@ import anyio
 from pipeline import Facts, Journal, Pipeline, Project, Store
 from pipeline.engine import Engine
 from pipeline.engines.host import HostEngine
-from pipeline.events import new_id, run_started
+from pipeline.events import new_id, run_planned, run_started
 from pipeline.plan import World, plan
 from pipeline.record import load
 from pipeline.run import Options, Outcome, Runner
@@ -34,12 +34,12 @@ def run_pipeline(
         platform=chosen.platform,
         observed={stage: stage.observe(project) for stage in pipeline},
         lookup=lambda key: load(store, key),
-        last=journal.last_records(),
+        last=journal.last_keys(),
         again=again,
     )
     made = plan(pipeline, frozenset(pipeline), world)
     run = new_id(0)
-    journal.append(run_started(made, run))
+    journal.append(run_started(pipeline, world, run), run_planned(made, run))
 
     async def main() -> tuple[Outcome, dict[str, Any]]:
         async with chosen as entered:

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TextIO
 from pipeline.cli.hint import hint
 from pipeline.cli.paint import Paint
 from pipeline.history import RunHistory, StageHistory
-from pipeline.journal import Event
+from pipeline.journal import Event, cached, each
 
 
 class View(Protocol):
@@ -46,13 +46,10 @@ class Stream:
         self._out = out
 
     def event(self, event: Event) -> None:
-        print(
-            json.dumps(
-                {"seq": event.seq, "at": event.at, "run": event.run, "kind": event.kind, "stage": event.stage, **event.data}
-            ),
-            file=self._out,
-            flush=True,
-        )
+        for one in each(event):
+            about = {"seq": one.seq, "at": one.at, "run": one.run, "kind": one.kind, "stage": one.stage, **one.data}
+            print(json.dumps(about), file=self._out)
+        self._out.flush()
 
     def log(self, stage: str, piece: bytes) -> None:
         return None
@@ -97,10 +94,21 @@ class Story:
         if event.kind == "run.started":
             self.run = RunHistory(id=event.run)
         self.run.add(event)
+        if event.kind == "stage.cached":
+            return self._cached(event)
         stage = self.run.stages[event.stage] if event.stage else None
-        if stage and self._row.takes(stage, event):
-            return []
         return [*self._row.end(), *self._told(stage, event)]
+
+    def _cached(self, event: Event) -> list[str]:
+        """Those that raise a concern are told by themselves, the others together once something else happens."""
+        lines = []
+        for one in cached(event):
+            stage = self.run.stages[one.name]
+            if stage.concern:
+                lines += [*self._row.end(), outcome(stage, self._paint)]
+            else:
+                self._row.add(stage)
+        return lines
 
     def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
         if event.kind == "run.started":
@@ -132,6 +140,10 @@ def heading(run: RunHistory) -> str:
     return f"{run.pipeline}{commit}, run {run.id} on {run.engine} ({about.get('reason', '')})"
 
 
+MOST = 100
+"""Names of stages that are told together; nobody reads more."""
+
+
 class Row:
     """Stages one after another of which nothing had to run: a repeated run tells them together, and what runs stands out."""
 
@@ -139,12 +151,9 @@ class Row:
         self._paint = paint
         self._stages: list[StageHistory] = []
 
-    def takes(self, stage: StageHistory, event: Event) -> bool:
-        """Whether the event is kept to be told by `end`; one that raises a concern is told by itself."""
-        kept = event.kind == "stage.cached" and not stage.concern
-        if kept:
-            self._stages.append(stage)
-        return kept
+    def add(self, stage: StageHistory) -> None:
+        """To be told by `end`."""
+        self._stages.append(stage)
 
     def end(self) -> list[str]:
         """The lines of what was kept; two stages or less are told one by one."""
@@ -152,8 +161,9 @@ class Row:
         if len(stages) <= 2:
             return [outcome(stage, self._paint) for stage in stages]
         mark, colour = MARKS["cached"]
+        more = f" and {len(stages) - MOST:,} more" if len(stages) > MOST else ""
         names = textwrap.wrap(
-            ", ".join(stage.name for stage in stages),
+            ", ".join(stage.name for stage in stages[:MOST]) + more,
             shutil.get_terminal_size().columns,
             initial_indent="    ",
             subsequent_indent="    ",
@@ -244,7 +254,8 @@ def closing(run: RunHistory, paint: Paint, again: str) -> list[str]:
     `again` is how this program is called, as in `python -m pipeline`.
     """
     order = ("passed", "cached", "skipped", "failed", "blocked", "interrupted", "not reached")
-    counts = ", ".join(f"{count} {state}" for state in order if (count := run.count(state)))
+    found = run.counts()
+    counts = ", ".join(f"{found[state]} {state}" for state in order if found[state])
     colour = "green" if run.exit == 0 else "red"
     lines = [f"{paint(colour, run.state)} in {run.seconds:.1f}s: {counts}"]
     failed = [stage for stage in run.stages.values() if stage.state == "failed" or stage.undone.startswith("could not")]

@@ -56,8 +56,8 @@ class Live:
                     Text.from_ansi(f"{self._paint(colour, mark)} {self._paint('bold', stage.name)} {now - stage.started:.0f}s")
                 )
                 rows += [_said(line) for line in self._logs.get(stage.name, ())]
-        left = run.count("waiting")
-        done = len(run.stages) - left - run.count("running")
+        counts = run.counts()
+        done = len(run.stages) - counts["waiting"] - counts["running"]
         rows.append(Text(f"{done}/{len(run.stages)} stages, {now - (run.started or now):.0f}s", style="dim"))
         return Group(*rows)
 

@@ -9,13 +9,16 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.cli.console import View, console
 from pipeline.cli.plan import opened, show
 from pipeline.errors import Exit
-from pipeline.events import new_id, run_finished, run_started, settled
-from pipeline.plan import Plan
+from pipeline.events import new_id, run_finished, run_planned, run_started, settled
+from pipeline.journal import Event
+from pipeline.plan import Plan, World, plan, skips
+from pipeline.repeat import fingerprint, known, remember
 from pipeline.session import Session
 
 if TYPE_CHECKING:
@@ -26,25 +29,50 @@ if TYPE_CHECKING:
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
     session = opened(arguments)
-    plan = session.plan(arguments.stages, again=arguments.again)
+    wanted = session.selected(arguments.stages)
+    world = session.world(wanted, arguments.again)
     if arguments.dry_run:
-        show(session, plan, arguments, out)
+        show(session, plan(session.pipeline, wanted, world), arguments, out)
         return Exit.PASSED
     session.claim()
     view = console(arguments, out)
     session.journal.listen(view.event)
-    if plan.settled():
-        return _nothing_to_do(session, plan, view)
-    return execute(session, plan, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast)
+    skipped = skips(session.pipeline, wanted, world)
+    print_ = fingerprint(session.pipeline, wanted, skipped, world)
+    before = known(session.store, print_) if print_ and arguments.output == "text" else None
+    if before is not None:
+        return _as_before(session, world, before, view)
+    made = plan(session.pipeline, wanted, world)
+    if not made.settled():
+        return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast)
+    run = _nothing_to_do(session, made, view)
+    if print_:
+        remember(session.store, print_, made, run)
+    return Exit.PASSED
 
 
-def _nothing_to_do(session: Session, plan: Plan, view: View) -> int:
-    """Journal a run in which everything was cached or skipped; neither engine nor event loop is needed."""
+def _as_before(session: Session, world: World, before: str, view: View) -> int:
+    """Journal a run that finds everything as the run `before` did."""
+    run = new_id(time.time())
+    started, finished = _started(session, world, run), run_finished(run, 0, [])
+    session.journal.repeat(started, before, finished)
+    with view:
+        for event in (started, *session.journal.settled_together(before), finished):
+            view.event(replace(event, run=run, at=event.at or time.time()))
+    return Exit.PASSED
+
+
+def _nothing_to_do(session: Session, plan: Plan, view: View) -> str:
+    """Journal a run in which everything was cached or skipped; neither engine nor event loop is needed. Returns its id."""
     run = new_id(time.time())
     with view:
-        started = run_started(plan, run, reason=session.choice.reason, pid=os.getpid())
-        session.journal.append(started, *(settled(step, run) for step in plan.steps), run_finished(run, 0, []))
-    return Exit.PASSED
+        about = (_started(session, plan.world, run), run_planned(plan, run))
+        session.journal.append(*about, *settled(plan.steps, run), run_finished(run, 0, []))
+    return run
+
+
+def _started(session: Session, world: World, run: str) -> Event:
+    return run_started(session.pipeline, world, run, reason=session.choice.reason, pid=os.getpid())
 
 
 def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool) -> int:
@@ -65,7 +93,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
     stop = Stop()
 
     async def work() -> None:
-        session.journal.append(run_started(plan, run, reason=session.choice.reason, pid=os.getpid()))
+        session.journal.append(_started(session, plan.world, run), run_planned(plan, run))
         ends = Exit.INTERRUPTED
         try:
             async with open_engine(session.choice.name, session.project, session.store) as engine:

@@ -32,7 +32,8 @@ def _line(run: RunHistory, paint: Paint) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started))
     colour = "green" if run.exit == 0 else "red"
     states = ("passed", "cached", "skipped", "failed", "blocked")
-    counts = ", ".join(f"{count} {state}" for state in states if (count := run.count(state)))
+    found = run.counts()
+    counts = ", ".join(f"{found[state]} {state}" for state in states if found[state])
     return f"{run.id}  {when}  {paint(colour, run.state.ljust(11))} {run.seconds:7.1f}s  {run.engine:6}  {counts}"
 
 

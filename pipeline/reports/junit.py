@@ -22,7 +22,7 @@ def junit(run: RunHistory) -> str:
     stages = list(run.stages.values())
     counts = {
         "tests": str(len(stages)),
-        "failures": str(run.count("failed")),
+        "failures": str(run.counts()["failed"]),
         "errors": str(sum(stage.state in UNFINISHED for stage in stages)),
         "skipped": str(sum(stage.state in SKIPPED for stage in stages)),
     }

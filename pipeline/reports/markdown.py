@@ -21,8 +21,8 @@ LIMIT = 1000 * 1024
 
 def markdown(run: RunHistory) -> str:
     """The report; particulars are cut, with the count of what was left out, before it grows over the limit."""
-    failed = [stage for stage in run.stages.values() if stage.state == "failed"]
-    counts = ", ".join(f"{run.count(state)} {state}" for state in SIGNS if run.count(state))
+    failed, found = [stage for stage in run.stages.values() if stage.state == "failed"], run.counts()
+    counts = ", ".join(f"{found[state]} {state}" for state in SIGNS if found[state])
     lines = [f"# {run.pipeline}: {run.state}", "", f"{counts} in {run.seconds:.1f} s on {run.engine}, run `{run.id}`."]
     if run.about.get("commit"):
         lines[-1] += f" Commit `{run.about['commit'][:12]}`."

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import sqlite3
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import Event, Journal
+from pipeline.database import Database
 from pipeline.errors import JournalError
+from pipeline.history import fold
+from pipeline.journal import MIGRATIONS, Cached
 
 
 def test_events_come_back_in_order_with_what_was_written(journal: Journal) -> None:
@@ -98,7 +105,7 @@ def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_not_there_has_no_events_and_is_not_made_by_reading(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
-    assert (journal.exists, journal.runs(), journal.last_records(), journal.finished("k")) == (False, [], {}, None)
+    assert (journal.exists, journal.runs(), journal.last_keys()("s"), journal.made(["k"])) == (False, [], None, {})
     assert journal.latest("s", ("a",)) is None
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "journal.db").touch()  # another process is just making it
@@ -129,29 +136,44 @@ def test_a_journal_nobody_may_look_at_is_not_taken_for_none(tmp_path: Path, monk
         Journal(tmp_path / "journal.db").runs()
 
 
-def test_a_journal_from_before_keys_were_indexed_is_read_and_gets_its_index_when_written(tmp_path: Path) -> None:
+def refuse(version: int) -> JournalError:
+    return JournalError(f"format {version}")
+
+
+def test_a_journal_of_the_first_format_is_read_and_keeps_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
-    journal = Journal(path)
-    journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": "k", "result": "a"}))
-    journal.close()
-    db = sqlite3.connect(path)
-    db.execute("drop index event_key")
-    db.close()
-    journal = Journal(path)
-    assert journal.finished("k") == {"key": "k", "result": "a"}
-    journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": "k", "result": "b"}))
-    assert journal.finished("k") == {"key": "k", "result": "b"}
-    journal.close()
-    db = sqlite3.connect(path)
-    query = "explain query plan select data from event where kind = 'stage.finished' and json_extract(data, '$.key') = 'k'"
-    assert "event_key" in str(db.execute(query).fetchall())
-    db.close()
+    finished = {"key": "k", "result": "a", "seconds": 2.0, "summary": "", "concern": ""}
+    cached = {"key": "k", "result": "a", "reason": "same", "made_in": "r", "summary": ""}
+    planned = [{"name": "s", "inputs": [], "reason": "", "type": "S", "decision": "run"}]
+    old = [
+        ("r", "run.started", "", {"pipeline": "p", "engine": "host", "stages": planned}),
+        ("r", "stage.finished", "s", finished),
+        ("q", "stage.cached", "s", cached),
+    ]
+    with contextlib.closing(Database(path, MIGRATIONS[:1], synchronous="full", newer=refuse, unreadable=JournalError)) as first:
+        for run, kind, stage, data in old:
+            row = (run, kind, stage, json.dumps(data))
+            first.for_writing().execute("insert into event (run, at, kind, stage, data) values (?, 1, ?, ?, ?)", row)
+    with contextlib.closing(Journal(path)) as journal:
+        assert journal.made(["k"]) == {"k": "a"}
+        assert journal.last_keys()("s") == "k"
+        assert [(event.run, event.kind, event.stage, event.data) for event in journal.events()] == old
+        runs = fold(journal.events())
+        assert (runs["r"].stages["s"].state, runs["q"].stages["s"].state) == ("passed", "cached")
+        journal.append(Event(run="z", kind="a"))
+        assert [event.seq for event in journal.events()] == [1, 2, 3, 4]
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("pragma user_version").fetchone() == (2,)
+        plan = db.execute("explain query plan select key, made from event where key in ('k') order by seq").fetchall()
+        assert "event_key" in str(plan)
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.execute("update event set run = 'x'")
 
 
 def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     journal.append(Event(run="r", kind="before"))
-    db = journal._for_writing()
+    db = journal._database.for_writing()
     pages = db.execute("pragma page_count").fetchone()[0]
     db.execute(f"pragma max_page_count={pages}")  # SQLite reports SQLITE_FULL, as it does for ENOSPC
     with pytest.raises(JournalError, match="the disk is full; what was recorded before is safe"):
@@ -166,7 +188,7 @@ def test_a_journal_that_others_write_to_and_close_is_where_it_was(tmp_path: Path
     journal.append(Event(run="r", kind="a"))
     for number in range(3):
         other.append(*(Event(run="r", kind="b", data={"x": "y" * 10_000 * number}) for _ in range(20)))
-        journal._for_writing().execute("pragma wal_checkpoint(restart)")  # as SQLite does of its own from time to time
+        journal._database.for_writing().execute("pragma wal_checkpoint(restart)")  # as SQLite does of its own from time to time
         journal.append(Event(run="r", kind="c"))
         journal.check()
     other.close()
@@ -202,7 +224,154 @@ def test_what_a_killed_process_had_appended_is_there(tmp_path: Path) -> None:
 
 def test_the_latest_record_and_duration_of_each_stage_are_known(journal: Journal) -> None:
     for key, seconds in (("k1", 1.0), ("k2", 2.0)):
-        journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": key, "seconds": seconds}))
-    journal.append(Event(run="r", kind="stage.finished", stage="effect", data={"key": None, "seconds": 3.0}))
-    assert journal.last_records() == {"s": "k2", "effect": ""}
-    assert journal.durations() == {"s": 2.0, "effect": 3.0}
+        journal.append(Event(run="r", kind="stage.finished", stage="s", data={"key": key, "result": "a", "seconds": seconds}))
+    journal.append(Event(run="r", kind="stage.finished", stage="effect", data={"key": None, "result": "b", "seconds": 3.0}))
+    assert [journal.last_keys()(name) for name in ("s", "effect", "other")] == ["k2", "", None]
+    assert journal.durations(["s", "effect", "other"]) == {"s": 2.0, "effect": 3.0}
+
+
+def test_what_is_noted_waits_for_the_next_append_and_keeps_its_place(tmp_path: Path) -> None:
+    journal, told = Journal(tmp_path / "journal.db"), list[str]()
+    journal.listen(lambda event: told.append(event.kind))
+    journal.note(Event(run="r", kind="a"))
+    journal.note(Event(run="r", kind="b"))
+    assert (journal.exists, told) == (False, [])
+    journal.append(Event(run="r", kind="c"))
+    journal.note(Event(run="r", kind="d"))
+    journal.flush()
+    journal.flush()
+    assert [event.kind for event in journal.events()] == told == ["a", "b", "c", "d"]
+    journal.close()
+
+
+def test_what_was_noted_is_not_lost_with_an_append_that_fails(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.append(Event(run="r", kind="before"))
+    journal.note(Event(run="r", kind="noted"))
+    db = journal._database.for_writing()
+    db.execute(f"pragma max_page_count={db.execute('pragma page_count').fetchone()[0]}")
+    with pytest.raises(JournalError, match="the disk is full"):
+        journal.append(Event(run="r", kind="big", data={"x": "y" * 100_000}))
+    db.execute("pragma max_page_count=1000000")
+    journal.append(Event(run="r", kind="after"))
+    assert [event.kind for event in journal.events()] == ["before", "noted", "after"]
+    journal.close()
+
+
+def test_what_has_to_be_there_before_events_is_written_before_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    seen = list[int]()
+    journal.follow(lambda: seen.append(len(list(journal.events()))))
+    journal.note(Event(run="r", kind="a"))
+    journal.append(Event(run="r", kind="b"))
+    journal.append(Event(run="r", kind="c"))
+    assert seen == [0, 2]
+    journal.close()
+
+
+def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    batches = list[int]()
+    write = journal._write
+
+    def counting(rows: Sequence[Any]) -> list[Event]:
+        batches.append(len(rows))
+        return write(rows)
+
+    journal._write = counting  # type: ignore[method-assign]
+
+    def appends(thread: int) -> None:
+        for number in range(50):
+            journal.append(Event(run=f"t{thread}", kind="k", data={"n": number}), Event(run=f"t{thread}", kind="l"))
+
+    threads = [threading.Thread(target=appends, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for thread in range(8):
+        found = [event.data["n"] for event in journal.events(f"t{thread}", kind="k")]
+        assert found == list(range(50))
+    assert sum(batches) == 800
+    assert max(batches) > 2  # somebody was written along with another
+    journal.close()
+
+
+def test_an_error_reaches_everybody_who_waited_for_what_was_not_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def fails(rows: Sequence[Any]) -> list[Event]:
+        inside.set()
+        go_on.wait(30)
+        raise JournalError("broken")
+
+    journal._write = fails  # type: ignore[method-assign]
+    failed = list[str]()
+
+    def appends() -> None:
+        try:
+            journal.append(Event(run="r", kind="a"))
+        except JournalError as error:
+            failed.append(error.what)
+
+    threads = [threading.Thread(target=appends) for _ in range(3)]
+    threads[0].start()
+    inside.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while len(journal._queue) < 2:
+        threads[1].join(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert failed == ["broken"] * 3
+
+
+def test_what_is_long_is_written_once_however_often_it_is_said(journal: Journal) -> None:
+    long = {"x": "y" * 10_000}
+    for run in ("a", "b", "c"):
+        journal.append(Event(run=run, kind="k", data=long))
+    assert [event.data for event in journal.events()] == [long] * 3
+    with contextlib.closing(sqlite3.connect(journal.path)) as db:
+        assert db.execute("select count(*) from text").fetchone() == (1,)
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.execute("delete from text")
+
+
+def test_several_cached_stages_are_one_event_and_read_as_one_each(journal: Journal) -> None:
+    rows = [Cached(name, f"k-{name}", "a", "r0", "", "", "same") for name in "xyz"]
+    journal.append(Event(run="r", kind="stage.cached", data={"stages": rows}), Event(run="r", kind="other", stage="x"))
+    about = {"key": "k-y", "result": "a", "made_in": "r0", "summary": "", "concern": "", "reason": "same"}
+    assert [(event.stage, event.data) for event in journal.events(stage="y")] == [("y", about)]
+    assert [event.stage for event in journal.events(kind="stage.cached")] == ["x", "y", "z"]
+    assert [event.kind for event in journal.events(stage="x")] == ["stage.cached", "other"]
+    assert [event.stage for event in journal.events(kind=("other", "stage.cached"), stage="x")] == ["x", "x"]
+    latest = journal.latest("z", ("stage.finished", "stage.cached"), run="r")
+    assert latest is not None
+    assert latest.data["key"] == "k-z"
+    assert journal.latest("z", ("stage.cached",), run="other") is None
+    finished = {"key": "k2", "result": "b", "seconds": 1.0}
+    journal.append(Event(run="s", kind="stage.finished", stage="z", data=finished))
+    latest = journal.latest("z", ("stage.finished", "stage.cached"))
+    assert latest is not None
+    assert latest.data == finished
+
+
+def test_a_run_is_repeated_under_another_name_with_what_it_found_settled(journal: Journal) -> None:
+    rows = [Cached("x", "k", "a", "r0", "", "", "same")]
+    journal.append(
+        Event(run="r", kind="run.started", data={"pipeline": "p", "engine": "host"}),
+        Event(run="r", kind="run.planned", data={"stages": [{"name": "x", "inputs": [], "reason": ""}]}),
+        Event(run="r", kind="stage.skipped", stage="s", data={"reason": "no"}),
+        Event(run="r", kind="stage.cached", data={"stages": rows}),
+        Event(run="r", kind="run.finished", data={"exit": 0, "failed": []}),
+    )
+    journal.repeat(
+        Event(run="q", kind="run.started", data={"pipeline": "p", "engine": "host"}),
+        "r",
+        Event(run="q", kind="run.finished", data={"exit": 0, "failed": []}),
+    )
+    assert [(e.kind, e.stage, e.data) for e in journal.events("q")] == [(e.kind, e.stage, e.data) for e in journal.events("r")]
+    assert [event.kind for event in journal.settled_together("q")] == ["stage.skipped", "stage.cached"]
+    assert journal.runs() == ["r", "q"]

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import Result, WiringError
-from pipeline.key import code, plain
+from pipeline import Result, Stage, WiringError, Work
+from pipeline.digest import canonical
+from pipeline.key import code, components, plain, text
 from stages.ruff import Lint
-from tests.pipeline.toys import Constant
+from tests.pipeline.toys import Constant, Number, Sum
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,3 +121,45 @@ def test_members_of_an_enum_are_told_apart_by_value_and_keys_of_a_mapping_by_typ
 
     assert plain(level("-O1"), "x") != plain(level("-O3"), "x")
     assert plain({1: "a"}, "x") != plain({"1": "a"}, "x")
+
+
+class Described(Stage[Number]):
+    text: str = ""
+    names: tuple[str, ...] = ()
+    number: float = 0.0
+    flag: bool = False
+    whole: int = 0
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=0)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    TEXT,
+    st.lists(TEXT).map(tuple),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.integers(),
+    st.none() | TEXT,
+    TEXT,
+)
+def test_the_text_of_a_key_is_the_one_json_of_its_components(
+    words: str, names: tuple[str, ...], number: float, flag: bool, whole: int, observed: str | None, platform: str
+) -> None:
+    stage = Described(text=words, names=names, number=number, flag=flag, whole=whole)
+    about = {"observed": observed, "platform": platform}
+    assert text(stage, {}, **about) == canonical(components(stage, {}, **about)).decode()  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 25))
+def test_inputs_are_in_the_order_of_their_names_however_many(count: int) -> None:
+    parts = tuple(Constant(value=number) for number in range(count))
+    stage = Sum(parts=parts, after=(Constant(value=-1),))
+    inputs = {part: f"{number:064}" for number, part in enumerate(parts)}
+    assert (
+        text(stage, inputs, observed=None, platform="p")
+        == canonical(components(stage, inputs, observed=None, platform="p")).decode()
+    )

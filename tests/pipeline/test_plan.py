@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +20,12 @@ from tests.pipeline.toys import Constant, FromFile, Half, Number, Sends, Sum
 
 def world(records: dict[str, Record] | None = None, **more: Any) -> World:
     lookup = (records or {}).get
-    given_: dict[str, Any] = {"facts": Facts(), "engine": "host", "platform": "here", "observed": {}, "last": {}}
+    given_: dict[str, Any] = {"facts": Facts(), "engine": "host", "platform": "here", "observed": {}, "last": {}.get}
     return World(**{"lookup": lookup, **given_, **more})
 
 
-def made(result: str, components: dict[str, str] | None = None) -> Record:
-    return Record(result=result, size=1, components=components or {}, run="r1", seconds=1.0, summary="", concern="", contents=[])
+def made(result: str, parts: str = "{}") -> Record:
+    return Record(result=result, size=1, run="r1", seconds=1.0, summary="", concern="", contents=[], parts=parts)
 
 
 def decide(pipeline: Pipeline, given_: World) -> Plan:
@@ -65,13 +64,14 @@ def test_a_side_effect_is_never_cached(tmp_path: Any) -> None:
 
 def test_the_reason_names_the_components_that_changed() -> None:
     pipeline = Pipeline("thing", one=Constant(value=2))
-    parts = decide(Pipeline("thing", one=Constant(value=1)), world()).steps[0].components
-    found = decide(pipeline, world({"old": made("a" * 64, dict(parts or {}))}, last={"one": "old"}, platform="elsewhere"))
+    parts = decide(Pipeline("thing", one=Constant(value=1)), world()).steps[0].parts
+    assert parts is not None
+    found = decide(pipeline, world({"old": made("a" * 64, parts)}, last={"one": "old"}.get, platform="elsewhere"))
     assert said(found)["one"] == ("run", "platform, setting value changed")
 
 
 def test_a_result_that_is_gone_from_the_store_is_a_reason() -> None:
-    found = decide(Pipeline("thing", one=Constant(value=2)), world(last={"one": "gone"}))
+    found = decide(Pipeline("thing", one=Constant(value=2)), world(last={"one": "gone"}.get))
     assert said(found)["one"] == ("run", "its latest result may not be used again")
 
 
@@ -230,7 +230,7 @@ def test_a_concern_is_left_to_whoever_takes_the_result_and_else_keeps_the_plan_f
     source = Constant(value=1)
     half = Half(of=source)
     pipeline = Pipeline("thing", source=source, half=half)
-    fine, bad = made("a" * 64), dataclasses.replace(made("a" * 64), concern="bad")
+    fine, bad = made("a" * 64), made("a" * 64)._replace(concern="bad")
 
     def settled(of_source: Record, of_half: Record) -> bool:
         found = [of_source, of_half]

@@ -1,0 +1,206 @@
+"""Results of stages and the keys they are found by, in one SQLite file: read and written many at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import digest
+from pipeline.database import Database
+from pipeline.errors import StoreError
+
+SCHEMA = """
+create table record (key text primary key, data blob not null) strict, without rowid;
+create table text (digest text primary key, data blob not null) strict, without rowid;
+create table generation (number integer not null) strict;
+insert into generation values (0);
+create table settled (print text primary key, generation integer not null, run text not null, contents text not null) strict;
+"""
+
+MANY = 100_000
+"""Keys that are kept in mind, so that a look for one that is not here costs nothing."""
+
+TOGETHER = 500
+"""Keys that are asked for at once; SQLite takes at least 999 parameters."""
+
+
+class Results:
+    """Records by key, and the texts they name by digest. What is kept is seen at once, and written by `flush`.
+
+    Nothing here is worth a run: where the file is damaged it is set aside, and what it held is made again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._database = Database(path, (SCHEMA,), synchronous="normal", newer=self._newer, unreadable=self._unreadable)
+        self._records: dict[str, bytes | None] = {}
+        self._texts: dict[str, bytes] = {}
+        self._known: set[str] | None = None
+        self._busy = threading.RLock()
+
+    def save(self, key: str, record: bytes) -> None:
+        with self._busy:
+            self._records[key] = record
+
+    def forget(self, key: str) -> None:
+        with self._busy:
+            self._records[key] = None
+
+    def load(self, key: str) -> bytes | None:
+        return next((record for _, record in self.load_all([key])), None)
+
+    def load_all(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """The records under those of the keys that have one."""
+        with self._busy:
+            there = self._there()
+            left = []
+            for key in keys:
+                if key not in self._records:
+                    if there is None or key in there:
+                        left.append(key)
+                elif (record := self._records[key]) is not None:
+                    yield key, record
+            for start in range(0, len(left), TOGETHER):
+                some = left[start : start + TOGETHER]
+                yield from self._rows(f"select key, data from record where key in ({', '.join('?' * len(some))})", some)  # noqa: S608 # nosec B608 - fixed words and marks
+
+    def _there(self) -> set[str] | None:
+        """The keys that had a record when first one was asked for; None where they are too many to keep in mind.
+
+        A record that another process makes meanwhile is missed, and made once more.
+        """
+        if self._known is None:
+            rows = self._rows("select key from record limit ?", [MANY + 1])
+            self._known = {key for (key,) in rows}
+        return self._known if len(self._known) <= MANY else None
+
+    def keep(self, text: bytes) -> digest.Digest:
+        """The text under its digest."""
+        name = digest.of_bytes(text)
+        with self._busy:
+            self._texts[name] = text
+        return name
+
+    def text(self, name: str) -> bytes | None:
+        """The text of that digest, as it was written: whoever reads it compares."""
+        return self.texts([name]).get(name)
+
+    def texts(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Those of the texts that are here."""
+        with self._busy:
+            found, left = {}, []
+            for name in names:
+                if name in self._texts:
+                    found[name] = self._texts[name]
+                else:
+                    left.append(name)
+            for start in range(0, len(left), TOGETHER):
+                some = left[start : start + TOGETHER]
+                query = f"select digest, data from text where digest in ({', '.join('?' * len(some))})"  # noqa: S608 # nosec B608 - fixed words and marks
+                found.update(self._rows(query, some))
+        return found
+
+    def flush(self) -> None:
+        """Write what was kept. Raises StoreError where that cannot be; then it is tried again by the next `flush`."""
+        with self._busy:
+            if not self._records and not self._texts:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._write(self._database.for_writing())
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+            if self._known is not None:
+                self._known.update(self._records)
+            self._records, self._texts = {}, {}
+
+    def _write(self, db: sqlite3.Connection) -> None:
+        db.execute("begin immediate")
+        try:
+            db.executemany("insert or replace into text (digest, data) values (?, ?)", self._texts.items())
+            saved = [(key, record) for key, record in self._records.items() if record is not None]
+            db.executemany("insert or replace into record (key, data) values (?, ?)", saved)
+            db.executemany(
+                "delete from record where key = ?", [(key,) for key, record in self._records.items() if record is None]
+            )
+            db.execute("update generation set number = number + 1")
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+
+    def drop_text(self, name: str) -> None:
+        """Take a damaged text away, so that it is made again."""
+        with self._busy:
+            self._texts.pop(name, None)
+            try:
+                if self._database.exists:
+                    db = self._database.for_writing()
+                    db.execute("delete from text where digest = ?", (name,))
+                    db.execute("update generation set number = number + 1")
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+
+    def settle(self, print_: str, run: str, contents: Iterable[str]) -> None:
+        """Remember for as long as nothing is written here that `run` found everything it wanted, whose content is `contents`."""
+        self.flush()
+        with self._busy:
+            try:
+                self._database.for_writing().execute(
+                    "insert or replace into settled (print, generation, run, contents) select ?, number, ?, ? from generation",
+                    (print_, run, " ".join(sorted(contents))),
+                )
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+
+    def settled(self, print_: str) -> tuple[str, list[str]] | None:
+        """The run, and the digests of the content; None where something was written since, or there was no such run."""
+        query = "select run, contents from settled join generation on settled.generation = generation.number where print = ?"
+        with self._busy:
+            return next(((run, contents.split()) for run, contents in self._rows(query, [print_])), None)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows(self, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.rows(query, parameters)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _newer(self, version: int) -> StoreError:
+        return StoreError(
+            f"the results were written by a newer version (format {version})",
+            where=str(self.path),
+            right="format 1 or older",
+            next="pip install --upgrade lockgate",
+        )
+
+    def _unreadable(self, why: str) -> StoreError:
+        return StoreError(
+            f"the store {why}",
+            where=str(self.path),
+            next=f"cp -r {self.path.parent.parent} to a directory you may write to, and set PIPELINE_HOME to it",
+        )
+
+    def _broken(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        if "full" in text:
+            return StoreError("the disk is full", where=str(self.path), right="free space", next=f"df -h {self.path.parent}")
+        if "readonly" in text or "unable to open" in text:
+            return StoreError(
+                f"cannot be written: {text}",
+                where=str(self.path),
+                right="a directory you may write to",
+                next="set PIPELINE_HOME to one",
+            )
+        return StoreError(
+            f"the results cannot be used: {text}",
+            where=str(self.path),
+            right="the file as runs wrote it",
+            next=f"rm -f {self.path}*; what it held is made again",
+        )
