@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import containers, example, startup, suite
+from benchmarks import containers, example, hashing, journal, makespan, noop, peer, scheduling, startup, suite
 from benchmarks.figure import Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "startup": startup.measure,
+    "scheduling": scheduling.measure,
+    "noop": noop.measure,
+    "makespan": makespan.measure,
+    "hashing": hashing.measure,
+    "journal": journal.measure,
     "example": example.measure,
     "containers": containers.measure,
     "suite": suite.measure,
@@ -50,6 +55,7 @@ def page(results: dict[str, list[Figure]]) -> str:
         f"- date: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}",
         f"- machine: {os.cpu_count()} processors, {platform.system()} {platform.release()}, {platform.machine()}",
         f"- Python {platform.python_version()}, {versions}",
+        f"- peers: {peer.versions()}",
     ]
     for name, figures in results.items():
         lines += ["", f"## {name}", "", "| what | measured | held to | holds | |", "| --- | ---: | ---: | --- | --- |"]

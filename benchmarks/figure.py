@@ -33,7 +33,8 @@ class Figure:
     def row(self) -> str:
         bound = "" if self.limit is None else f"{'at least' if self.least else 'at most'} {self.limit:g}"
         verdict = "" if self.limit is None else ("yes" if self.holds else "**no**")
-        return f"| {self.name} | {self.value:.3g} {self.unit} | {bound} | {verdict} | {self.detail} |"
+        value = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
+        return f"| {self.name} | {value} {self.unit} | {bound} | {verdict} | {self.detail} |"
 
 
 def seconds(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> float:
