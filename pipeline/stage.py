@@ -87,8 +87,10 @@ class Stage(Frozen, ABC, Generic[T_co]):
     engines: ClassVar[frozenset[str]] = frozenset({"host", "dagger"})
     """The engines this stage can run on."""
 
-    __eq__ = object.__eq__
-    """A stage is itself: two that are configured alike are two stages."""
+    def __eq__(self, other: object) -> bool:
+        """A stage is itself: two that are configured alike are two stages."""
+        return self is other
+
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
@@ -190,7 +192,8 @@ def edges(stage: Stage[Any]) -> tuple[tuple[str, Stage[Any]], ...]:
     """
     found: tuple[tuple[str, Stage[Any]], ...] | None = stage.__dict__.get(EDGES)
     if found is None:
-        found = stage.__dict__[EDGES] = tuple(_edges(stage))
+        found = tuple(_edges(stage))
+        vars(stage)[EDGES] = found
     return found
 
 

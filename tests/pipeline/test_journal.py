@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,16 +268,18 @@ def test_what_has_to_be_there_before_events_is_written_before_them(tmp_path: Pat
     journal.close()
 
 
-def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_order(tmp_path: Path) -> None:
+def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(tmp_path / "journal.db")
     batches = list[int]()
     write = journal._write
 
-    def counting(rows: Sequence[Any]) -> list[Event]:
+    def counting(rows: Any) -> list[Event]:
         batches.append(len(rows))
         return write(rows)
 
-    journal._write = counting  # type: ignore[method-assign]
+    monkeypatch.setattr(journal, "_write", counting)
 
     def appends(thread: int) -> None:
         for number in range(50):
@@ -289,24 +290,24 @@ def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_
         thread.start()
     for thread in threads:
         thread.join()
-    for thread in range(8):
-        found = [event.data["n"] for event in journal.events(f"t{thread}", kind="k")]
+    for number in range(8):
+        found = [event.data["n"] for event in journal.events(f"t{number}", kind="k")]
         assert found == list(range(50))
     assert sum(batches) == 800
     assert max(batches) > 2  # somebody was written along with another
     journal.close()
 
 
-def test_an_error_reaches_everybody_who_waited_for_what_was_not_written(tmp_path: Path) -> None:
+def test_an_error_reaches_everybody_who_waited_for_what_was_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "journal.db")
     inside, go_on = threading.Event(), threading.Event()
 
-    def fails(rows: Sequence[Any]) -> list[Event]:
+    def fails(_: Any) -> list[Event]:
         inside.set()
         go_on.wait(30)
         raise JournalError("broken")
 
-    journal._write = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(journal, "_write", fails)
     failed = list[str]()
 
     def appends() -> None:

@@ -158,7 +158,7 @@ def test_the_text_of_a_key_is_the_one_json_of_its_components(
 def test_inputs_are_in_the_order_of_their_names_however_many(count: int) -> None:
     parts = tuple(Constant(value=number) for number in range(count))
     stage = Sum(parts=parts, after=(Constant(value=-1),))
-    inputs = {part: f"{number:064}" for number, part in enumerate(parts)}
+    inputs: dict[Stage[Any], str] = {part: f"{number:064}" for number, part in enumerate(parts)}
     assert (
         text(stage, inputs, observed=None, platform="p")
         == canonical(components(stage, inputs, observed=None, platform="p")).decode()
