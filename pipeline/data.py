@@ -59,13 +59,18 @@ class Tree(Result):
         return f"{self.files:,} {'file' if self.files == 1 else 'files'}, {self.size:,} bytes"
 
 
+PLAIN = frozenset({str, int, bool, float, type(None)})
+"""Types of most values of fields; they name no content."""
+
+
 def contents(result: Any) -> Iterator[Blob | Tree]:
     """Every blob and tree a result names, however deep."""
     if isinstance(result, Blob | Tree):
         yield result
     elif isinstance(result, BaseModel):
-        for name in type(result).model_fields:
-            yield from contents(getattr(result, name))
+        for value in result.__dict__.values():
+            if type(value) not in PLAIN:
+                yield from contents(value)
     elif isinstance(result, dict):
         for value in result.values():
             yield from contents(value)

@@ -10,14 +10,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import digest
 from pipeline.database import Database
 from pipeline.errors import JournalError
-from pipeline.frozen import Frozen
 
 LONG = 4096
 """Characters from which on the data of an event are written once, however often they are repeated."""
@@ -72,13 +70,13 @@ LOOKED_BACK = 10
 COLUMNS = "event.seq, event.run, event.at, event.kind, event.stage, coalesce(text.data, event.data)"
 
 
-class Event(Frozen):
-    """One thing that happened. `at` in seconds since the epoch; `kind` as in `docs/journal.md`."""
+class Event(NamedTuple):
+    """One thing that happened. `at` in seconds since the epoch; `kind` as in `docs/journal.md`; nobody changes its `data`."""
 
     run: str
     kind: str
     stage: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = {}  # noqa: RUF012 - one for all, as nobody changes it
     at: float = 0.0
     seq: int = 0
 
@@ -468,7 +466,7 @@ class _Row(NamedTuple):
         return (self.of.run, self.at, self.of.kind, self.of.stage, self.data, self.key, self.made, self.text)
 
     def event(self, seq: int) -> Event:
-        return Event(run=self.of.run, kind=self.of.kind, stage=self.of.stage, data=self.of.data, at=self.at, seq=seq)
+        return self.of._replace(at=self.at, seq=seq)
 
 
 class _Batch:

@@ -99,6 +99,8 @@ def load(store: Store, key: str) -> Record | None:
 def load_all(store: Store, keys: Iterable[str]) -> dict[str, Record]:
     """Those of the records that are whole, and of which everything that their results name is still there."""
     found = {key: record for key, text in store.load_all(keys) if (record := read(text, key)) is not None}
+    if not found:
+        return {}
     named = {key: [record.result, *(content[0] for content in record.contents)] for key, record in found.items()}
     lacking = store.lacking(name for names in named.values() for name in names)
     return {key: record for key, record in found.items() if lacking.isdisjoint(named[key])} if lacking else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,21 @@ class Results:
     def load(self, key: str) -> bytes | None:
         return next((record for _, record in self.load_all([key])), None)
 
-    def load_all(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def load_all(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """The records under those of the keys that have one."""
         with self._busy:
             there = self._there()
-            left = []
+            found, left = list[tuple[str, bytes]](), list[str]()
             for key in keys:
                 if key not in self._records:
                     if there is None or key in there:
                         left.append(key)
                 elif (record := self._records[key]) is not None:
-                    yield key, record
+                    found.append((key, record))
             for start in range(0, len(left), TOGETHER):
                 some = left[start : start + TOGETHER]
-                yield from self._rows(f"select key, data from record where key in ({', '.join('?' * len(some))})", some)  # noqa: S608 # nosec B608 - fixed words and marks
+                found += self._rows(f"select key, data from record where key in ({', '.join('?' * len(some))})", some)  # noqa: S608 # nosec B608 - fixed words and marks
+            return found
 
     def _there(self) -> set[str] | None:
         """The keys that had a record when first one was asked for; None where they are too many to keep in mind.

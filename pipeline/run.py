@@ -344,13 +344,12 @@ class Runner:
         interrupted: bool = False,
     ) -> Work:
         name = self._name(stage)
-        inputs = {source: partial(results or self._result, source) for source in self._pipeline.inputs(stage)}
         return Work(
             run=self.id,
             name=name,
             attempt=attempt,
             observed=self._world.observed.get(stage),
-            results=inputs_only(name, inputs, self._pipeline.name_of),
+            results=inputs_only(name, self._pipeline.inputs(stage), results or self._result, self._pipeline.name_of),
             engine=self._engine,
             store=self._store,
             journal=self._journal,

@@ -113,6 +113,8 @@ class Session(Frozen):
 
     def _unchanged(self, keys: Collection[str]) -> dict[str, records.Record]:
         found = records.load_all(self.store, keys)
+        if not found:
+            return {}
         made = self.journal.made(found)
         return {key: one for key, one in found.items() if key not in made or made[key] == one.result + one.concern}
 

@@ -318,7 +318,7 @@ class Store:
         """The record under `key`, or None."""
         return self._results.load(key)
 
-    def load_all(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def load_all(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """The records under those of the keys that have one."""
         return self._results.load_all(keys)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import StoreError, UndeclaredInput
@@ -123,9 +123,10 @@ def _unwritable(place: Path, error: OSError) -> StoreError:
 
 
 def inputs_only(
-    name: str, allowed: Mapping[Stage[Any], Callable[[], Any]], names: Callable[[Stage[Any]], str]
+    name: str, inputs: Collection[Stage[Any]], results: Callable[[Stage[Any]], Any], names: Callable[[Stage[Any]], str]
 ) -> Callable[[Stage[Any]], Any]:
     """A look-up of results that knows the declared inputs and nothing else."""
+    allowed = frozenset(inputs)
 
     def look_up(stage: Stage[Any]) -> Any:
         if stage not in allowed:
@@ -134,8 +135,8 @@ def inputs_only(
                 asked = names(stage)
             raise UndeclaredInput(
                 f"{name} asked for {asked}, which is not one of its inputs",
-                right=f"a field of {name} that holds {asked}, or one of: {', '.join(names(s) for s in allowed) or 'none'}",
+                right=f"a field of {name} that holds {asked}, or one of: {', '.join(names(s) for s in inputs) or 'none'}",
             )
-        return allowed[stage]()
+        return results(stage)
 
     return look_up

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.cli.console import View, console
@@ -58,7 +57,7 @@ def _as_before(session: Session, world: World, before: str, view: View) -> int:
     session.journal.repeat(started, before, finished)
     with view:
         for event in (started, *session.journal.settled_together(before), finished):
-            view.event(replace(event, run=run, at=event.at or time.time()))
+            view.event(event._replace(run=run, at=event.at or time.time()))
     return Exit.PASSED
 
 
@@ -87,6 +86,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
 
     check_open_files()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # most of what a run makes stays until its end
     gc.enable()  # `__main__` has turned it off
     settings = session.project.settings
     run, capacity = new_id(time.time()), Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory)
