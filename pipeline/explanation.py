@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline import key as keys
+from pipeline import record as records
 from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
 from pipeline.plan import Decision, Plan, Step, difference
@@ -68,8 +69,27 @@ def latest(plan: Plan, step: Step) -> dict[str, str]:
     """The components of the key of the latest result of the stage of that name, but for inputs that are unknown now."""
     key = plan.world.last(step.name)
     record = plan.world.lookup(key) if key else None
+    return without_unknown(record.components, plan, step) if record else {}
+
+
+def without_unknown(parts: Mapping[str, str], plan: Plan, step: Step) -> dict[str, str]:
+    """The components without those inputs of the step that are unknown now: nobody can say whether they changed."""
     left_out = {f"input {one.input}" for one in unknown(plan, step)}
-    return {name: value for name, value in record.components.items() if name not in left_out} if record else {}
+    return {name: value for name, value in parts.items() if name not in left_out}
+
+
+def components(store: Store, key: str) -> dict[str, str] | None:
+    """What a key was made of; None where the store does not know it any more."""
+    text = store.load(key) if key else None
+    record = records.read(text, key) if text is not None else None
+    return record.components if record is not None else None
+
+
+def why(plan: Plan, step: Step, store: Store) -> tuple[Change, ...]:
+    """What changed since the latest result of the stage, where it is to run; of inputs that are not known yet nothing is said."""
+    if step.decision is not Decision.RUN or step.stage.effect is not Effect.PURE:
+        return ()
+    return changes(latest(plan, step), known(plan, step), store)
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str], store: Store) -> tuple[Change, ...]:

@@ -17,6 +17,7 @@ from pipeline.journal import Journal
 from pipeline.leftover import left_open
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
+from pipeline.selection import EVERYTHING, Selection, check_alone, select
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.user_file import load
@@ -60,15 +61,12 @@ class Session(Frozen):
             with contextlib.suppress(OSError):  # where it cannot be written, the journal cannot either, and says so
                 (self.project.home / OWNER).write_text(f"{self.pipeline.name}\n")
 
-    def selected(self, names: Iterable[str]) -> frozenset[Stage[Any]]:
-        """The named stages and what they need; all stages when none is named. Raises WiringError."""
-        stages = [self.pipeline[name] for name in names]
-        return self.pipeline.upstream(stages) if stages else frozenset(self.pipeline)
-
-    def plan(self, names: Iterable[str] = (), *, again: Iterable[str] = ()) -> Plan:
-        """Look at the world, then decide."""
-        wanted = self.selected(names)
-        return plan(self.pipeline, wanted, self.world(wanted, again))
+    def plan(self, asked: Selection = EVERYTHING, *, again: Iterable[str] = ()) -> Plan:
+        """Look at the world, then decide. Raises WiringError and ConfigError as `select` and `check_alone` do."""
+        wanted = select(self.pipeline, asked)
+        made = plan(self.pipeline, wanted, self.world(wanted, again))
+        check_alone(made, asked)
+        return made
 
     def world(self, wanted: frozenset[Stage[Any]], again: Iterable[str] = ()) -> World:
         """What a plan for `wanted` is made from. Raises WiringError for a stage to run `again` that there is not."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "list": ("list the stages", "python -m pipeline list"),
     "graph": ("draw the pipeline", "python -m pipeline graph --format mermaid"),
     "explain": ("why a stage runs, or why it does not", "python -m pipeline explain image"),
+    "diff": ("in what two runs differ", "python -m pipeline diff 20260101-1200 20260102"),
     "runs": ("list the runs", "python -m pipeline runs --limit 5"),
     "logs": ("show what a stage printed", "python -m pipeline logs unit --run 20260101"),
     "report": ("write a report of a run", "python -m pipeline report --format junit > junit.xml"),
@@ -87,6 +88,9 @@ def parser() -> Parser:
     made["run"].add_argument("--jobs", type=_positive, default=0, metavar="N", help="processors to use (all)")
     made["graph"].add_argument("--format", choices=("text", "mermaid", "dot", "svg", "json"), default="text")
     made["explain"].add_argument("stage", metavar="STAGE")
+    made["explain"].add_argument("--since", default="", metavar="RUN", help="what changed since that run (the latest result)")
+    made["diff"].add_argument("one", metavar="RUN", help="a run, or how its id begins")
+    made["diff"].add_argument("other", metavar="RUN", nargs="?", default="", help="another (the latest)")
     made["runs"].add_argument("--limit", type=_positive, default=20, metavar="N", help="at most so many, the latest (20)")
     made["logs"].add_argument("stage", metavar="STAGE", nargs="?", default="", help="all stages when none is named")
     made["report"].add_argument("--format", choices=("markdown", "json", "junit", "sarif"), default="markdown")
@@ -110,6 +114,13 @@ def _occasion(command: argparse.ArgumentParser) -> None:
 def _stages(*commands: argparse.ArgumentParser) -> None:
     for command in commands:
         command.add_argument("stages", metavar="STAGE", nargs="*", help="stages, with all they need (all)")
+        command.add_argument(
+            "--from", dest="since", action="append", default=[], metavar="STAGE", help="it and all that needs it"
+        )
+        command.add_argument("--without", action="append", default=[], metavar="STAGE", help="neither it nor what needs it")
+        command.add_argument("--only", action="store_true", help="run nothing else: what the stages need has to be there")
+        command.add_argument("--failed", action="store_true", help="what did not pass in the latest run")
+        command.add_argument("--changed", action="store_true", help="what is made from files that changed since the base")
         command.add_argument("--again", action="append", default=[], metavar="STAGE", help="run it although it is cached")
 
 

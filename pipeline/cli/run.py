@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.cli.console import View, console
-from pipeline.cli.plan import opened, show
+from pipeline.cli.plan import nothing, opened, selection, show
 from pipeline.errors import Exit
 from pipeline.events import new_id, run_finished, run_planned, run_started, settled
 from pipeline.journal import Event
 from pipeline.plan import Plan, World, plan, skips
 from pipeline.repeat import fingerprint, known, remember
+from pipeline.selection import check_alone, select
 from pipeline.session import Session
 
 if TYPE_CHECKING:
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
     session = opened(arguments)
-    wanted = session.selected(arguments.stages)
+    asked = selection(session, arguments)
+    wanted = select(session.pipeline, asked)
+    if not wanted:
+        return nothing(asked)
     world = session.world(wanted, arguments.again)
     if arguments.dry_run:
-        show(session, plan(session.pipeline, wanted, world), arguments, out)
+        made = plan(session.pipeline, wanted, world)
+        check_alone(made, asked)
+        show(session, made, arguments, out)
         return Exit.PASSED
     session.claim()
     view = console(arguments, out)
@@ -42,6 +48,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if before is not None:
         return _as_before(session, world, before, view)
     made = plan(session.pipeline, wanted, world)
+    check_alone(made, asked)
     if not made.settled():
         return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast)
     run = _nothing_to_do(session, made, view)

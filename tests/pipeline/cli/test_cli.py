@@ -714,6 +714,68 @@ def test_a_record_that_is_not_what_the_journal_saw_made_is_made_again(place: Pla
     assert "5 stages: 0 run, 5 cached, 0 skipped" in place("plan").out
 
 
+def test_a_plan_says_one_reason_a_line(place: Place) -> None:
+    place("run")
+    place.write("n", "10")
+    done = place("plan")
+    assert re.search(r"\n  run +source +observed changed\n +observed: [0-9a-f]{12} -> [0-9a-f]{12}\n  run +half", done.out)
+    rows = {row["stage"]: row for row in map(json.loads, place("plan", "--output", "json").out.splitlines())}
+    assert [change["component"] for change in rows["source"]["changes"]] == ["observed"]
+    assert rows["half"]["changes"] == []
+
+
+def test_what_changed_since_a_run_is_said_of_that_run_and_not_of_the_latest(place: Place) -> None:
+    place("run")
+    (first,) = Journal(place.root / ".pipeline" / "journal.db").runs()
+    place.write("n", "12")
+    place("run")
+    done = place("explain", "half", "--since", first)
+    assert re.search(r"^half: cached.*\n  input of\n    [0-9a-f]{64} -> [0-9a-f]{64}\n$", done.out)
+    assert "nothing that is known changed since run 2" in place("explain", "half", "--since", "2").out
+    assert place("explain", "half", "--since", "1999").code == 2
+    (place.root / ".pipeline" / "store" / "results.db").unlink()
+    assert f"what half depended on in run {first} is not kept" in place("explain", "half", "--since", first).err
+
+
+def test_two_runs_are_told_apart_by_what_their_stages_came_to_and_depend_on(place: Place) -> None:
+    place("run")
+    place.write("n", "12")
+    place("run")
+    first, second = Journal(place.root / ".pipeline" / "journal.db").runs()
+    done = place("diff", first)
+    assert done.out.startswith(f"{first} (passed) against {second} (passed)\n")
+    assert re.search(r"\n  half: passed, result \w{12} -> \w{12}\n      input of: \w{12} -> \w{12}\n", done.out)
+    assert place("diff", second, second).out.endswith("0 stages differ, 5 the same\n")
+    rows = [json.loads(line) for line in place("diff", first, second, "--output", "json").out.splitlines()]
+    assert {row["stage"]: [change["component"] for change in row["changes"]] for row in rows}["source"] == ["observed"]
+    (place.root / ".pipeline" / "store" / "results.db").unlink()
+    assert "what it depended on is not kept in the store any more" in place("diff", first).out
+
+
+def test_what_did_not_pass_is_run_again_by_itself(place: Place) -> None:
+    assert "nothing failed" in (place("run"), place("run", "--failed"))[1].err
+    assert place("run", "--failed").code == 0
+    place.write("n", "no number")
+    assert place("run").code == 1
+    place.write("n", "8")
+    done = place("run", "--failed")
+    assert (done.code, done.out.splitlines()[0].startswith("thing, run")) == (0, True)
+
+
+def test_what_changed_needs_a_base_to_be_measured_against(place: Place) -> None:
+    done = place("run", "--changed")
+    assert done.code == 2
+    assert "--changed: it is not known what changed: there is no base" in done.err
+
+
+def test_alone_a_stage_runs_only_where_what_it_needs_is_there(place: Place) -> None:
+    done = place("run", "half", "--only")
+    assert done.code == 2
+    assert "nothing else is to be run, and source would have to be" in done.err
+    assert place("run", "source").code == 0
+    assert place("run", "half", "--only").code == 0
+
+
 def ended(done: Done) -> str:
     """The last line without the time, which is another in each run."""
     return re.sub(r"in [0-9.]+s", "in", done.out.splitlines()[-1])
