@@ -66,3 +66,9 @@ def settled(steps: Iterable[Step], run: str) -> list[Event]:
     out = [skipped(step, run) for step in steps if step.record is None]
     found = [step for step in steps if step.record is not None]
     return [*out, cached(found, run)] if found else out
+
+
+def shared(step: Step, run: str, address: str) -> Event:
+    """A stage needs no work: the remote cache at `address` has its result."""
+    row = next(iter(cached([step], run).data["stages"]))
+    return Event(run=run, kind="stage.cached", stage=step.name, data={**row.data(), "from": address})

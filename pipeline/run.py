@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -20,7 +21,7 @@ from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
 from pipeline.errors import BrokenOff, EngineError, Exit, JournalError, LockgateError, StageFailed, StoreError, said
-from pipeline.events import run_finished, settled
+from pipeline.events import run_finished, settled, shared
 from pipeline.journal import Event, Journal
 from pipeline.limit import within
 from pipeline.lock import Lock
@@ -30,6 +31,9 @@ from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.work import Work, inputs_only
+
+if TYPE_CHECKING:
+    from pipeline.remote.sharing import Sharing
 
 TOGETHER = 0.02
 """Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
@@ -66,11 +70,12 @@ class Runner:
         project: Project,
         options: Options,
         listen: Callable[[str, bytes], None] = lambda _name, _piece: None,
+        remote: Sharing | None = None,
     ) -> None:
         self.id = run
         self._plan, self._pipeline, self._world = plan, plan.pipeline, plan.world
         self._engine, self._store, self._journal, self._project = engine, store, journal, project
-        self._options, self._listen = options, listen
+        self._options, self._listen, self._remote = options, listen, remote
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
         self._unable: set[Stage[Any]] = set()
@@ -85,7 +90,7 @@ class Runner:
             work=partial(self._work, attempt=0),
         )
         journal.follow(store.flush)
-        self._working, self._taking_back = anyio.CancelScope(), anyio.CancelScope(shield=True)
+        self._working, self._taking_back, self._sending = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.CancelScope()
         self._stops = 0
         self._let_in = 0.0
         """When the event loop last had its turn."""
@@ -114,6 +119,8 @@ class Runner:
                 self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
             if finished:
                 exit_code = self._exit_code()
+                with self._sending:
+                    await self._share_the_rest()
             self._close(exit_code)
         failed = {self._name(stage): why for stage, why in self._failed.items()}
         return Outcome(run=self.id, exit=exit_code, failed=failed)
@@ -137,6 +144,7 @@ class Runner:
         self._stops += 1
         if self._stops == 1:
             self._working.cancel()
+            self._sending.cancel()
         elif self._stops == 2:
             self._write("run.stopping", said="taking back what is not confirmed; once more leaves that to the next run")
         else:
@@ -153,6 +161,7 @@ class Runner:
                 async with anyio.create_task_group() as workers:
                     self._start(workers, self._ready())
                 group.cancel_scope.cancel()
+            self._journal.flush()
         except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
             raise _first(several) from several
 
@@ -174,7 +183,8 @@ class Runner:
             (stage, step), *others = ready
             self._start(workers, others)
             try:
-                await self._attempts(stage, step)
+                if not await self._was_shared(stage, step):
+                    await self._attempts(stage, step)
             finally:
                 self._effects.end(stage)
                 self._schedule.give_back(stage)
@@ -224,6 +234,21 @@ class Runner:
         """Whether `stage` only comes after `source`, and that has a result with which nobody should go on."""
         record = self._done[source].record
         return record is not None and bool(record.concern) and source not in self._pipeline.used(stage)
+
+    async def _was_shared(self, stage: Stage[Any], step: Step) -> bool:
+        """Whether the remote cache had the stage's result, with which it is settled now."""
+        if self._remote is None or (record := await self._remote.fetch(stage, step)) is None:
+            return False
+        reason = f"made elsewhere in run {record.run}, from {self._remote.address}"
+        self._done[stage] = step = step._replace(decision=Decision.CACHED, reason=reason, record=record)
+        taken = shared(step, self.id, self._remote.address)
+        self._effects.journal(self._missing, taken, *self._weighed(stage, record))
+        return True
+
+    async def _share_the_rest(self) -> None:
+        if self._remote is not None:
+            with contextlib.suppress(JournalError):  # whoever writes that the run has finished says so
+                await self._remote.end()
 
     async def _attempts(self, stage: Stage[Any], step: Step) -> None:
         """Run the stage, again where its policy says so, and keep its result."""
@@ -282,6 +307,8 @@ class Runner:
         record = records.of(kept, parts=step.parts or "{}", run=self.id, seconds=seconds)
         if key is not None:
             records.save(self._store, key, record)
+            if self._remote is not None:
+                self._remote.offer(stage, step, record)
         elif stage.judges:
             self._forget_evidence(stage)
         self._done[stage] = step._replace(record=record)
@@ -295,6 +322,8 @@ class Runner:
             key = self._done[source].key
             if key is not None:
                 self._store.forget(key)
+            if self._remote is not None:
+                self._remote.withdraw(self._done[source])
 
     def _weighed(self, stage: Stage[Any], record: records.Record) -> list[Event]:
         """Fail a stage whose result is a concern that nothing downstream in this run judges."""

@@ -24,6 +24,11 @@ class Settings(BaseModel):
     memory: int = Field(default=0, ge=0, description="MiB the stages may use together; 0: not limited.")
     base: str = Field(default="", description="The git revision that changed paths and lines are measured against.")
     environment: str = Field(default="", description="The environment that conditions see when none is given.")
+    remote_cache: str = Field(default="", description="The address of a remote cache (Bazel's HTTP protocol); empty: none.")
+    remote_cache_write: bool = Field(default=False, description="Whether results made here are sent to the remote cache.")
+    remote_cache_trusted: list[str] = Field(
+        default=[], description="Public keys (Ed25519) of those whose results may stand before and behind a gate."
+    )
 
 
 def read(root: Path) -> Settings:

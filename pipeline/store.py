@@ -176,6 +176,12 @@ class Store:
             raise self._corrupt(blob.digest)
         return path
 
+    def size(self, name: str) -> int:
+        """The bytes under this digest. Raises StoreError where there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._blob(name).stat().st_size
+        return len(self.read(Blob(digest=name, size=0)))
+
     def has_object(self, name: str) -> bool:
         """Whether there are bytes under this digest (they are checked when they are read)."""
         return self._blob(name).exists() or self._results.text(name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -12,6 +13,8 @@ from pipeline.engines.host import HostEngine
 from pipeline.events import new_id, run_planned, run_started
 from pipeline.plan import World, plan
 from pipeline.record import load
+from pipeline.remote.access import Access
+from pipeline.remote.sharing import Sharing
 from pipeline.run import Options, Outcome, Runner
 from pipeline.schedule import Capacity
 
@@ -25,6 +28,7 @@ def run_pipeline(
     engine: Engine | None = None,
     facts: Facts | None = None,
     again: frozenset[str] = frozenset(),
+    remote: Access | None = None,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Plan and run everything; the outcome, and the results of the stages that have one."""
     chosen = engine or HostEngine(store, project.home, project.secret)
@@ -42,7 +46,9 @@ def run_pipeline(
     journal.append(run_started(pipeline, world, run), run_planned(made, run))
 
     async def main() -> tuple[Outcome, dict[str, Any]]:
-        async with chosen as entered:
+        async with AsyncExitStack() as stack:
+            entered = await stack.enter_async_context(chosen)
+            sharing = Sharing.open(remote, made, run, store=store, journal=journal) if remote else None
             runner = Runner(
                 made,
                 run=run,
@@ -51,6 +57,7 @@ def run_pipeline(
                 journal=journal,
                 project=project,
                 options=Options(capacity=Capacity(cpu=2)),
+                remote=await stack.enter_async_context(sharing) if sharing else None,
             )
             return await runner.run(), runner.results()
 

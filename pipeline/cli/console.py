@@ -100,11 +100,11 @@ class Story:
         return [*self._row.end(), *self._told(stage, event)]
 
     def _cached(self, event: Event) -> list[str]:
-        """Those that raise a concern are told by themselves, the others together once something else happens."""
+        """Those with a concern, or from elsewhere, are told by themselves, the others together once something else happens."""
         lines = []
         for one in cached(event):
             stage = self.run.stages[one.name]
-            if stage.concern:
+            if stage.concern or event.stage:
                 lines += [*self._row.end(), outcome(stage, self._paint)]
             else:
                 self._row.add(stage)
@@ -117,6 +117,8 @@ class Story:
             return closing(self.run, self._paint, self._again)
         if event.kind == "run.stopping":
             return [stopping(event, self._paint)]
+        if event.kind in ("remote.off", "remote.unsent"):
+            return [remote(event, self._paint)]
         line = said(stage, event, self._paint) if stage and (self._starts or event.kind != "stage.started") else ""
         return [line] if line else []
 
@@ -246,6 +248,17 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
 def stopping(event: Event, paint: Paint) -> str:
     """What goes on after the user asked to stop more than once."""
     return f"{paint('yellow', '↩')} {event.data['said']}"
+
+
+def remote(event: Event, paint: Paint) -> str:
+    """What the remote cache does not do for this run."""
+    data = event.data
+    what = f"off for {data['of']}" if event.kind == "remote.off" else f"was not sent {listed(data['stages'])}"
+    return f"{paint('yellow', '!')} remote cache {data['address']} {what}: {data['reason']}"
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def closing(run: RunHistory, paint: Paint, again: str) -> list[str]:

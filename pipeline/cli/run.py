@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.cli.console import View, console
@@ -24,6 +24,8 @@ from pipeline.session import Session
 if TYPE_CHECKING:
     from anyio import CancelScope
 
+    from pipeline.remote.access import Access
+    from pipeline.remote.sharing import Sharing
     from pipeline.run import Outcome, Runner
 
 
@@ -97,13 +99,16 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
     gc.enable()  # `__main__` has turned it off
     settings = session.project.settings
     run, capacity = new_id(time.time()), Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory)
-    stop = Stop()
+    stop, remote = Stop(), remote_access(session)
 
     async def work() -> None:
         session.journal.append(_started(session, plan.world, run), run_planned(plan, run))
         ends = Exit.INTERRUPTED
         try:
-            async with open_engine(session.choice.name, session.project, session.store) as engine:
+            async with (
+                open_engine(session.choice.name, session.project, session.store) as engine,
+                shared(remote, session, plan, run) as sharing,
+            ):
                 await checkpoint_if_cancelled()  # asked to stop while the engine opened: no runner need know
                 stop.runner = Runner(
                     plan,
@@ -114,6 +119,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
                     project=session.project,
                     options=Options(capacity=capacity, fail_fast=fail_fast),
                     listen=view.log,
+                    remote=sharing,
                 )
                 stop.outcome = await stop.runner.run()
                 if stop.outcome.exit is Exit.INTERRUPTED:
@@ -131,6 +137,27 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
 
     anyio.run(until_stopped)
     return stop.outcome.exit if stop.outcome else Exit.INTERRUPTED
+
+
+def remote_access(session: Session) -> Access | None:
+    """The remote cache to share with, if the project has one. Raises ConfigError."""
+    if not session.project.settings.remote_cache:
+        return None
+    from pipeline.remote.access import access
+
+    return access(session.project.settings, os.environ)
+
+
+@contextlib.asynccontextmanager
+async def shared(access: Access | None, session: Session, plan: Plan, run: str) -> AsyncIterator[Sharing | None]:
+    """What a run shares, for as long as it lasts; None without a remote cache, which costs nothing then."""
+    if access is None:
+        yield None
+        return
+    from pipeline.remote.sharing import Sharing
+
+    async with Sharing.open(access, plan, run, store=session.store, journal=session.journal) as sharing:
+        yield sharing
 
 
 class Stop:
