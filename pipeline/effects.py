@@ -29,7 +29,7 @@ from pipeline.dag import Pipeline
 from pipeline.data import Blob
 from pipeline.errors import JournalError, LockgateError, StoreError, said
 from pipeline.journal import Event, Journal
-from pipeline.leftover import Leftover, left_open
+from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
 from pipeline.lock import Lock
 from pipeline.stage import Effect, Stage
@@ -54,25 +54,29 @@ class Done:
 class Effects:
     """The effects of the run `run`."""
 
-    def __init__(self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: Lock, work: WorkOf) -> None:
+    def __init__(
+        self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: Lock, work: WorkOf, resumed: bool
+    ) -> None:
         self._pipeline, self._run, self._journal, self._store = pipeline, run, journal, store
-        self._lock, self._work = lock, work
+        self._lock, self._work, self._resumed = lock, work, resumed
         self._open: dict[Stage[Any], Done] = {}
         self._in_doubt: dict[Stage[Any], str] = {}
         """What the effect is about of each stage that can take it back, and of which nobody knows whether it took place."""
         self._repeated: set[Stage[Any]] = set()
         """Stages that do once more, as they may, what may have taken place before."""
         self._begun: set[Stage[Any]] = set()
+        self._stands: set[Stage[Any]] = set()
+        """Stages whose effect stood already when the run was cut off."""
         self._turn = anyio.Lock()
 
     async def settle(self, stages: Iterable[Stage[Any]]) -> None:
         """Take back what a killed run left open, unless another run is at work: then what is open is its own."""
-        left = [stage for stage in stages if stage.can_undo() and self._left(stage)]
+        left = [stage for stage in stages if stage.can_undo() and self._left_by_others(stage)]
         if left and self._lock.try_take():
             try:
                 for stage in left:
                     with _no_matter():  # `begin` asks again, and tells where nobody knows what to take back
-                        for one in reversed(self._left(stage)):  # another run may have taken care of some meanwhile
+                        for one in reversed(self._left_by_others(stage)):  # another run may have taken care of some meanwhile
                             await self._settle(stage, one)
             finally:
                 self._lock.give_back()
@@ -89,8 +93,13 @@ class Effects:
             async with self._turn:
                 if not self._lock.held:
                     await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
-            found = await self._see_to_what_is_left(stage, about, again=again)
+            found = await self._done_before(stage, about) if self._resumed and not again else None
+            if found is None:
+                found = await self._see_to_what_is_left(stage, about, again=again)
+        elif stage.effect is not Effect.PURE and self._resumed and not again:
+            found = await self._done_before(stage, about)
         if stage.effect is not Effect.PURE:
+            self._journal.flush()  # what this stage is about to build on is not done again, whatever becomes of it
             self._journal.check()
         if kept and found is None:
             self._write("effect.intended", stage, about=about)
@@ -101,6 +110,8 @@ class Effects:
     def done(self, stage: Stage[Any], about: str, result: Any, digest: str) -> None:
         """The effect took place."""
         self._in_doubt.pop(stage, None)
+        if stage in self._stands:
+            return
         if stage.can_undo():
             self._open[stage] = Done(about, result)  # also where the journal cannot be written: it is taken back then
         self._write("effect.done", stage, about=about, result=digest)
@@ -156,6 +167,32 @@ class Effects:
                 self._tell("effect.failed", stage, about=about, error="it was cut off, and did not take place or was taken back")
             else:
                 self._open[stage] = Done(about, result)
+
+    async def _done_before(self, stage: Stage[Any], about: str) -> Any:
+        """What came of the same effect in this run before it was cut off; None where it is to be done, or nobody knows.
+
+        The world may have changed since, the machine may have been started anew: a stage that can find out is asked. What may
+        be repeated is repeated otherwise, and of what must not be the journal is believed. An effect that can be undone is
+        open again, as it was then: what confirms it has yet to pass.
+        """
+        events = self._journal.events(self._run, kind=KINDS, stage=self._pipeline.name_of(stage))
+        of_it = [event for event in events if event.data.get("about") == about]
+        last = of_it[-1].kind if of_it else ""
+        if last not in ("effect.intended", "effect.done", "effect.stands"):
+            return None
+        result = None
+        if stage.can_recover():
+            result = await self._recover(stage, self._work(stage, results=None, interrupted=True))
+        elif stage.effect is Effect.ONCE and last != "effect.intended":
+            done = next(event for event in reversed(of_it) if event.kind == "effect.done")
+            result = self._recorded(stage, done.data["result"], left=stage, run=self._run)
+        if result is not None and last == "effect.stands":
+            self._stands.add(stage)
+        return result
+
+    def _left_by_others(self, stage: Stage[Any]) -> tuple[Leftover, ...]:
+        """What is left open of the stage's effects, but for those of this run that goes on with them."""
+        return tuple(one for one in self._left(stage) if not (self._resumed and one.run == self._run))
 
     def _left(self, stage: Stage[Any]) -> tuple[Leftover, ...]:
         """What earlier runs, or earlier attempts of this one, left open of this stage's effects."""

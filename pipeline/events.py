@@ -25,6 +25,11 @@ def run_started(pipeline: Pipeline, world: World, run: str, **about: Any) -> Eve
     return Event(run=run, kind="run.started", data={**where, **occasion, **about})
 
 
+def run_resumed(pipeline: Pipeline, world: World, run: str, number: int, **about: Any) -> Event:
+    """A run that was cut off goes on, for the first, second or a later time."""
+    return run_started(pipeline, world, run, number=number, **about)._replace(kind="run.resumed")
+
+
 def run_planned(plan: Plan, run: str) -> Event:
     """What was decided for each stage: an event by itself, as it is the same from run to run and written once."""
     name_of = plan.pipeline.name_of

@@ -77,11 +77,18 @@ class RunHistory:
             self.started, self.about = event.at, event.data
             self.pipeline, self.engine = event.data["pipeline"], event.data["engine"]
             self._plan(event.data.get("stages", ()))  # journals of format 1 have the plan here
+        elif event.kind == "run.resumed":
+            self.started, self.about, self.exit = self.started or event.at, event.data, None
+            self.pipeline, self.engine = event.data["pipeline"], event.data["engine"]
+            for stage in self.stages.values():
+                stage.state = "waiting" if stage.state in ("running", "interrupted", "not reached") else stage.state
         elif event.kind == "run.planned":
             self._plan(event.data["stages"])
         elif event.kind == "stage.cached":
             for one in cached(event):
                 stage = self.stages.get(one.name) or self.stages.setdefault(one.name, StageHistory(name=one.name))
+                if one.made_in == self.id and stage.state == "passed":
+                    continue  # the run was resumed, and found what it had done itself
                 stage.state, stage.reason, stage.summary, stage.concern = "cached", one.reason, one.summary, one.concern
                 stage.result, stage.key, stage.made_in = one.result, one.key or "", one.made_in
         elif event.kind == "run.finished":
@@ -93,7 +100,8 @@ class RunHistory:
 
     def _plan(self, steps: Iterable[dict[str, Any]]) -> None:
         for step in steps:
-            self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
+            if step["name"] not in self.stages:  # else the run was resumed
+                self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
 
 
 def _add_to_stage(stage: StageHistory, event: Event) -> None:

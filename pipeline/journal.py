@@ -59,6 +59,8 @@ create trigger text_no_delete before delete on text begin select raise(abort, 't
 
 MIGRATIONS = (FIRST + APPEND_ONLY, SECOND)
 
+RESUMPTIONS = "select count(*) from event where stage = '' and kind = 'run.resumed' and run = ?"
+
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
 
@@ -138,6 +140,9 @@ class Journal:
         self._queueing, self._writing = threading.Lock(), threading.Lock()
         self._written: dict[Path, os.stat_result] = {}
         self._lost = ""
+        self._fence: tuple[str, int] | None = None
+        self.taken_over = False
+        """Whether another process goes on with the run of this one."""
 
     @property
     def exists(self) -> bool:
@@ -171,6 +176,14 @@ class Journal:
     def follow(self, first: Callable[[], None]) -> None:
         """Call `first` before anything is written: what events name is to be there before them."""
         self._first.append(first)
+
+    def fence(self, run: str, number: int) -> None:
+        """From now on write only as long as the run was resumed so many times: then nobody else has taken it over."""
+        self._fence = (run, number)
+
+    def resumptions(self, run: str) -> int:
+        """How many times the run was resumed."""
+        return int(next((count for (count,) in self._rows(RESUMPTIONS, [run])), 0))
 
     def note(self, *events: Event) -> None:
         """Take events that the next `append` or `flush` writes: for what is done again, without harm, if it is lost."""
@@ -231,6 +244,7 @@ class Journal:
             self._written = {path: path.stat() for path in (self.path, self._database.waiting) if path.exists()}
         db.execute("begin immediate")
         try:
+            self._check_fence(db)
             first = db.execute("select coalesce(max(seq), 0) + 1 from event").fetchone()[0]
             long = [(row.text, row.long) for row in events if row.long]
             db.executemany("insert or ignore into text (digest, data) values (?, ?)", long)
@@ -244,6 +258,20 @@ class Journal:
                 db.execute("rollback")
             raise
         return [row.event(seq) for seq, row in enumerate(events, first)] if self._listeners else []
+
+    def _check_fence(self, db: sqlite3.Connection) -> None:
+        if self._fence is None:
+            return
+        run, number = self._fence
+        (found,) = db.execute(RESUMPTIONS, (run,)).fetchone()
+        if found != number:
+            self.taken_over = True
+            raise JournalError(
+                f"run {run} goes on elsewhere: another process has resumed it",
+                where=str(self.path),
+                right="one process at work on a run",
+                next="python -m pipeline runs",
+            )
 
     def repeat(self, before: Event, run: str, after: Event) -> None:
         """Write two events and between them what was decided and settled in `run` once more, as of the run they tell of.

@@ -6,13 +6,14 @@ import contextlib
 import random
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from pipeline import key as keys
@@ -54,6 +55,8 @@ class Options:
 
     capacity: Capacity
     fail_fast: bool = False
+    resumed: bool = False
+    """Whether the run was cut off and goes on: what it has done is not done again."""
 
 
 class Runner:
@@ -88,7 +91,9 @@ class Runner:
             store=store,
             lock=Lock(journal.path.with_name("effects.lock")),
             work=partial(self._work, attempt=0),
+            resumed=options.resumed,
         )
+        self._attempted = Counter(event.stage for event in journal.events(run, kind="stage.started")) if options.resumed else {}
         journal.follow(store.flush)
         self._working, self._taking_back, self._sending = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.CancelScope()
         self._stops = 0
@@ -116,7 +121,7 @@ class Runner:
             raise
         finally:
             with self._taking_back:
-                self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
+                await self._take_back(finished)
             if finished:
                 exit_code = self._exit_code()
                 with self._sending:
@@ -124,6 +129,11 @@ class Runner:
             self._close(exit_code)
         failed = {self._name(stage): why for stage, why in self._failed.items()}
         return Outcome(run=self.id, exit=exit_code, failed=failed)
+
+    async def _take_back(self, finished: bool) -> None:
+        """Take back what is open, unless it is another process's to decide."""
+        if not self._journal.taken_over:
+            self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
 
     def _exit_code(self) -> Exit:
         if not self._failed:
@@ -157,7 +167,7 @@ class Runner:
     async def _execute(self) -> None:
         try:
             async with anyio.create_task_group() as group:
-                await group.start(self._keep_up)
+                group.start_soon(self._keep_up)
                 async with anyio.create_task_group() as workers:
                     self._start(workers, self._ready())
                 group.cancel_scope.cancel()
@@ -165,9 +175,8 @@ class Runner:
         except ExceptionGroup as several:  # the journal, say, cannot be written: the first reason is the one to tell
             raise _first(several) from several
 
-    async def _keep_up(self, *, task_status: TaskStatus[None]) -> None:
+    async def _keep_up(self) -> None:
         """Write what was noted, many stages at once: each time is a wait for the disk."""
-        task_status.started()
         while True:
             await anyio.sleep(TOGETHER)
             self._journal.flush()
@@ -223,7 +232,12 @@ class Runner:
         if step.decision is Decision.RUN:
             return step
         if step.record is not None and step.record.run == self.id:
-            step = step._replace(reason="another stage of this run had the same to do")
+            same = (
+                "it was done before the run was cut off"
+                if self._options.resumed
+                else "another stage of this run had the same to do"
+            )
+            step = step._replace(reason=same)
         self._done[stage] = step
         idle.append(step)
         if step.record is not None:
@@ -252,8 +266,9 @@ class Runner:
 
     async def _attempts(self, stage: Stage[Any], step: Step) -> None:
         """Run the stage, again where its policy says so, and keep its result."""
-        attempts = 1 if stage.effect is Effect.ONCE else 1 + stage.retry.times
-        for attempt in range(1, attempts + 1):
+        before = self._attempted.get(self._name(stage), 0)
+        last_one = before + (1 if stage.effect is Effect.ONCE else 1 + stage.retry.times)
+        for attempt in range(before + 1, last_one + 1):
             self._journal.note(
                 self._event("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
             )
@@ -266,11 +281,11 @@ class Runner:
                 if not is_own(error):
                     raise
                 seconds = time.monotonic() - started
-                last = attempt == attempts or not isinstance(error, StageFailed | OSError)
+                last = attempt == last_one or not isinstance(error, StageFailed | OSError)
                 self._journal.append(self._failure(stage, attempt, seconds, error, last=last))
                 if last:
                     return
-                await anyio.sleep(stage.retry.wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                await anyio.sleep(stage.retry.wait * 2 ** (attempt - before - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def _attempt(self, stage: Stage[Any], attempt: int) -> records.Kept:
         work, name = self._work(stage, attempt=attempt), self._name(stage)

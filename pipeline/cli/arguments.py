@@ -23,6 +23,7 @@ exit codes: 0 passed, 1 a stage or gate failed, 2 usage, configuration or intern
 
 COMMANDS = {
     "run": ("run stages and what they need", "python -m pipeline run unit --engine host"),
+    "resume": ("go on with a run that was cut off", "python -m pipeline resume"),
     "plan": ("show what would run, be reused or skipped, and why", "python -m pipeline plan --output json"),
     "list": ("list the stages", "python -m pipeline list"),
     "graph": ("draw the pipeline", "python -m pipeline graph --format mermaid"),
@@ -84,8 +85,13 @@ def parser() -> Parser:
         _occasion(made[name])
     _stages(made["run"], made["plan"])
     made["run"].add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
-    made["run"].add_argument("--fail-fast", action="store_true", help="start nothing more after the first failure")
-    made["run"].add_argument("--jobs", type=_positive, default=0, metavar="N", help="processors to use (all)")
+    for name in ("run", "resume"):
+        made[name].add_argument("--fail-fast", action="store_true", help="start nothing more after the first failure")
+        made[name].add_argument("--jobs", type=_positive, default=0, metavar="N", help="processors to use (all)")
+    made["resume"].add_argument("run", metavar="RUN", nargs="?", default="", help="a run, or how its id begins (the latest)")
+    made["resume"].add_argument(
+        "--again", action="append", default=[], metavar="STAGE", help="do it once more where nobody knows"
+    )
     made["graph"].add_argument("--format", choices=("text", "mermaid", "dot", "svg", "json"), default="text")
     made["explain"].add_argument("stage", metavar="STAGE")
     made["explain"].add_argument("--since", default="", metavar="RUN", help="what changed since that run (the latest result)")

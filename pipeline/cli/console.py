@@ -81,6 +81,9 @@ class Lines:
         return None
 
 
+BEGINS = ("run.started", "run.resumed")
+
+
 class Story:
     """What is to be said of a run, event by event. `starts`: also that a stage starts, where nothing else shows what runs."""
 
@@ -91,7 +94,7 @@ class Story:
 
     def lines(self, event: Event) -> list[str]:
         """What there is to say after one more event."""
-        if event.kind == "run.started":
+        if event.kind in BEGINS:
             self.run = RunHistory(id=event.run)
         self.run.add(event)
         if event.kind == "stage.cached":
@@ -111,7 +114,7 @@ class Story:
         return lines
 
     def _told(self, stage: StageHistory | None, event: Event) -> list[str]:
-        if event.kind == "run.started":
+        if event.kind in BEGINS:
             return [heading(self.run)]
         if event.kind == "run.finished":
             return closing(self.run, self._paint, self._again)
@@ -139,7 +142,8 @@ MARKS = {
 def heading(run: RunHistory) -> str:
     about = run.about
     commit = f" at {about['commit'][:12]}" if about.get("commit") else ""
-    return f"{run.pipeline}{commit}, run {run.id} on {run.engine} ({about.get('reason', '')})"
+    again = " resumed" if about.get("number") else ""
+    return f"{run.pipeline}{commit}, run {run.id}{again} on {run.engine} ({about.get('reason', '')})"
 
 
 MOST = 100

@@ -9,13 +9,14 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.cli.console import View, console
 from pipeline.cli.plan import nothing, opened, selection, show
 from pipeline.errors import Exit
-from pipeline.events import new_id, run_finished, run_planned, run_started, settled
+from pipeline.events import new_id, run_finished, run_planned, run_resumed, run_started, settled
 from pipeline.journal import Event
+from pipeline.lease import Lease
 from pipeline.plan import Plan, World, plan, skips
 from pipeline.repeat import fingerprint, known, remember
 from pipeline.selection import check_alone, select
@@ -79,12 +80,20 @@ def _nothing_to_do(session: Session, plan: Plan, view: View) -> str:
     return run
 
 
+def _begins(session: Session, plan: Plan, run: str, number: int) -> Event:
+    """The first event of a run, or of going on with it for the first, second or a later time."""
+    about: dict[str, Any] = {"reason": session.choice.reason, "pid": os.getpid()}
+    if number:
+        return run_resumed(session.pipeline, plan.world, run, number, **about)
+    return run_started(session.pipeline, plan.world, run, **about)
+
+
 def _started(session: Session, world: World, run: str) -> Event:
     return run_started(session.pipeline, world, run, reason=session.choice.reason, pid=os.getpid())
 
 
-def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool) -> int:
-    """Run the plan in an event loop; signals stop it, and what is open is taken back."""
+def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, resume: str = "") -> int:
+    """Run the plan in an event loop, or go on with the run of that id; signals stop it, and what is open is taken back."""
     import anyio
     from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -98,11 +107,18 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
     gc.set_threshold(50_000, 20, 20)  # most of what a run makes stays until its end
     gc.enable()  # `__main__` has turned it off
     settings = session.project.settings
-    run, capacity = new_id(time.time()), Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory)
+    run, capacity = (
+        resume or new_id(time.time()),
+        Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory),
+    )
     stop, remote = Stop(), remote_access(session)
+    lease = Lease(session.journal, session.project.home, run)
+    number = lease.take()
 
     async def work() -> None:
-        session.journal.append(_started(session, plan.world, run), run_planned(plan, run))
+        session.journal.append(_begins(session, plan, run, number + 1 if resume else 0), run_planned(plan, run))
+        if resume:
+            session.journal.fence(run, number + 1)
         ends = Exit.INTERRUPTED
         try:
             async with (
@@ -117,7 +133,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
                     store=session.store,
                     journal=session.journal,
                     project=session.project,
-                    options=Options(capacity=capacity, fail_fast=fail_fast),
+                    options=Options(capacity=capacity, fail_fast=fail_fast, resumed=bool(resume)),
                     listen=view.log,
                     remote=sharing,
                 )
@@ -128,14 +144,17 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
             ends = Exit.UNUSABLE
             raise
         finally:
-            if stop.runner is None:  # an engine that does not open, or was not waited for
+            if stop.runner is None and not session.journal.taken_over:  # an engine that does not open, or was not waited for
                 session.journal.append(run_finished(run, int(ends), []))
 
     async def until_stopped() -> None:
         with anyio.CancelScope() as stop.scope, stop.listening(), view:
             await work()
 
-    anyio.run(until_stopped)
+    try:
+        anyio.run(until_stopped)
+    finally:
+        lease.end()
     return stop.outcome.exit if stop.outcome else Exit.INTERRUPTED
 
 

@@ -1,0 +1,42 @@
+"""Who may go on with a run: one process at a time, and none that another has taken over from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.journal import Journal
+from pipeline.lock import Lock
+
+
+class Lease:
+    """A run as its own, while this process lives.
+
+    On one machine a lock on a file tells whether anybody is at work on the run. Where it does not reach, a process that was
+    stopped and wakes up again after another has resumed its run, or one on another machine, is fenced out by the journal: each
+    time a run is resumed has a number, and the journal takes events of the latest only.
+    """
+
+    def __init__(self, journal: Journal, home: Path, run: str) -> None:
+        self.run = run
+        self._journal = journal
+        self._place = home / "runs" / f"{run}.lock"
+        self._lock = Lock(self._place)
+
+    def take(self) -> int:
+        """How often the run was resumed before. Raises ConfigError when another process is at work on it."""
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        if not self._lock.try_take():
+            raise ConfigError(
+                f"run {self.run} is going on: another process is at work on it",
+                right="a run whose process has ended",
+                next=f"wait until it has ended, or end it: fuser -k -INT {self._place}",
+            )
+        number = self._journal.resumptions(self.run)
+        self._journal.fence(self.run, number)
+        return number
+
+    def end(self) -> None:
+        """Nobody is at work on the run any more."""
+        self._place.unlink(missing_ok=True)
+        self._lock.give_back()
