@@ -343,12 +343,12 @@ class Journal:
         """What tells of several cached stages at once, the latest first; of those that say the same the latest alone."""
         of_run = " and event.run = ?" if run else ""
         query = (
-            f"select max(event.seq), event.run, event.text, coalesce(text.data, event.data) from event "  # noqa: S608 # nosec B608 - fixed words
+            f"select max(event.seq), event.run, event.at, event.text, coalesce(text.data, event.data) from event "  # noqa: S608 # nosec B608 - fixed words
             f"left join text on text.digest = event.text where event.stage = '' and event.kind = 'stage.cached' "
             f"and event.seq > ?{of_run} group by coalesce(event.text, event.seq) order by 1 desc"
         )
-        for seq, run_, _, data in self._rows(query, [after, *([run] if run else [])]):
-            yield Event(seq=seq, run=run_, kind="stage.cached", data=json.loads(data))
+        for seq, run_, at, _, data in self._rows(query, [after, *([run] if run else [])]):
+            yield Event(seq=seq, run=run_, at=at, kind="stage.cached", data=json.loads(data))
 
     def runs(self) -> list[str]:
         """The ids of all runs, the oldest first."""
@@ -401,6 +401,24 @@ class Journal:
             found += [key for (key,) in self._rows("select key from event where run = ? and key is not null", [run])]
             for event in self._cached_together(after=0, run=run):
                 found += [Cached(*row).key for row in event.data["stages"]]
+        return found
+
+    def used(self) -> dict[str, float]:
+        """For each key, when a result was last made or found under it, in seconds since the epoch."""
+        found: dict[str, float] = dict(self._rows("select key, max(at) from event where key is not null group by key"))
+        for event in self._cached_together(after=0):
+            for row in event.data["stages"]:
+                one = Cached(*row)
+                found[one.key] = max(found.get(one.key, 0.0), event.at)
+        return found
+
+    def stages_of(self, keys: Iterable[str]) -> dict[str, str]:
+        """The stages whose results were made under those keys, where the journal tells."""
+        wanted, found = list(keys), dict[str, str]()
+        for start in range(0, len(wanted), TOGETHER):
+            some = wanted[start : start + TOGETHER]
+            query = f"select key, stage from event where key in ({', '.join('?' * len(some))})"  # noqa: S608 # nosec B608 - fixed words and marks
+            found.update(self._rows(query, some))
         return found
 
     def made(self, keys: Iterable[str]) -> dict[str, str]:

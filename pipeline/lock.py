@@ -13,10 +13,14 @@ from pipeline.store import unwritable
 
 
 class Lock:
-    """Held by at most one process of this machine at a time. Not for two tasks of one process."""
+    """Held by at most one process of this machine at a time, or by all that hold it `shared`.
 
-    def __init__(self, path: Path) -> None:
+    Not for two tasks of one process.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self._path = path
+        self._how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._file: IO[str] | None = None
 
     @property
@@ -30,12 +34,21 @@ class Lock:
         except OSError as error:
             raise unwritable(self._path, error) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, self._how | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             return False
         self._file = file
         return True
+
+    def wait(self) -> None:
+        """Return once the lock is held. Raises StoreError when its file cannot be written."""
+        try:
+            file = self._path.open("a")
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+        fcntl.flock(file, self._how)
+        self._file = file
 
     async def take(self, waiting: Callable[[], None]) -> None:
         """Return once the lock is held; `waiting` is called once when somebody else holds it."""

@@ -146,6 +146,31 @@ class Results:
             except sqlite3.Error as error:
                 raise self._broken(error) from error
 
+    def everything(self) -> tuple[dict[str, bytes], dict[str, int]]:
+        """All records by key, and the sizes of all texts by digest."""
+        self.flush()
+        with self._busy:
+            found = dict(self._rows("select key, data from record", []))
+            return found, dict(self._rows("select digest, length(data) from text", []))
+
+    def remove(self, keys: Iterable[str], texts: Iterable[str]) -> None:
+        """Forget records and texts, and give their room back to the file system."""
+        with self._busy:
+            if not self._database.exists:
+                return
+            try:
+                db = self._database.for_writing()
+                db.execute("begin immediate")
+                db.executemany("delete from record where key = ?", [(key,) for key in keys])
+                db.executemany("delete from text where digest = ?", [(name,) for name in texts])
+                db.execute("delete from settled")
+                db.execute("update generation set number = number + 1")
+                db.execute("commit")
+                db.execute("vacuum")
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+            self._known = None
+
     def settle(self, print_: str, run: str, contents: Iterable[str]) -> None:
         """Remember for as long as nothing is written here that `run` found everything it wanted, whose content is `contents`."""
         self.flush()

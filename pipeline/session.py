@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, LockgateError, said
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
 from pipeline.leftover import left_open
+from pipeline.lock import Lock
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
 from pipeline.selection import EVERYTHING, Selection, check_alone, select
@@ -115,6 +116,11 @@ class Session(Frozen):
             return {}
         made = self.journal.made(found)
         return {key: one for key, one in found.items() if key not in made or made[key] == one.result + one.concern}
+
+
+def in_use(home: Path, *, shared: bool = True) -> Lock:
+    """Held by every run as long as it goes on, and by whoever takes something away from the store, alone."""
+    return Lock(home / "in-use.lock", shared=shared)
 
 
 def open_journal(project: Project) -> Journal:

@@ -22,6 +22,10 @@ class Settings(BaseModel):
     image: str = Field(default="", description="Default container image; empty: the slim Python image of the running version.")
     jobs: int = Field(default=0, ge=0, description="Processors the stages may use together; 0: those of the machine.")
     memory: int = Field(default=0, ge=0, description="MiB the stages may use together; 0: not limited.")
+    store_size: int = Field(
+        default=0, ge=0, description="MiB the store may hold; what was used least recently goes. 0: not limited."
+    )
+    store_days: int = Field(default=0, ge=0, description="Days after which what was not used goes from the store; 0: never.")
     base: str = Field(default="", description="The git revision that changed paths and lines are measured against.")
     environment: str = Field(default="", description="The environment that conditions see when none is given.")
     remote_cache: str = Field(default="", description="The address of a remote cache (Bazel's HTTP protocol); empty: none.")

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,16 @@ class Entry:
 
     def row(self) -> list[str | int]:
         return [self.path, self.kind, self.target, self.size]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is in a store: records by key, sizes in bytes of texts and of files by digest, and the trees that are laid out."""
+
+    records: Mapping[str, bytes]
+    texts: Mapping[str, int]
+    files: Mapping[str, int]
+    trees: list[str]
 
 
 class Store:
@@ -175,6 +186,12 @@ class Store:
         if digest.of_file(path) != blob.digest:
             raise self._corrupt(blob.digest)
         return path
+
+    def begins(self, name: str) -> bytes:
+        """The first byte of an object, from which it is seen whether it may be JSON; empty where it is missing."""
+        with contextlib.suppress(FileNotFoundError), self._blob(name).open("rb") as file:
+            return file.read(1)
+        return (self._results.text(name) or b"")[:1]
 
     def size(self, name: str) -> int:
         """The bytes under this digest. Raises StoreError where there are none."""
@@ -350,6 +367,63 @@ class Store:
     def flush(self) -> None:
         """Write results and records that were kept. Raises StoreError where that cannot be."""
         self._results.flush()
+
+    # all of it
+
+    def inventory(self) -> Inventory:
+        """What is here."""
+        records, texts = self._results.everything()
+        return Inventory(records, texts, dict(self._files(self._blobs)), self._laid_out())
+
+    def _files(self, directory: Path) -> Iterator[tuple[str, int]]:
+        if directory.exists():
+            for part in sorted(directory.iterdir()):
+                for path in part.iterdir():
+                    yield path.name, path.stat().st_size
+
+    def _laid_out(self) -> list[str]:
+        """The digests of the trees that are laid out."""
+        names = sorted(path.name for path in self._trees.iterdir()) if self._trees.exists() else []
+        return [name for name in names if not name.startswith(NEW)]
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the object of that digest is what it was when it was stored."""
+        try:
+            if self._blob(name).exists():
+                return digest.of_file(self._blob(name)) == name
+            text = self._results.text(name)
+        except OSError:
+            return False
+        return text is not None and digest.of_bytes(text) == name
+
+    def is_laid_out_whole(self, name: str) -> bool:
+        """Whether the tree of that digest, where it is laid out to be shared, is what it was."""
+        place = self._trees / name
+        try:
+            entries = self.entries(Tree(digest=name, files=0, size=0))
+            there = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_symlink() or path.is_file()}
+            return there == {entry.path for entry in entries} and all(self._is_as(entry, place) for entry in entries)
+        except (StoreError, OSError):
+            return False
+
+    @staticmethod
+    def _is_as(entry: Entry, place: Path) -> bool:
+        path = place / entry.path
+        if entry.kind == "link":
+            return os.readlink(path) == entry.target
+        return digest.of_file(path) == entry.target and bool(path.stat().st_mode & 0o100) == (entry.kind == "executable")
+
+    def discard(self, keys: Iterable[str], objects: Iterable[str], trees: Iterable[str] = ()) -> None:
+        """Forget results, objects and trees that are laid out. Only while nobody else uses the store. Raises StoreError."""
+        gone = list(objects)
+        self._results.remove(keys, gone)
+        try:
+            for name in gone:
+                self._blob(name).unlink(missing_ok=True)
+            for name in trees:
+                shutil.rmtree(self._trees / name)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
 
     # files
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "runs": ("list the runs", "python -m pipeline runs --limit 5"),
     "logs": ("show what a stage printed", "python -m pipeline logs unit --run 20260101"),
     "report": ("write a report of a run", "python -m pipeline report --format junit > junit.xml"),
+    "cache": ("what the store holds, whether it is whole, and less of it", "python -m pipeline cache prune --size 20000"),
     "doctor": ("what is here, what is missing, and how to get it", "python -m pipeline doctor"),
     "init": ("write a pipeline for the project here", "python -m pipeline init"),
 }
@@ -102,6 +103,10 @@ def parser() -> Parser:
     made["report"].add_argument("--format", choices=("markdown", "json", "junit", "sarif"), default="markdown")
     for name in ("logs", "report"):
         made[name].add_argument("--run", default="", metavar="ID", help="a run, or how its id begins (the latest)")
+    made["cache"].add_argument("what", choices=("stats", "verify", "prune"))
+    made["cache"].add_argument("--size", type=_positive, default=None, metavar="MIB", help="prune to so many MiB (store_size)")
+    made["cache"].add_argument("--days", type=_positive, default=None, metavar="N", help="what was not used so long (store_days)")
+    made["cache"].add_argument("--dry-run", action="store_true", help="say what would go, and do nothing")
     made["init"].add_argument("--force", action="store_true", help="write over a pipeline file that is there")
     return top
 

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.cli.console import console
+from pipeline.cli.console import View, console
 from pipeline.cli.logs import wanted
-from pipeline.cli.run import execute
+from pipeline.cli.run import execute, keep_small
+from pipeline.history import RunHistory
 from pipeline.plan import plan
 from pipeline.project import Project
 from pipeline.resumption import check_cut_off, check_unchanged
-from pipeline.session import Session
+from pipeline.session import Session, in_use
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -24,9 +25,19 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     occasion = {name: run.about[name] for name in ("branch", "event", "environment") if run.about.get(name)}
     session = Session.open(directory, os.environ, engine=run.engine, chosen=occasion)
     session.claim()
+    using = in_use(session.project.home)
+    using.wait()
+    try:
+        code = _go_on(session, run, arguments, console(arguments, out))
+    finally:
+        using.give_back()
+    keep_small(session)
+    return code
+
+
+def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, view: View) -> int:
     stages = session.pipeline.upstream(session.pipeline[name] for name in run.stages)
     made = plan(session.pipeline, stages, session.world(stages, arguments.again))
     check_unchanged(made, run)
-    view = console(arguments, out)
     session.journal.listen(view.event)
     return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, resume=run.id)

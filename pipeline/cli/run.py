@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,8 +20,9 @@ from pipeline.journal import Event
 from pipeline.lease import Lease
 from pipeline.plan import Plan, World, plan, skips
 from pipeline.repeat import fingerprint, known, remember
-from pipeline.selection import check_alone, select
-from pipeline.session import Session
+from pipeline.selection import Selection, check_alone, select
+from pipeline.session import Session, in_use
+from pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -36,15 +38,26 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     wanted = select(session.pipeline, asked)
     if not wanted:
         return nothing(asked)
-    world = session.world(wanted, arguments.again)
     if arguments.dry_run:
+        world = session.world(wanted, arguments.again)
         made = plan(session.pipeline, wanted, world)
         check_alone(made, asked)
         show(session, made, arguments, out)
         return Exit.PASSED
     session.claim()
-    view = console(arguments, out)
+    using = in_use(session.project.home)
+    using.wait()
+    try:
+        code = _run(session, asked, wanted, arguments, console(arguments, out))
+    finally:
+        using.give_back()
+    keep_small(session)
+    return code
+
+
+def _run(session: Session, asked: Selection, wanted: frozenset[Stage[Any]], arguments: argparse.Namespace, view: View) -> int:
     session.journal.listen(view.event)
+    world = session.world(wanted, arguments.again)
     skipped = skips(session.pipeline, wanted, world)
     print_ = fingerprint(session.pipeline, wanted, skipped, world)
     before = known(session.store, print_) if print_ and arguments.output == "text" else None
@@ -90,6 +103,26 @@ def _begins(session: Session, plan: Plan, run: str, number: int) -> Event:
 
 def _started(session: Session, world: World, run: str) -> Event:
     return run_started(session.pipeline, world, run, reason=session.choice.reason, pid=os.getpid())
+
+
+def keep_small(session: Session) -> None:
+    """Evict from the store what is over the project's limits, unless another run takes something from it just now."""
+    settings = session.project.settings
+    lock = in_use(session.project.home, shared=False)
+    if not (settings.store_size or settings.store_days) or not lock.try_take():
+        return
+    try:
+        from pipeline.cli.cache import said
+        from pipeline.pruning import MIB, prune
+
+        gone = prune(session.store, session.journal, largest=settings.store_size * MIB, days=settings.store_days)
+        if gone.eviction.keys or gone.eviction.objects:
+            session.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
+            about = {"stages": gone.stages, "objects": len(gone.eviction.objects), "bytes": gone.bytes}
+            session.journal.append(Event(run=session.journal.runs()[-1], kind="store.evicted", data=about))
+            print(f"{said(gone)}: what was used least recently is over the limit", file=sys.stderr)
+    finally:
+        lock.give_back()
 
 
 def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, resume: str = "") -> int:

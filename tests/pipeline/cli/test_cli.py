@@ -20,6 +20,7 @@ import pytest
 
 from pipeline import Event, Journal, Store
 from pipeline.record import read, save
+from pipeline.session import in_use
 from tests.signals import heard
 
 ROOT = Path(__file__).parents[3]
@@ -712,6 +713,63 @@ def test_a_record_that_is_not_what_the_journal_saw_made_is_made_again(place: Pla
     assert "run      half" in place("plan").out
     assert place("run").code == 0
     assert "5 stages: 0 run, 5 cached, 0 skipped" in place("plan").out
+
+
+def test_the_store_says_what_it_holds_what_is_damaged_and_what_goes(place: Place) -> None:
+    (place.root / "delivery.py").write_text(DELIVERY_WITH_CONTENT)
+    place("run")
+    done = place("cache", "stats")
+    assert re.search(r"store: \d+ bytes\n  1 results, 1 texts and 1 files\n  0 trees", done.out)
+    assert place("cache", "verify").out == "3 whole, 0 damaged\n"
+    (blob,) = [path for path in (place.root / ".pipeline" / "store" / "blobs").rglob("*") if path.is_file()]
+    blob.write_bytes(b"concent")
+    done = place("cache", "verify")
+    assert (done.code, done.out.splitlines()[-1]) == (1, "2 whole, 1 damaged; what is missing is made again")
+    assert f"object {blob.name[:12]} is damaged, and was removed" in done.out
+    assert ended(place("run")) == "passed in: 1 passed"
+    assert place("cache", "prune").out == "nothing to evict\n"
+    (blob.parent / ("f" * 64)).write_bytes(b"loose")
+    assert place("cache", "prune", "--dry-run").out == "would evict 0 results and 1 object, 5 bytes\n"
+    assert json.loads(place("cache", "prune", "--output", "json").out)["objects"] == ["f" * 64]
+    assert ended(place("run")) == "passed in: 1 cached"
+
+
+def test_a_store_that_a_run_uses_is_left_alone(place: Place) -> None:
+    place("run")
+    lock = in_use(place.root / ".pipeline")
+    assert lock.try_take()
+    for what in ("prune", "verify"):
+        done = place("cache", what)
+        assert (done.code, "the store is in use: a run is going on" in done.err) == (2, True)
+    assert place("run").code == place("cache", "stats").code == 0
+    lock.give_back()
+    assert place("cache", "verify").code == 0
+
+
+def test_a_store_over_its_limits_says_what_it_gives_up_after_a_run(place: Place) -> None:
+    place.write("pyproject.toml", '[tool.pipeline]\nengine = "host"\nstore_size = 1\n')
+    place.write("delivery.py", LARGE_CONTENT)
+    place("run")
+    place.write("n", "12")
+    done = place("run")
+    assert "evicted 2 results (from_file, writes) and 3 objects" in done.err
+    (told,) = Journal(place.root / ".pipeline" / "journal.db").events(kind="store.evicted")
+    assert (told.data["stages"], told.data["bytes"] > 700_000) == (["from_file", "writes"], True)
+    assert ended(place("run")) == "passed in: 2 cached"
+
+
+LARGE_CONTENT = """
+from pipeline import Blob, Pipeline, Stage, Work
+from tests.pipeline.toys import FromFile, Number
+
+class Writes(Stage[Blob]):
+    of: Stage[Number]
+
+    async def run(self, work: Work) -> Blob:
+        return work.store.put(bytes([work[self.of].value]) * 700_000)
+
+pipeline = Pipeline("thing", writes=Writes(of=FromFile(path="n")))
+"""
 
 
 def test_a_plan_says_one_reason_a_line(place: Place) -> None:

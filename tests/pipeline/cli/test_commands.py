@@ -17,6 +17,7 @@ from pipeline.cli import console, doctor, main
 from pipeline.cli.live import Live
 from pipeline.cli.paint import Paint
 from pipeline.history import fold
+from pipeline.journal import Cached
 from pipeline.reports.junit import junit, printable
 from pipeline.reports.markdown import LIMIT, markdown
 

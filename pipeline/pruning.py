@@ -1,0 +1,116 @@
+"""What of a store has to stay, whatever its size: what a release, an effect or a run that may go on still needs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline import record as records
+from pipeline.data import Blob
+from pipeline.eviction import Eviction, Kept, evict
+from pipeline.journal import Journal
+from pipeline.store import Inventory, Store
+
+DIGEST = re.compile(rb"[0-9a-f]{64}")
+
+LARGEST = 64 << 20
+"""Bytes of the largest object in which names of others are looked for: results and listings of trees are smaller."""
+
+DAY, MIB = 86400.0, 1 << 20
+
+RELEASES = 2
+"""Runs whose effect stands, of each stage: the release that serves, and the one before it, to which it can go back."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What goes: results by stage where the journal knows whose they were, and bytes that become free."""
+
+    eviction: Eviction
+    trees: tuple[str, ...]
+    stages: tuple[str, ...]
+    bytes: int
+
+
+def prune(store: Store, journal: Journal, *, largest: int = 0, days: float = 0.0) -> Pruned:
+    """What goes of a store that is to hold at most `largest` bytes, and what was used in the last `days` (0: no limit).
+
+    Nothing is removed yet: `Store.discard` does that.
+    """
+    inventory = store.inventory()
+    sizes = {**inventory.texts, **inventory.files}
+    used, named = journal.used(), Named(store, sizes)
+    results = [Kept(key, used.get(key, 0.0), objects) for key, objects in _needs(inventory, named)]
+    needed = named.by(_roots(journal))
+    gone = evict(results, sizes, needed, largest=largest, oldest=time.time() - days * DAY if days else 0.0)
+    return Pruned(
+        eviction=gone,
+        trees=tuple(name for name in inventory.trees if name in set(gone.objects) or name not in sizes),
+        stages=tuple(_stages(journal, gone.keys)),
+        bytes=sum(sizes[name] for name in gone.objects),
+    )
+
+
+class Named:
+    """Which objects of a store name which others. `sizes` are those of all that are there."""
+
+    def __init__(self, store: Store, sizes: Mapping[str, int]) -> None:
+        self._store, self._sizes = store, sizes
+        self._directly: dict[str, tuple[str, ...]] = {}
+
+    def by(self, roots: Iterable[str]) -> set[str]:
+        """The objects among `roots`, and those that they name, however far."""
+        found, left = set[str](), [name for name in roots if name in self._sizes]
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += self._by(name)
+        return found
+
+    def _by(self, name: str) -> tuple[str, ...]:
+        """Results and listings of trees are JSON, and name others by digests in it. One that is damaged names none."""
+        if name not in self._directly:
+            text = b""
+            if self._sizes[name] <= LARGEST and self._store.begins(name) in (b"[", b"{") and self._store.is_whole(name):
+                text = self._store.read(Blob(digest=name, size=0))
+            others = {other.decode() for other in DIGEST.findall(text)}
+            self._directly[name] = tuple(sorted(others & self._sizes.keys()))
+        return self._directly[name]
+
+
+def _needs(inventory: Inventory, named: Named) -> Iterator[tuple[str, frozenset[str]]]:
+    """For each key the objects its result needs; a damaged record needs none, and is of no use."""
+    for key, text in inventory.records.items():
+        record = records.read(text, key)
+        roots = [record.result, *(content[0] for content in record.contents)] if record is not None else []
+        yield key, frozenset(named.by(roots))
+
+
+def _roots(journal: Journal) -> Iterator[str]:
+    """Digests that stay: of every result of the runs whose effects stand, or that did not come to their end."""
+    runs = dict.fromkeys(_unfinished(journal))
+    by_stage: dict[str, list[str]] = {}
+    for event in journal.events(kind=("effect.done", "effect.stands")):
+        mine = by_stage.setdefault(event.stage, [])
+        if event.run in mine:
+            mine.remove(event.run)
+        mine.append(event.run)
+    for mine in by_stage.values():
+        runs |= dict.fromkeys(mine[-RELEASES:])
+    for run in runs:
+        for event in journal.events(run, kind=("stage.finished", "stage.cached", "effect.done")):
+            yield event.data["result"]
+
+
+def _unfinished(journal: Journal) -> list[str]:
+    """Runs that may go on."""
+    ended = {event.run for event in journal.events(kind="run.finished") if event.data["exit"] != 130}  # those were interrupted
+    return [run for run in journal.runs() if run not in ended][-RELEASES:]
+
+
+def _stages(journal: Journal, keys: Iterable[str]) -> Iterator[str]:
+    names = journal.stages_of(keys)
+    return (names.get(key, key[:12]) for key in keys)

@@ -1,0 +1,174 @@
+"""A store is kept small: what a release or a run that may go on needs stays, and what is damaged is found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pipeline import Blob, Effect, Event, Journal, Pipeline, Project, Result, Stage, Store, Tree, Work
+from pipeline.errors import StoreError
+from pipeline.pruning import Pruned, prune
+from pipeline.record import read
+from pipeline.store import Entry
+from tests.running import run_pipeline
+
+LARGE = 40_000
+
+
+class Made(Result):
+    """A tree and a file, as a build leaves them."""
+
+    tree: Tree
+    file: Blob
+
+
+class Makes(Stage[Made]):
+    value: int
+
+    async def run(self, work: Work) -> Made:
+        blobs = [work.store.put(f"{self.value} {name}".encode() * LARGE) for name in "ab"]
+        tree = work.store.tree([Entry(name, "file", blob.digest, blob.size) for name, blob in zip("ab", blobs, strict=True)])
+        return Made(tree=tree, file=work.store.put(f"{self.value} file".encode()))
+
+
+class Ships(Stage[Made]):
+    effect: ClassVar[Effect] = Effect.ONCE
+
+    of: Stage[Made]
+
+    async def run(self, work: Work) -> Made:
+        return work[self.of]
+
+
+class Bench:
+    def __init__(self, project: Project, store: Store, journal: Journal) -> None:
+        self.project, self.store, self.journal = project, store, journal
+
+    def make(self, value: int, *, ship: bool = False) -> None:
+        made = Makes(value=value)
+        stages: dict[str, Stage[Any]] = {"made": made, "ship": Ships(of=made)} if ship else {"made": made}
+        assert run_pipeline(Pipeline("thing", **stages), self.project, self.store, self.journal)[0].failed == {}
+
+    def states(self, value: int) -> dict[str, str]:
+        made = Pipeline("thing", made=Makes(value=value))
+        run = run_pipeline(made, self.project, self.store, self.journal)[0].run
+        return {event.stage: event.kind for event in self.journal.events(run) if event.kind in ("stage.finished", "stage.cached")}
+
+    def prune(self, **limits: Any) -> Pruned:
+        gone = prune(self.store, self.journal, **limits)
+        self.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
+        return gone
+
+
+@pytest.fixture
+def bench(project: Project, tmp_path: Path, journal: Journal) -> Bench:
+    return Bench(project, Store(tmp_path / "store"), journal)
+
+
+def test_what_was_used_least_recently_is_made_again_and_the_rest_is_still_there(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.make(value)
+    assert bench.states(1) == {"made": "stage.cached"}  # used last
+    gone = bench.prune(largest=2 * 2 * 3 * LARGE + 10_000)
+    assert gone.stages == ("made",)
+    assert gone.bytes > 2 * 3 * LARGE
+    assert bench.states(1) == bench.states(3) == {"made": "stage.cached"}
+    assert bench.states(2) == {"made": "stage.finished"}
+
+
+def test_what_a_release_needs_stays_whatever_the_limit(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.make(value, ship=True)
+    bench.make(4)
+    bench.prune(largest=1)
+    assert bench.states(1) == {"made": "stage.finished"}  # two releases stay: the one that serves, and the one before it
+    assert bench.states(2) == bench.states(3) == {"made": "stage.cached"}
+    assert bench.states(4) == {"made": "stage.finished"}
+
+
+def test_what_a_run_that_may_go_on_has_made_stays(bench: Bench) -> None:
+    bench.make(1)
+    run = bench.journal.runs()[-1]
+    journal = bench.journal
+    journal.append(Event(run="cut-off", kind="run.started", data={"pipeline": "thing", "engine": "host"}))
+    (finished,) = journal.events(run, kind="stage.finished")
+    journal.append(Event(run="cut-off", kind="stage.finished", stage="made", data=finished.data))
+    bench.prune(largest=1)
+    assert bench.states(1) == {"made": "stage.cached"}
+
+
+def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Bench) -> None:
+    bench.make(1)
+    loose = bench.store.put(b"nobody names this")
+    (finished,) = bench.journal.events(kind="stage.finished")
+    record = read(bench.store.load(finished.data["key"]) or b"", finished.data["key"])
+    assert record is not None
+    tree = next(Tree(digest=name, size=size, files=files) for name, size, files in record.contents if files >= 0)
+    place = bench.store.shared(tree)
+    assert bench.prune().eviction.objects == (loose.digest,)
+    assert place.exists()
+    bench.prune(largest=1)
+    assert not place.exists()
+    assert bench.store.inventory().files == {}
+
+
+def test_every_flipped_byte_of_two_hundred_objects_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    flipped = found = 0
+    for number in range(200):
+        data = os.urandom(20 + number % 45)
+        blob = store.put(data)
+        path = store.path(blob)
+        path.chmod(0o644)
+        for place in range(len(data)):
+            path.write_bytes(bytes([*data[:place], data[place] ^ 1 << place % 8, *data[place + 1 :]]))
+            flipped += 1
+            found += not store.is_whole(blob.digest)
+        path.write_bytes(data)
+        assert store.is_whole(blob.digest)
+    print(f"{found:,} of {flipped:,} flips found")
+    assert found == flipped > 8000
+
+
+def test_a_flipped_byte_of_a_text_is_found_wherever_it_is_looked_at(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    blob = store.keep(b'{"value":1}')
+    store.flush()
+    store._results._database.for_writing().execute("update text set data = ?", (b'{"value":2}',))
+    assert not store.is_whole(blob.digest)
+    assert store.lacking([blob.digest]) == {blob.digest}
+    with pytest.raises(StoreError, match="was damaged on disk and has been removed"):
+        store.read(blob)
+
+
+def test_a_laid_out_tree_is_whole_only_as_it_was_laid_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    one, two = store.put(b"one"), store.put(b"two")
+    tree = store.tree(
+        [Entry("a", "file", one.digest, 3), Entry("bin/b", "executable", two.digest, 3), Entry("link", "link", "a")]
+    )
+    place = store.shared(tree)
+
+    def whole() -> bool:
+        return store.is_laid_out_whole(tree.digest)
+
+    assert whole()
+    (place / "more").write_text("x")
+    assert not whole()
+    (place / "more").unlink()
+    (place / "link").unlink()
+    assert not whole()
+    (place / "link").symlink_to("b")
+    assert not whole()
+    (place / "link").unlink()
+    (place / "link").symlink_to("a")
+    assert whole()
+    (place / "bin" / "b").chmod(0o444)
+    assert not whole()
+    (place / "bin" / "b").chmod(0o644)
+    (place / "bin" / "b").write_bytes(b"twp")
+    (place / "bin" / "b").chmod(0o555)
+    assert not whole()
