@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline import key as keys
 from pipeline import record as records
 from pipeline.data import Blob, Tree
 from pipeline.errors import StoreError
 from pipeline.plan import Decision, Plan, Step, difference
-from pipeline.stage import Effect, edges, uses
+from pipeline.stage import Effect, Stage, edges, uses
 from pipeline.store import Store
 
 
@@ -51,18 +52,30 @@ def unknown(plan: Plan, step: Step) -> tuple[Unknown, ...]:
     if step.decision is not Decision.RUN:
         return ()
     made = {other.stage: other for other in plan.steps if other.record is None}
-    first = [other for other in made.values() if not any(source in made for source in plan.pipeline.inputs(other.stage))]
     found = []
     for name, source in edges(step.stage):
         if source in made:
-            above = plan.pipeline.upstream([source])
             reasons = [
-                other.reason if other.stage is source else f"after {other.name}: {other.reason}"
-                for other in first
-                if other.stage in above
+                other.reason if other.stage is source else f"after {other.name}: {other.reason}" for other in _first(plan, source)
             ]
             found.append(Unknown(name, made[source].name, "; ".join(reasons)))
     return tuple(found)
+
+
+def causes(plan: Plan, step: Step) -> tuple[Step, ...]:
+    """The stages above that are made before anything else is: what changed of them is why the step may have to run."""
+    return tuple(other for other in _first(plan, step.stage) if other.stage is not step.stage) if unknown(plan, step) else ()
+
+
+def _first(plan: Plan, stage: Stage[Any]) -> list[Step]:
+    """Of a stage and all it needs, those that are to be made and wait for nothing."""
+    made = {other.stage for other in plan.steps if other.record is None}
+    above = plan.pipeline.upstream([stage]) & made
+    return [
+        other
+        for other in plan.steps
+        if other.stage in above and not any(source in made for source in plan.pipeline.inputs(other.stage))
+    ]
 
 
 def latest(plan: Plan, step: Step) -> dict[str, str]:

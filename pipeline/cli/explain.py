@@ -9,9 +9,9 @@ from typing import TextIO
 
 from pipeline.cli.logs import wanted
 from pipeline.cli.paint import Paint
-from pipeline.cli.plan import opened
+from pipeline.cli.plan import opened, reasons
 from pipeline.errors import ConfigError, Exit
-from pipeline.explanation import changes, components, known, latest, unknown, without_unknown
+from pipeline.explanation import causes, changes, components, known, latest, unknown, why, without_unknown
 from pipeline.plan import Decision, Plan, Step
 from pipeline.selection import Selection
 from pipeline.session import Session
@@ -27,13 +27,17 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.output == "json":
         about = {"kind": "explain", "stage": step.name, "decision": step.decision.value, "reason": step.reason, "key": step.key}
         said = {"components": parts, "changes": [asdict(change) for change in found], "unknown": [asdict(one) for one in missing]}
-        print(json.dumps({**about, **said}), file=out)
+        above = {cause.name: [asdict(change) for change in why(plan, cause, session.store)] for cause in causes(plan, step)}
+        print(json.dumps({**about, **said, "causes": above}), file=out)
         return Exit.PASSED
     paint = Paint.on_stream(out, arguments.color)
     colour = {Decision.RUN: "yellow", Decision.CACHED: "green", Decision.SKIPPED: "dim"}[step.decision]
     print(f"{paint('bold', step.name)}: {paint(colour, step.decision.value)}, {step.reason}", file=out)
     for one in missing:
         print(f"  input {one.input}: {one.stage} is not known yet ({one.reason})", file=out)
+    for cause in causes(plan, step):
+        for line in reasons(why(plan, cause, session.store)):
+            print(f"  {cause.name}: {line}", file=out)
     if arguments.since and not found:
         print(f"  nothing that is known changed since run {arguments.since}", file=out)
     for change in found:

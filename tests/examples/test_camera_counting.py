@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,8 @@ AGAIN = {
     *("smoke", "journey", "watch", "verify[smoke]", "verify[journey]", "verify[watch]", "verified", "notice"),
 }  # fmt: skip
 """What runs in every run: effects, and what looks at them."""
+
+EDITED = "src/camera_counting/detect.py"
 
 FAILING_TEST = """\
 import pytest
@@ -64,14 +68,30 @@ class Example:
 
     def run(self) -> tuple[int, RunHistory, str]:
         """`python -m pipeline run`: exit code, what the journal tells, output."""
+        return self.call("run", "--engine", "host")
+
+    def call(self, *words: str) -> tuple[int, RunHistory, str]:
+        """A command line: exit code, what the journal tells of the latest run, output."""
+        with self.started(*words) as process:
+            output = process.communicate()[0]
+        with closing(Journal(self.home / "journal.db")) as journal:
+            history = one(journal, "")
+        assert history is not None, output
+        return process.returncode, history, output
+
+    def started(self, *words: str) -> subprocess.Popen[str]:
         env = {**os.environ, "PIPELINE_HOME": str(self.home), "CAMERA_COUNTING_PORT": str(self.port)}
-        command = [sys.executable, "-m", "pipeline", "run", "-C", str(self.root), "--engine", "host"]
-        done = subprocess.run(command, cwd=TOP, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        journal = Journal(self.home / "journal.db")
-        history = one(journal, "")
-        journal.close()
-        assert history is not None, done.stdout
-        return done.returncode, history, done.stdout
+        command = [sys.executable, "-m", "pipeline", *words, "-C", str(self.root)]
+        return subprocess.Popen(command, cwd=TOP, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def kill_run_in(self, stage: str) -> None:
+        """Begin a run and kill it as soon as the effect of a stage has begun."""
+        with self.started("run", "--engine", "host") as process, closing(Journal(self.home / "journal.db")) as journal:
+            before = len(list(journal.events(kind="effect.intended", stage=stage)))
+            while len(list(journal.events(kind="effect.intended", stage=stage))) == before:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
 
     def serving(self) -> list[str]:
         """The groups that get traffic, as HAProxy tells."""
@@ -178,6 +198,19 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
         assert executed == AGAIN, output
         assert example.serving() == serving
 
+        example.kill_run_in("deploy")
+        code, resumed, output = example.call("resume")
+        assert (code, resumed.about["number"]) == (0, 1), output
+        assert {stage.state for stage in resumed.stages.values()} <= {"passed", "cached", "skipped"}
+        assert len(example.serving()) == 1
+        serving = example.serving()
+
+        with (example.root / EDITED).open("a") as file:
+            file.write("# one more line\n")
+        code, _, output = example.call("explain", "unit")
+        assert (code, re.search(rf"{EDITED} [0-9a-f]{{12}} -> [0-9a-f]{{12}}", output) is None) == (0, False), output
+        example.clean()
+
         for fault in CAUGHT_BY_THE_GATE:
             fault.plant(example.root)
         code, history, output = example.run()
@@ -196,7 +229,7 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
             example.clean()
             load.more(20)
 
-    print(f"{load.sent} requests, {len(load.failures)} lost in {2 + len(CAUGHT_AFTER_IT)} runs")
+    print(f"{load.sent} requests, {len(load.failures)} lost in {3 + len(CAUGHT_AFTER_IT)} runs")
     assert load.failures == []
 
 
