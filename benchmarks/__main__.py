@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import containers, example, hashing, journal, makespan, noop, peer, scheduling, startup, suite
+from benchmarks import containers, example, faults, hashing, journal, makespan, noop, peer, scheduling, startup, suite
 from benchmarks.figure import Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "makespan": makespan.measure,
     "hashing": hashing.measure,
     "journal": journal.measure,
+    "faults": faults.measure,
     "example": example.measure,
     "containers": containers.measure,
     "suite": suite.measure,

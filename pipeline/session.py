@@ -14,7 +14,7 @@ from pipeline.engines.choose import Choice, choose, platform_of
 from pipeline.errors import ConfigError, LockgateError, said
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
-from pipeline.leftover import left_open
+from pipeline.leftover import Leftover, left_open
 from pipeline.lock import Lock
 from pipeline.plan import Lookup, Plan, World, plan
 from pipeline.project import Project, facts
@@ -69,8 +69,11 @@ class Session(Frozen):
         check_alone(made, asked)
         return made
 
-    def world(self, wanted: frozenset[Stage[Any]], again: Iterable[str] = ()) -> World:
-        """What a plan for `wanted` is made from. Raises WiringError for a stage to run `again` that there is not."""
+    def world(self, wanted: frozenset[Stage[Any]], again: Iterable[str] = (), *, resumed: str = "") -> World:
+        """What a plan for `wanted` is made from; what the run that is `resumed` left open is its own to go on with.
+
+        Raises WiringError for a stage to run `again` that there is not.
+        """
         with_effect = [stage for stage in wanted if stage.effect is not Effect.PURE]
         return World(
             facts=self.facts,
@@ -80,8 +83,12 @@ class Session(Frozen):
             lookup=self.lookup(),
             last=self.journal.last_keys(),
             again=frozenset(self.pipeline.name_of(self.pipeline[name]) for name in again),
-            left={stage: left_open(self.journal, stage, self.pipeline.name_of(stage)) for stage in with_effect},
+            left={stage: self._left(stage, resumed) for stage in with_effect},
         )
+
+    def _left(self, stage: Stage[Any], resumed: str) -> tuple[Leftover, ...]:
+        found = left_open(self.journal, stage, self.pipeline.name_of(stage))
+        return tuple(one for one in found if one.run != resumed)
 
     def _observed(self, stage: Stage[Any]) -> str | None:
         try:

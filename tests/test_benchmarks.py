@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import hashing, journal, makespan, noop, peer, project, scheduling
+from benchmarks import faults, hashing, journal, makespan, noop, peer, project, scheduling
 from benchmarks.figure import ROOT, Figure, seconds
 from benchmarks.graph import SHAPES, WIDTH, Graph, Shape, below, layered
 from benchmarks.makespan import Case
@@ -201,3 +201,29 @@ def test_a_process_that_cannot_write_says_so(tmp_path: Path) -> None:
     began, ended, why = told.get()
     assert began <= ended
     assert "unable to open" in why
+
+
+def test_killed_runs_are_resumed_and_what_was_done_is_counted() -> None:
+    within = faults.whole()
+    for case in (
+        faults.Case("sends", "effect.done", 1),
+        faults.Case("opens", "effect.intended", 2),
+        faults.Case("", "", 3, within),
+    ):
+        found = faults.run(case)
+        assert (found.twice, found.lost, found.wrong, found.stuck) == (0, 0, 0, 0)
+        assert found.killed or not case.point
+
+
+def test_what_was_done_twice_is_lost_or_wrong_does_not_pass(tmp_path: Path) -> None:
+    faults.lay(tmp_path, 5)
+    code, said = faults.call(tmp_path, "run")
+    assert code == 0, said
+    fine = faults.looked(tmp_path, 5, killed=True, asked=False, stuck=0)
+    assert (fine.twice, fine.lost, fine.wrong) == (0, 0, 0)
+    with (tmp_path / "did").open("a") as file:
+        file.write("sends\nopens\ntook back opens\n")
+    (tmp_path / "told").write_text("1\n999\n")
+    found = faults.looked(tmp_path, 6, killed=True, asked=False, stuck=0)
+    assert (found.twice, found.lost) == (1, 1)
+    assert found.wrong == 8

@@ -37,7 +37,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, view: View) -> int:
     stages = session.pipeline.upstream(session.pipeline[name] for name in run.stages)
-    made = plan(session.pipeline, stages, session.world(stages, arguments.again))
+    made = plan(session.pipeline, stages, session.world(stages, arguments.again, resumed=run.id))
     check_unchanged(made, run)
     session.journal.listen(view.event)
     return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, resume=run.id)
