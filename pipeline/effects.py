@@ -31,7 +31,7 @@ from pipeline.errors import JournalError, LockgateError, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
-from pipeline.lock import Lock
+from pipeline.rows import EffectsLock
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.work import Work
@@ -55,7 +55,7 @@ class Effects:
     """The effects of the run `run`."""
 
     def __init__(
-        self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: Lock, work: WorkOf, resumed: bool
+        self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: EffectsLock, work: WorkOf, resumed: bool
     ) -> None:
         self._pipeline, self._run, self._journal, self._store = pipeline, run, journal, store
         self._lock, self._work, self._resumed = lock, work, resumed
@@ -89,6 +89,7 @@ class Effects:
         """
         found, kept = None, _is_kept(stage)
         if kept:
+            self._journal.check()  # a lock that was lost is not taken anew for more
             self._begun.add(stage)
             async with self._turn:
                 if not self._lock.held:
@@ -145,6 +146,8 @@ class Effects:
         `missing` names what should have confirmed an effect; `wrong` says whether anything was found wrong with it.
         """
         failed: dict[Stage[Any], str] = {}
+        if not self._may_take_back():
+            return failed
         for stage, about in self._in_doubt.items():
             await self._find_out(stage, about)
         for stage in reversed(list(self._open)):
@@ -158,6 +161,24 @@ class Effects:
                 failed[stage] = error
         self._lock.give_back()
         return failed
+
+    def _may_take_back(self) -> bool:
+        """Whether what is open is still this run's to take back.
+
+        Who loses the lock, as with the server that has it, is to others a run that was killed: the one that has the lock by
+        now takes back what was left open. Where nobody can be asked, nobody else can begin anything either.
+        """
+        with contextlib.suppress(JournalError):
+            self._journal.check()  # who has lost the lock knows it now
+        if not (self._open or self._in_doubt) or self._lock.held:
+            return True
+        with contextlib.suppress(JournalError):
+            if not self._lock.try_take():
+                return False
+            kept = {stage for stage in (*self._open, *self._in_doubt) if any(one.run == self._run for one in self._left(stage))}
+            self._open = {stage: done for stage, done in self._open.items() if stage in kept}
+            self._in_doubt = {stage: about for stage, about in self._in_doubt.items() if stage in kept}
+        return True
 
     async def _find_out(self, stage: Stage[Any], about: str) -> None:
         """What came of an effect that was cut off; open when it took place, left to the next run when nobody knows."""
@@ -314,7 +335,7 @@ class Effects:
         name = self._pipeline.name_of(stage)
         return StoreError(
             f"what run {run} left open of {name} cannot be taken back: {why}",
-            where=str(self._journal.path),
+            where=self._journal.where,
             right=right,
             next=f"look at what it acts on, then python -m pipeline run {name} --again {name}",
         )

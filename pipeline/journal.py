@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
-import sqlite3
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,52 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import digest
-from pipeline.database import Database
-from pipeline.errors import JournalError
+from pipeline.journal_file import JournalFile
+from pipeline.rows import RESUMPTIONS, EffectsLock, Fence, Overtaken, Rows
 
 LONG = 4096
 """Characters from which on the data of an event are written once, however often they are repeated."""
 
-FIRST = """
-create table event (
-    seq   integer primary key,
-    run   text not null,
-    at    real not null,
-    kind  text not null,
-    stage text not null default '',
-    data  text not null default '{}'
-) strict;
-create index event_run on event (run, seq);
-create index event_stage on event (stage, kind, seq);
-"""
-
 TOGETHER = 500
 """Keys that are asked for at once; SQLite takes at least 999 parameters."""
-
-APPEND_ONLY = """
-create trigger event_no_update before update on event begin select raise(abort, 'the journal is append-only'); end;
-create trigger event_no_delete before delete on event begin select raise(abort, 'the journal is append-only'); end;
-"""
-
-SECOND = """
-drop trigger event_no_update;
-drop index if exists event_key;
-alter table event add column key text;
-alter table event add column made text;
-alter table event add column text text;
-update event set key = json_extract(data, '$.key'),
-    made = json_extract(data, '$.result') || coalesce(json_extract(data, '$.concern'), '')
-    where kind = 'stage.finished' and json_extract(data, '$.key') is not null;
-create index event_key on event (key, seq, made) where key is not null;
-create table text (digest text primary key, data text not null) strict, without rowid;
-create trigger event_no_update before update on event begin select raise(abort, 'the journal is append-only'); end;
-create trigger text_no_update before update on text begin select raise(abort, 'the journal is append-only'); end;
-create trigger text_no_delete before delete on text begin select raise(abort, 'the journal is append-only'); end;
-"""
-
-MIGRATIONS = (FIRST + APPEND_ONLY, SECOND)
-
-RESUMPTIONS = "select count(*) from event where stage = '' and kind = 'run.resumed' and run = ?"
 
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
@@ -124,50 +85,42 @@ def each(event: Event) -> Iterator[Event]:
 
 
 class Journal:
-    """Events in one SQLite file, durable when `append` returns (WAL, synchronous=FULL).
+    """Events in a SQLite file or another place for rows, durable when `append` returns.
 
     The first `append` makes the file. Until then it is only read, and a journal that is not there has no events.
-    SQLite does not notice when its file is removed, and goes on writing where nobody will ever read; `check` does.
     Many threads may append at once: who comes while others wait for the disk is written with them (group commit).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Path | Rows) -> None:
+        self.rows = JournalFile(place) if isinstance(place, Path) else place
         self._listeners: list[Callable[[Event], None]] = []
-        self._database = Database(path, MIGRATIONS, synchronous="full", newer=self._newer, unreadable=self._unreadable)
         self._first: list[Callable[[], None]] = []
         self._queue: list[_Batch] = []
         self._queueing, self._writing = threading.Lock(), threading.Lock()
-        self._written: dict[Path, os.stat_result] = {}
-        self._lost = ""
-        self._fence: tuple[str, int] | None = None
+        self._fence: Fence | None = None
         self.taken_over = False
         """Whether another process goes on with the run of this one."""
 
     @property
+    def where(self) -> str:
+        """As people are told of it."""
+        return self.rows.where
+
+    @property
     def exists(self) -> bool:
         """Whether anything was ever written. Raises JournalError where nobody may look."""
-        return self._database.exists
+        return self.rows.exists
 
     def check(self) -> None:
         """See that the next run will find what this one appends. For whoever is about to rely on that.
 
-        Raises JournalError when the file was removed, replaced or truncated since it was opened for writing. From then on
-        nothing can be appended: a run whose journal nobody can read stops.
+        Raises JournalError when what was appended is not there any more, and when the lock for side effects was lost.
         """
-        for path, before in self._written.items():
-            now = path.stat() if path.exists() else None
-            if now is None:
-                what = "removed"
-            elif (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
-                what = "replaced"
-            elif now.st_size < before.st_size:  # SQLite never shortens these while they are in use
-                what = "truncated"
-            else:
-                self._written[path] = now
-                continue
-            self._lost = f"{path.name} was {what} while it was in use: what was recorded there is lost to the next run"
-            raise self._gone()
+        self.rows.check()
+
+    def effects_lock(self) -> EffectsLock:
+        """What the one run holds that may have open side effects."""
+        return self.rows.effects_lock()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event from now on, after it is durable."""
@@ -179,7 +132,7 @@ class Journal:
 
     def fence(self, run: str, number: int) -> None:
         """From now on write only as long as the run was resumed so many times: then nobody else has taken it over."""
-        self._fence = (run, number)
+        self._fence = Fence(run, number)
 
     def resumptions(self, run: str) -> int:
         """How many times the run was resumed."""
@@ -218,60 +171,33 @@ class Journal:
         try:
             for first in self._first:
                 first()
-            written = self._write([one for batch in batches for one in batch.rows])
+            known = {tried: self.rows.added(tried) for tried in {batch.tried for batch in batches if batch.tried}}
+            batches = [batch for batch in batches if not known.get(batch.tried)]
+            tried = secrets.token_hex(16)
+            for batch in batches:
+                batch.tried = tried
+            written = self._write([one for batch in batches for one in batch.rows], tried)
         except BaseException as error:
-            broken = self._broken(error, "written") if isinstance(error, sqlite3.Error) else error
             with self._queueing:
                 self._queue = [batch for batch in batches if not batch.waited_for] + self._queue
             for batch in batches:
-                batch.error = broken
-            if broken is error:
-                raise
-            return
+                batch.error = error
+            raise
         for batch in batches:
             batch.written = True
         for event in written:
             for listener in self._listeners:
                 listener(event)
 
-    def _write(self, events: Sequence[_Row]) -> list[Event]:
+    def _write(self, events: Sequence[_Row], batch: str) -> list[Event]:
         """The events with the numbers they were given."""
-        if self._lost:
-            raise self._gone()
-        new = not self._database.writing
-        db = self._database.for_writing()
-        if new:
-            self._written = {path: path.stat() for path in (self.path, self._database.waiting) if path.exists()}
-        db.execute("begin immediate")
+        texts = [(row.text, row.long) for row in events if row.text and row.long]
         try:
-            self._check_fence(db)
-            first = db.execute("select coalesce(max(seq), 0) + 1 from event").fetchone()[0]
-            long = [(row.text, row.long) for row in events if row.long]
-            db.executemany("insert or ignore into text (digest, data) values (?, ?)", long)
-            db.executemany(
-                "insert into event (seq, run, at, kind, stage, data, key, made, text) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(seq, *row.columns()) for seq, row in enumerate(events, first)],
-            )
-            db.execute("commit")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("rollback")
+            first = self.rows.add([row.columns() for row in events], texts, batch, self._fence)
+        except Overtaken:
+            self.taken_over = True
             raise
         return [row.event(seq) for seq, row in enumerate(events, first)] if self._listeners else []
-
-    def _check_fence(self, db: sqlite3.Connection) -> None:
-        if self._fence is None:
-            return
-        run, number = self._fence
-        (found,) = db.execute(RESUMPTIONS, (run,)).fetchone()
-        if found != number:
-            self.taken_over = True
-            raise JournalError(
-                f"run {run} goes on elsewhere: another process has resumed it",
-                where=str(self.path),
-                right="one process at work on a run",
-                next="python -m pipeline runs",
-            )
 
     def repeat(self, before: Event, run: str, after: Event) -> None:
         """Write two events and between them what was decided and settled in `run` once more, as of the run they tell of.
@@ -288,10 +214,7 @@ class Journal:
         ]
         self.flush()
         with self._writing:
-            try:
-                self._write([_row(before), *again, _row(after)])
-            except sqlite3.Error as error:
-                raise self._broken(error, "written") from error
+            self._write([_row(before), *again, _row(after)], secrets.token_hex(16))
 
     def settled_together(self, run: str) -> Iterator[Event]:
         """What a run tells of stages that needed no work; of the cached ones together."""
@@ -341,13 +264,16 @@ class Journal:
 
     def _cached_together(self, *, after: int, run: str = "") -> Iterator[Event]:
         """What tells of several cached stages at once, the latest first; of those that say the same the latest alone."""
-        of_run = " and event.run = ?" if run else ""
-        query = (
-            f"select max(event.seq), event.run, event.at, event.text, coalesce(text.data, event.data) from event "  # noqa: S608 # nosec B608 - fixed words
-            f"left join text on text.digest = event.text where event.stage = '' and event.kind = 'stage.cached' "
-            f"and event.seq > ?{of_run} group by coalesce(event.text, event.seq) order by 1 desc"
+        of_run = " and run = ?" if run else ""
+        latest = (
+            f"select max(seq) from event where stage = '' and kind = 'stage.cached' and seq > ?{of_run} "  # noqa: S608 # nosec B608 - fixed words
+            "group by coalesce(text, cast(seq as text))"
         )
-        for seq, run_, at, _, data in self._rows(query, [after, *([run] if run else [])]):
+        query = (
+            "select event.seq, event.run, event.at, coalesce(text.data, event.data) from event "  # noqa: S608 # nosec B608 - fixed words
+            f"left join text on text.digest = event.text where event.seq in ({latest}) order by event.seq desc"
+        )
+        for seq, run_, at, data in self._rows(query, [after, *([run] if run else [])]):
             yield Event(seq=seq, run=run_, at=at, kind="stage.cached", data=json.loads(data))
 
     def runs(self) -> list[str]:
@@ -439,62 +365,10 @@ class Journal:
         return {stage: data["seconds"] for stage, data in found.items() if data and data.get("seconds") is not None}
 
     def close(self) -> None:
-        self._database.close()
+        self.rows.close()
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        try:
-            return self._database.rows(query, parameters)
-        except sqlite3.Error as error:
-            raise self._broken(error, "read") from error
-
-    def _gone(self) -> JournalError:
-        return JournalError(
-            self._lost,
-            where=str(self.path),
-            right="a journal that stays where it is as long as a run goes on",
-            next=f"look at what this run deployed; then put the journal back from a copy, or rm -f {self.path}* to begin anew",
-        )
-
-    def _newer(self, version: int) -> JournalError:
-        return JournalError(
-            f"the journal was written by a newer version (format {version})",
-            where=str(self.path),
-            right=f"format {len(MIGRATIONS)} or older",
-            next="pip install --upgrade lockgate",
-        )
-
-    def _unreadable(self, why: str) -> JournalError:
-        return JournalError(
-            f"the journal {why}",
-            where=str(self.path),
-            right="a directory you may write to",
-            next=f"cp -r {self.path.parent} to one, and set PIPELINE_HOME to it",
-        )
-
-    def _broken(self, error: sqlite3.Error, doing: str) -> JournalError:
-        text = str(error)
-        if "full" in text:
-            return JournalError(
-                "the disk is full; what was recorded before is safe", where=str(self.path), next=f"df -h {self.path.parent}"
-            )
-        if "readonly" in text or "unable to open" in text:
-            return JournalError(
-                f"the journal cannot be {doing}: {text}",
-                where=str(self.path),
-                next=f"set PIPELINE_HOME to a directory that can be {doing}",
-            )
-        if getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            return JournalError(
-                f"the journal cannot be used: {text}",
-                where=str(self.path),
-                right="what runs wrote, as a copy of it if there is one",
-                next=f"move {self.path}* away; python -m pipeline run then begins a new one",
-            )
-        return JournalError(
-            f"the journal cannot be used: {text}",
-            where=str(self.path),
-            next=f"fuser -v {self.path}, and df -h {self.path.parent}",
-        )
+        return self.rows.select(query, parameters)
 
 
 class _Row(NamedTuple):
@@ -523,6 +397,8 @@ class _Batch:
         self.waited_for = waited_for
         self.written = False
         self.error: BaseException | None = None
+        self.tried = ""
+        """What it was last tried with, along with others: they may have been written though that failed."""
 
 
 def _row(event: Event) -> _Row:

@@ -24,6 +24,8 @@ class Project:
     home: Path
     """Where state lives: `.pipeline/` beside pyproject.toml, or PIPELINE_HOME."""
     settings: Settings
+    journal: str = ""
+    """The address of the journal that several runners share, from PIPELINE_JOURNAL or the settings; empty: a file in `home`."""
 
     @staticmethod
     def at(directory: Path, environment: Mapping[str, str]) -> Project:
@@ -33,7 +35,8 @@ class Project:
             raise ConfigError("is no directory", where=str(directory), right="the directory of your pyproject.toml")
         root = next((d for d in (start, *start.parents) if (d / "pyproject.toml").exists()), start)
         home = Path(environment["PIPELINE_HOME"]).resolve() if environment.get("PIPELINE_HOME") else root / ".pipeline"
-        return Project(root=root, home=home, settings=read(root))
+        settings = read(root)
+        return Project(root=root, home=home, settings=settings, journal=environment.get("PIPELINE_JOURNAL") or settings.journal)
 
     @cached_property
     def files(self) -> tuple[str, ...]:

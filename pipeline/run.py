@@ -25,7 +25,6 @@ from pipeline.errors import BrokenOff, EngineError, Exit, JournalError, Lockgate
 from pipeline.events import run_finished, settled, shared
 from pipeline.journal import Event, Journal
 from pipeline.limit import within
-from pipeline.lock import Lock
 from pipeline.plan import Decision, Plan, Step, decide
 from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
@@ -82,14 +81,14 @@ class Runner:
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
         self._unable: set[Stage[Any]] = set()
-        """Those that failed for want of a disk or an engine: nothing was found wrong."""
+        """Those that failed for want of a disk, an engine or the journal: nothing was found wrong."""
         self._results: dict[Stage[Any], Result] = {}
         self._effects = Effects(
             plan.pipeline,
             run,
             journal=journal,
             store=store,
-            lock=Lock(journal.path.with_name("effects.lock")),
+            lock=journal.effects_lock(),
             work=partial(self._work, attempt=0),
             resumed=options.resumed,
         )
@@ -146,7 +145,8 @@ class Runner:
             self._journal.check()
             self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
         except JournalError as error:
-            before = "".join(f"; before that {self._name(stage)} failed: {why}" for stage, why in self._failed.items())
+            others = ((self._name(stage), why) for stage, why in self._failed.items() if why != str(error))
+            before = "".join(f"; before that {name} failed: {why}" for name, why in others)
             raise JournalError(error.what + before, where=error.where, right=error.right, next=error.next) from error
 
     def stop(self) -> None:
@@ -364,7 +364,7 @@ class Runner:
         what, own = said(error), error if isinstance(error, LockgateError) else None
         if last:
             self._failed[stage] = what
-            if isinstance(error, StoreError | EngineError):
+            if isinstance(error, StoreError | EngineError | JournalError):
                 self._unable.add(stage)
         return self._event(
             "stage.failed" if last else "stage.retried",

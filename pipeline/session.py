@@ -50,7 +50,7 @@ class Session(Frozen):
             project=project,
             pipeline=pipeline,
             store=Store(project.home / "store"),
-            journal=open_journal(project),
+            journal=open_journal(project, pipeline.name),
             choice=choose(engine or project.settings.engine, environment),
             facts=facts(project, environment, chosen=chosen or {}),
         )
@@ -130,9 +130,16 @@ def in_use(home: Path, *, shared: bool = True) -> Lock:
     return Lock(home / "in-use.lock", shared=shared)
 
 
-def open_journal(project: Project) -> Journal:
-    """The project's journal, which the first event makes."""
-    return Journal(project.home / "journal.db")
+def open_journal(project: Project, name: str = "") -> Journal:
+    """The journal of the project's pipeline, which the first event makes. Several runners share one by the pipeline's `name`.
+
+    Where that is not given, it is that of the state directory's owner, else asked of the pipeline itself.
+    """
+    if not project.journal:
+        return Journal(project.home / "journal.db")
+    from pipeline.journal_server import JournalServer
+
+    return Journal(JournalServer(project.journal, name or _owner(project.home) or load(project).name))
 
 
 def _make_home(home: Path) -> None:

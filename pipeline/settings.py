@@ -33,6 +33,10 @@ class Settings(BaseModel):
     remote_cache_trusted: list[str] = Field(
         default=[], description="Public keys (Ed25519) of those whose results may stand before and behind a gate."
     )
+    journal: str = Field(
+        default="",
+        description="Where the journal is: postgresql://HOST/DATABASE, no password in it; empty: a file in the state directory.",
+    )
 
 
 def read(root: Path) -> Settings:

@@ -58,6 +58,7 @@ def findings() -> Iterator[Finding]:
     yield docker()
     yield haproxy()
     yield package("apprise", "notices to people", "pip install apprise")
+    yield package("psycopg", "a journal that runners share", "pip install 'psycopg[binary]'")
     yield program("cc", "native extensions", "apt install gcc")
     chosen = choose("auto", os.environ)
     yield Finding("engine", True, f"--engine auto takes {chosen.name}: {chosen.reason}")

@@ -34,6 +34,9 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
                 print(json.dumps(row), file=out)
         return Exit.PASSED
     paint = Paint.on_stream(out, arguments.color)
+    host = run.about.get("host", "")
+    if host not in {"", os.uname().nodename}:
+        print(paint("dim", f"run {run.id} was on {host}: what its stages printed is there"), file=out)
     for stage in chosen:
         _show(project, run, stage, paint, out, always=bool(arguments.stage))
     return Exit.PASSED
@@ -43,7 +46,7 @@ def wanted(project: Project, start: str) -> RunHistory:
     """The run whose id begins with `start`; the latest for an empty string. Raises LockgateError."""
     journal = open_journal(project)
     if not journal.exists:
-        raise LockgateError("there is no journal yet", where=str(journal.path), right="a run", next="python -m pipeline run")
+        raise LockgateError("there is no journal yet", where=journal.where, right="a run", next="python -m pipeline run")
     run = one(journal, start)
     if run is None:
         raise LockgateError(

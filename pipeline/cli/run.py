@@ -61,7 +61,7 @@ def _run(session: Session, asked: Selection, wanted: frozenset[Stage[Any]], argu
     skipped = skips(session.pipeline, wanted, world)
     print_ = fingerprint(session.pipeline, wanted, skipped, world)
     before = known(session.store, print_) if print_ and arguments.output == "text" else None
-    if before is not None:
+    if before is not None and session.journal.latest("", ("run.finished",), run=before):  # else it was told elsewhere
         return _as_before(session, world, before, view)
     made = plan(session.pipeline, wanted, world)
     check_alone(made, asked)
@@ -76,7 +76,7 @@ def _run(session: Session, asked: Selection, wanted: frozenset[Stage[Any]], argu
 def _as_before(session: Session, world: World, before: str, view: View) -> int:
     """Journal a run that finds everything as the run `before` did."""
     run = new_id(time.time())
-    started, finished = _started(session, world, run), run_finished(run, 0, [])
+    started, finished = run_started(session.pipeline, world, run, **_about(session)), run_finished(run, 0, [])
     session.journal.repeat(started, before, finished)
     with view:
         for event in (started, *session.journal.settled_together(before), finished):
@@ -88,21 +88,21 @@ def _nothing_to_do(session: Session, plan: Plan, view: View) -> str:
     """Journal a run in which everything was cached or skipped; neither engine nor event loop is needed. Returns its id."""
     run = new_id(time.time())
     with view:
-        about = (_started(session, plan.world, run), run_planned(plan, run))
+        about = (_begins(session, plan, run, 0), run_planned(plan, run))
         session.journal.append(*about, *settled(plan.steps, run), run_finished(run, 0, []))
     return run
 
 
 def _begins(session: Session, plan: Plan, run: str, number: int) -> Event:
     """The first event of a run, or of going on with it for the first, second or a later time."""
-    about: dict[str, Any] = {"reason": session.choice.reason, "pid": os.getpid()}
     if number:
-        return run_resumed(session.pipeline, plan.world, run, number, **about)
-    return run_started(session.pipeline, plan.world, run, **about)
+        return run_resumed(session.pipeline, plan.world, run, number, **_about(session))
+    return run_started(session.pipeline, plan.world, run, **_about(session))
 
 
-def _started(session: Session, world: World, run: str) -> Event:
-    return run_started(session.pipeline, world, run, reason=session.choice.reason, pid=os.getpid())
+def _about(session: Session) -> dict[str, Any]:
+    """Where a run takes place, and on what engine for what reason."""
+    return {"reason": session.choice.reason, "pid": os.getpid(), "host": os.uname().nodename}
 
 
 def keep_small(session: Session) -> None:

@@ -26,6 +26,8 @@ def markdown(run: RunHistory) -> str:
     lines = [f"# {run.pipeline}: {run.state}", "", f"{counts} in {run.seconds:.1f} s on {run.engine}, run `{run.id}`."]
     if run.about.get("commit"):
         lines[-1] += f" Commit `{run.about['commit'][:12]}`."
+    if run.about.get("host"):
+        lines[-1] += f" Machine `{run.about['host']}`."
     for stage in failed:
         lines += ["", f"## {SIGNS['failed']} {stage.name}", "", "```text", *fenced(stage), "```"]
     for stage in run.stages.values():

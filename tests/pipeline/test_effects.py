@@ -548,10 +548,10 @@ def test_an_effect_is_taken_back_where_the_journal_cannot_say_that_it_took_place
 def test_a_run_that_breaks_ends_once_and_with_its_own_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     write, broken = bench.journal._write, [("stage.finished", "the disk is full"), ("stage.failed", "the disk is full again")]
 
-    def full(rows: Sequence[Any]) -> list[Event]:
+    def full(rows: Sequence[Any], batch: str) -> list[Event]:
         if broken and any(row.of.kind == broken[0][0] and row.of.stage == "below" for row in rows):
             raise JournalError(broken.pop(0)[1])
-        return write(rows)
+        return write(rows, batch)
 
     monkeypatch.setattr(bench.journal, "_write", full)
     with pytest.raises(JournalError, match="the disk is full again"):
@@ -670,14 +670,14 @@ def test_a_run_whose_journal_is_lost_begins_no_other_effect_takes_back_what_is_o
 ) -> None:
     class Loses(Half):
         async def run(self, work: Work) -> Number:
-            lose(bench.journal.path)
+            lose(Path(bench.journal.where))
             return await super().run(work)
 
     first = Opens(of=Constant(value=4))
     with pytest.raises(JournalError, match=f"{said} while it was in use") as caught:
         bench.run(Pipeline("thing", first=first, next=next_effect(of=Loses(of=first))))
     assert bench.sent.read_text() == "4\ntook back 4\n"
-    assert (caught.value.where, "put the journal back" in caught.value.next) == (str(bench.journal.path), True)
+    assert (caught.value.where, "put the journal back" in caught.value.next) == (bench.journal.where, True)
 
 
 class Undoes(Mails):

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,29 @@ import pytest
 from pipeline import Event, Journal
 from pipeline.database import Database
 from pipeline.errors import JournalError
+from pipeline.formats import SQLITE, scripts
 from pipeline.history import fold
-from pipeline.journal import MIGRATIONS, Cached
+from pipeline.journal import Cached
+from pipeline.journal_file import JournalFile
+from pipeline.journal_server import JournalServer
+from pipeline.rows import Rows
+
+Place = Callable[[], Rows]
+"""Opens the place of the test's journal, each time anew."""
+
+
+@pytest.fixture(params=["file", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """In a file, and then in PostgreSQL."""
+    if request.param == "file":
+        return partial(JournalFile, tmp_path / "journal.db")
+    return partial(JournalServer, request.getfixturevalue("postgres").address, str(tmp_path))
+
+
+@pytest.fixture
+def journal(place: Place) -> Iterator[Journal]:
+    with contextlib.closing(Journal(place())) as found:
+        yield found
 
 
 def test_events_come_back_in_order_with_what_was_written(journal: Journal) -> None:
@@ -27,13 +50,13 @@ def test_events_come_back_in_order_with_what_was_written(journal: Journal) -> No
     assert [event.seq for event in journal.events()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("statement", ["update event set kind = 'x'", "delete from event"])
-def test_nothing_recorded_can_be_changed_or_removed(journal: Journal, statement: str) -> None:
-    journal.append(Event(run="r", kind="a"))
-    other = sqlite3.connect(journal.path)
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+@pytest.mark.parametrize("statement", ["update event set kind = 'x'", "delete from event", "delete from text"])
+def test_nothing_recorded_can_be_changed_or_removed(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "journal.db"
+    with contextlib.closing(Journal(path)) as journal:
+        journal.append(Event(run="r", kind="a", data={"x": "y" * 10_000}))
+    with contextlib.closing(sqlite3.connect(path)) as other, pytest.raises(sqlite3.IntegrityError, match="append-only"):
         other.execute(statement)
-    other.close()
 
 
 def test_events_of_one_transaction_are_all_there_or_none(journal: Journal) -> None:
@@ -44,11 +67,11 @@ def test_events_of_one_transaction_are_all_there_or_none(journal: Journal) -> No
     assert [event.kind for event in journal.events()] == ["c"]
 
 
-def test_a_listener_hears_an_event_after_it_is_durable(journal: Journal) -> None:
+def test_a_listener_hears_an_event_after_it_is_durable(journal: Journal, place: Place) -> None:
     heard: list[tuple[str, int]] = []
 
     def listener(event: Event) -> None:
-        other = Journal(journal.path)
+        other = Journal(place())
         heard.append((event.kind, len(list(other.events()))))
         other.close()
 
@@ -57,26 +80,24 @@ def test_a_listener_hears_an_event_after_it_is_durable(journal: Journal) -> None
     assert heard == [("a", 1)]
 
 
-def write(path: Path, writer: int) -> None:
-    journal = Journal(path)
+def write(place: Place, writer: int) -> None:
+    journal = Journal(place())
     for number in range(20):
         journal.append(Event(run=f"w{writer}", kind="k", data={"n": number}))
     journal.close()
 
 
-def test_many_writers_at_once_lose_nothing_and_lock_nobody_out(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
+def test_many_writers_at_once_lose_nothing_and_lock_nobody_out(place: Place, journal: Journal) -> None:
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=write, args=(path, writer)) for writer in range(8)]
+    writers = [context.Process(target=write, args=(place, writer)) for writer in range(8)]
     for process in writers:
         process.start()
     for process in writers:
         process.join()
     assert [process.exitcode for process in writers] == [0] * 8
-    journal = Journal(path)
     for writer in range(8):
         assert [event.data["n"] for event in journal.events(f"w{writer}")] == list(range(20))
-    journal.close()
+    assert [event.seq for event in journal.events()] == list(range(1, 161))
 
 
 def test_a_journal_of_a_newer_version_is_a_clear_error(tmp_path: Path) -> None:
@@ -102,18 +123,21 @@ def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
             journal.append(Event(run="r", kind="a"))
 
 
-def test_a_journal_that_is_not_there_has_no_events_and_is_not_made_by_reading(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.db")
-    assert (journal.exists, journal.runs(), journal.last_keys()("s"), journal.made(["k"])) == (False, [], None, {})
-    assert journal.latest("s", ("a",)) is None
+def test_a_journal_that_is_not_there_has_no_events_and_is_not_made_by_reading(journal: Journal, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert (journal.exists, journal.runs(), journal.last_keys()("s"), journal.made(["k"])) == (False, [], None, {})
+        assert journal.latest("s", ("a",)) is None
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "journal.db").touch()  # another process is just making it
-    assert journal.runs() == []
-    journal.close()
 
 
-def test_what_others_write_is_seen_by_who_only_reads(tmp_path: Path) -> None:
-    reader, writer = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
+def test_a_file_that_another_process_is_just_making_has_no_events(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").touch()
+    with contextlib.closing(Journal(tmp_path / "journal.db")) as journal:
+        assert journal.runs() == []
+
+
+def test_what_others_write_is_seen_by_who_only_reads(place: Place) -> None:
+    reader, writer = Journal(place()), Journal(place())
     assert list(reader.events()) == []
     writer.append(Event(run="r", kind="a"))
     assert [event.kind for event in reader.events()] == ["a"]
@@ -149,7 +173,9 @@ def test_a_journal_of_the_first_format_is_read_and_keeps_what_it_had(tmp_path: P
         ("r", "stage.finished", "s", finished),
         ("q", "stage.cached", "s", cached),
     ]
-    with contextlib.closing(Database(path, MIGRATIONS[:1], synchronous="full", newer=refuse, unreadable=JournalError)) as first:
+    with contextlib.closing(
+        Database(path, scripts(SQLITE)[:1], synchronous="full", newer=refuse, unreadable=JournalError)
+    ) as first:
         for run, kind, stage, data in old:
             row = (run, kind, stage, json.dumps(data))
             first.for_writing().execute("insert into event (run, at, kind, stage, data) values (?, 1, ?, ?, ?)", row)
@@ -170,9 +196,10 @@ def test_a_journal_of_the_first_format_is_read_and_keeps_what_it_had(tmp_path: P
 
 
 def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.db")
+    place = JournalFile(tmp_path / "journal.db")
+    journal = Journal(place)
     journal.append(Event(run="r", kind="before"))
-    db = journal._database.for_writing()
+    db = place.database.for_writing()
     pages = db.execute("pragma page_count").fetchone()[0]
     db.execute(f"pragma max_page_count={pages}")  # SQLite reports SQLITE_FULL, as it does for ENOSPC
     with pytest.raises(JournalError, match="the disk is full; what was recorded before is safe"):
@@ -182,12 +209,13 @@ def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_others_write_to_and_close_is_where_it_was(tmp_path: Path) -> None:
-    journal, other = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
+    place = JournalFile(tmp_path / "journal.db")
+    journal, other = Journal(place), Journal(tmp_path / "journal.db")
     journal.check()  # nothing was written, so nothing can be lost
     journal.append(Event(run="r", kind="a"))
     for number in range(3):
         other.append(*(Event(run="r", kind="b", data={"x": "y" * 10_000 * number}) for _ in range(20)))
-        journal._database.for_writing().execute("pragma wal_checkpoint(restart)")  # as SQLite does of its own from time to time
+        place.database.for_writing().execute("pragma wal_checkpoint(restart)")  # as SQLite does of its own from time to time
         journal.append(Event(run="r", kind="c"))
         journal.check()
     other.close()
@@ -199,25 +227,26 @@ def test_a_journal_that_others_write_to_and_close_is_where_it_was(tmp_path: Path
     journal.close()
 
 
-def test_a_journal_that_was_lost_takes_no_more_events_and_begins_no_other_file(journal: Journal) -> None:
+def test_a_journal_that_was_lost_takes_no_more_events_and_begins_no_other_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
     journal.append(Event(run="r", kind="a"))
-    journal.path.unlink()
+    (tmp_path / "journal.db").unlink()
     with pytest.raises(JournalError, match="was removed while it was in use"):
         journal.check()
     with pytest.raises(JournalError, match="was removed while it was in use"):
         journal.append(Event(run="r", kind="b"))
     assert not journal.exists
+    journal.close()
 
 
-def test_what_a_killed_process_had_appended_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
+def test_what_a_killed_process_had_appended_is_there(place: Place) -> None:
     child = os.fork()
     if child == 0:
-        journal = Journal(path)
+        journal = Journal(place())
         journal.append(Event(run="r", kind="a"))
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
-    with contextlib.closing(Journal(path)) as journal:
+    with contextlib.closing(Journal(place())) as journal:
         assert [event.kind for event in journal.events()] == ["a"]
 
 
@@ -229,8 +258,8 @@ def test_the_latest_record_and_duration_of_each_stage_are_known(journal: Journal
     assert journal.durations(["s", "effect", "other"]) == {"s": 2.0, "effect": 3.0}
 
 
-def test_what_is_noted_waits_for_the_next_append_and_keeps_its_place(tmp_path: Path) -> None:
-    journal, told = Journal(tmp_path / "journal.db"), list[str]()
+def test_what_is_noted_waits_for_the_next_append_and_keeps_its_place(journal: Journal) -> None:
+    told = list[str]()
     journal.listen(lambda event: told.append(event.kind))
     journal.note(Event(run="r", kind="a"))
     journal.note(Event(run="r", kind="b"))
@@ -240,14 +269,14 @@ def test_what_is_noted_waits_for_the_next_append_and_keeps_its_place(tmp_path: P
     journal.flush()
     journal.flush()
     assert [event.kind for event in journal.events()] == told == ["a", "b", "c", "d"]
-    journal.close()
 
 
 def test_what_was_noted_is_not_lost_with_an_append_that_fails(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.db")
+    place = JournalFile(tmp_path / "journal.db")
+    journal = Journal(place)
     journal.append(Event(run="r", kind="before"))
     journal.note(Event(run="r", kind="noted"))
-    db = journal._database.for_writing()
+    db = place.database.for_writing()
     db.execute(f"pragma max_page_count={db.execute('pragma page_count').fetchone()[0]}")
     with pytest.raises(JournalError, match="the disk is full"):
         journal.append(Event(run="r", kind="big", data={"x": "y" * 100_000}))
@@ -257,27 +286,24 @@ def test_what_was_noted_is_not_lost_with_an_append_that_fails(tmp_path: Path) ->
     journal.close()
 
 
-def test_what_has_to_be_there_before_events_is_written_before_them(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.db")
+def test_what_has_to_be_there_before_events_is_written_before_them(journal: Journal) -> None:
     seen = list[int]()
     journal.follow(lambda: seen.append(len(list(journal.events()))))
     journal.note(Event(run="r", kind="a"))
     journal.append(Event(run="r", kind="b"))
     journal.append(Event(run="r", kind="c"))
     assert seen == [0, 2]
-    journal.close()
 
 
 def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "journal.db")
     batches = list[int]()
     write = journal._write
 
-    def counting(rows: Any) -> list[Event]:
+    def counting(rows: Any, batch: str) -> list[Event]:
         batches.append(len(rows))
-        return write(rows)
+        return write(rows, batch)
 
     monkeypatch.setattr(journal, "_write", counting)
 
@@ -295,14 +321,13 @@ def test_threads_that_append_at_once_are_written_together_each_whole_and_in_its_
         assert found == list(range(50))
     assert sum(batches) == 800
     assert max(batches) > 2  # somebody was written along with another
-    journal.close()
 
 
 def test_an_error_reaches_everybody_who_waited_for_what_was_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "journal.db")
     inside, go_on = threading.Event(), threading.Event()
 
-    def fails(_: Any) -> list[Event]:
+    def fails(*_: Any) -> list[Event]:
         inside.set()
         go_on.wait(30)
         raise JournalError("broken")
@@ -334,10 +359,7 @@ def test_what_is_long_is_written_once_however_often_it_is_said(journal: Journal)
     for run in ("a", "b", "c"):
         journal.append(Event(run=run, kind="k", data=long))
     assert [event.data for event in journal.events()] == [long] * 3
-    with contextlib.closing(sqlite3.connect(journal.path)) as db:
-        assert db.execute("select count(*) from text").fetchone() == (1,)
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            db.execute("delete from text")
+    assert journal.rows.select("select count(*) from text", []) == [(1,)]
 
 
 def test_several_cached_stages_are_one_event_and_read_as_one_each(journal: Journal) -> None:
@@ -376,3 +398,22 @@ def test_a_run_is_repeated_under_another_name_with_what_it_found_settled(journal
     assert [(e.kind, e.stage, e.data) for e in journal.events("q")] == [(e.kind, e.stage, e.data) for e in journal.events("r")]
     assert [event.kind for event in journal.settled_together("q")] == ["stage.skipped", "stage.cached"]
     assert journal.runs() == ["r", "q"]
+
+
+def test_a_process_whose_run_was_resumed_elsewhere_writes_nothing_more(place: Place) -> None:
+    old, new = Journal(place()), Journal(place())
+    old.fence("r", 0)
+    old.append(Event(run="r", kind="run.started"))
+    new.fence("r", 0)
+    new.append(Event(run="r", kind="run.resumed", data={"number": 1}))
+    new.fence("r", 1)
+    old.note(Event(run="r", kind="noted"))
+    with pytest.raises(JournalError, match="run r goes on elsewhere"):
+        old.append(Event(run="r", kind="late"))
+    assert old.taken_over
+    with pytest.raises(JournalError, match="run r goes on elsewhere"):  # and of two that resume at once the second
+        old.append(Event(run="r", kind="run.resumed", data={"number": 1}))
+    new.append(Event(run="r", kind="on"))
+    assert [event.kind for event in new.events("r")] == ["run.started", "run.resumed", "on"]
+    old.close()
+    new.close()

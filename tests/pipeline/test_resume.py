@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event, Journal
-from pipeline.errors import ConfigError, JournalError
+from pipeline.errors import ConfigError
 from pipeline.history import one
 from pipeline.lease import Lease
 from tests.pipeline.cli.test_cli import PYTHONPATH
@@ -271,23 +271,6 @@ def test_of_two_that_resume_one_run_at_once_one_goes_on(place: Place) -> None:
     assert 0 in {process.returncode for process in both} <= {0, 2}
     did = place.did()
     assert [did.count(name) for name in ("opens", "confirmed", "last")] == [1, 1, 1]
-
-
-def test_a_process_whose_run_was_resumed_elsewhere_writes_nothing_more(tmp_path: Path) -> None:
-    old, new = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
-    old.fence("r", 0)
-    old.append(Event(run="r", kind="run.started"))
-    new.fence("r", 0)
-    new.append(Event(run="r", kind="run.resumed", data={"number": 1}))
-    new.fence("r", 1)
-    old.note(Event(run="r", kind="noted"))
-    with pytest.raises(JournalError, match="run r goes on elsewhere"):
-        old.append(Event(run="r", kind="late"))
-    assert old.taken_over
-    with pytest.raises(JournalError, match="run r goes on elsewhere"):  # and of two that resume at once the second
-        old.append(Event(run="r", kind="run.resumed", data={"number": 1}))
-    new.append(Event(run="r", kind="on"))
-    assert [event.kind for event in new.events("r")] == ["run.started", "run.resumed", "on"]
 
 
 def test_the_logs_of_attempts_before_the_kill_are_kept(place: Place) -> None:

@@ -587,7 +587,7 @@ def test_a_journal_that_is_gone_stops_the_run_as_ever(new_home: NewHome) -> None
     home = new_home()
 
     def remove(_server: Adversary, _request: BaseHTTPRequestHandler) -> bool:
-        for path in home.journal.path.parent.glob("journal.db*"):
+        for path in Path(home.journal.where).parent.glob("journal.db*"):
             path.unlink()
         return False
 
