@@ -281,7 +281,7 @@ class Runner:
                 if not is_own(error):
                     raise
                 seconds = time.monotonic() - started
-                last = attempt == last_one or not isinstance(error, StageFailed | OSError)
+                last = attempt == last_one or not isinstance(error, stage.retry.on)
                 self._journal.append(self._failure(stage, attempt, seconds, error, last=last))
                 if last:
                     return

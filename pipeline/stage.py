@@ -37,13 +37,20 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Retry:
-    """Up to `times` further attempts, the first after `wait` seconds, each wait twice the one before, with jitter."""
+    """Up to `times` further attempts, the first after `wait` seconds, each wait twice the one before, with jitter.
+
+    After failures of the kinds `on` alone: `(StageTimeout, EngineError)` tries again what ran out of time or lost its engine,
+    and takes a command's no for an answer.
+    """
 
     times: int = 0
     wait: float = 1.0
+    on: tuple[type[Exception], ...] = (StageFailed, OSError)
 
     def __post_init__(self) -> None:
         _not_negative("Retry", times=self.times, wait=self.wait)
+        if not isinstance(self.on, tuple) or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on):
+            raise WiringError(f"Retry.on is {self.on!r}", right="a tuple of exception classes, as (StageTimeout, EngineError)")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def parser() -> Parser:
     made["runs"].add_argument("--limit", type=_positive, default=20, metavar="N", help="at most so many, the latest (20)")
     made["logs"].add_argument("stage", metavar="STAGE", nargs="?", default="", help="all stages when none is named")
     made["report"].add_argument("--format", choices=("markdown", "json", "junit", "sarif"), default="markdown")
+    made["logs"].add_argument("--search", default="", metavar="REGEX", help="only the lines in which it is found")
     for name in ("logs", "report"):
         made[name].add_argument("--run", default="", metavar="ID", help="a run, or how its id begins (the latest)")
     made["cache"].add_argument("what", choices=("stats", "verify", "prune"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
-from pipeline.errors import Exit, LockgateError, did_you_mean
+from pipeline.errors import ConfigError, Exit, LockgateError, did_you_mean
 from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
 from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
@@ -27,19 +28,35 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
             right=did_you_mean(arguments.stage, run.stages),
             next="python -m pipeline list",
         )
+    pattern = _pattern(arguments.search)
     chosen = [run.stages[arguments.stage]] if arguments.stage else run.stages.values()
     if arguments.output == "json":
         for stage in chosen:
             for row in rows(project, run, stage):
-                print(json.dumps(row), file=out)
+                if pattern.search(row["text"]):
+                    print(json.dumps(row), file=out)
         return Exit.PASSED
     paint = Paint.on_stream(out, arguments.color)
     host = run.about.get("host", "")
     if host not in {"", os.uname().nodename}:
         print(paint("dim", f"run {run.id} was on {host}: what its stages printed is there"), file=out)
+    if arguments.search:
+        for stage in chosen:
+            for row in rows(project, run, stage):
+                if pattern.search(row["text"]):
+                    print(f"{paint('bold', stage.name)}: {row['text']}", file=out)
+        return Exit.PASSED
     for stage in chosen:
         _show(project, run, stage, paint, out, always=bool(arguments.stage))
     return Exit.PASSED
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """What lines are searched for. Raises ConfigError for what is no regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"{text!r} is no regular expression: {error}", where="--search", right="as 'error|warning'") from error
 
 
 def wanted(project: Project, start: str) -> RunHistory:

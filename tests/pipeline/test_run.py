@@ -15,8 +15,22 @@ import pytest
 
 from gates import Check, QualityGate
 from gates.verdict import Verdict, failed, passed
-from pipeline import Event, Facts, Journal, Only, Pipeline, Project, Resources, Retry, Stage, StageFailed, Store, Work
-from pipeline.errors import Exit, JournalError
+from pipeline import (
+    Event,
+    Facts,
+    Journal,
+    Only,
+    Pipeline,
+    Project,
+    Resources,
+    Retry,
+    Stage,
+    StageFailed,
+    Store,
+    WiringError,
+    Work,
+)
+from pipeline.errors import EngineError, Exit, JournalError, StageTimeout
 from pipeline.history import RunHistory, one
 from pipeline.record import read
 from pipeline.run import Outcome
@@ -416,6 +430,48 @@ def rewrite(bench: Bench, table: str, change: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"\n\n", b"[" * 100_000, b"\xff\n\xff\n\xff"])
+class Raises(Stage[Number]):
+    """Fails in the ways that a file lists, one each time."""
+
+    file: Path
+
+    async def run(self, work: Work) -> Number:
+        kinds = {"failed": StageFailed, "engine": EngineError, "timeout": StageTimeout, "system": OSError, "bug": KeyError}
+        first, *rest = [*self.file.read_text().split(), ""]
+        self.file.write_text(" ".join(rest))
+        if first:
+            raise kinds[first]("so it is")
+        return Number(value=1)
+
+
+@pytest.mark.parametrize(
+    ("ways", "on", "attempts"),
+    [
+        ("engine timeout", (EngineError, StageTimeout), 3),
+        ("failed", (EngineError, StageTimeout), 1),
+        ("engine failed", (EngineError,), 2),
+        ("failed system", None, 3),
+        ("engine", None, 1),
+        ("bug", None, 1),
+        ("bug", (KeyError,), 2),
+    ],
+)
+def test_only_failures_of_the_kinds_that_a_retry_names_are_tried_again(
+    bench: Bench, ways: str, on: tuple[type[Exception], ...] | None, attempts: int
+) -> None:
+    file = bench.project.root / "ways"
+    file.write_text(ways)
+    retry = Retry(times=5, wait=0) if on is None else Retry(times=5, wait=0, on=on)
+    _, history, _ = bench.run(Pipeline("thing", it=Raises(file=file, retry=retry)))
+    assert (history.stages["it"].attempts, history.stages["it"].state == "passed") == (attempts, attempts > len(ways.split()))
+
+
+@pytest.mark.parametrize("on", [StageFailed, ("StageFailed",), (1,), [StageFailed]])
+def test_what_a_retry_is_on_are_classes_of_exceptions(on: Any) -> None:
+    with pytest.raises(WiringError, match=r"Retry\.on is"):
+        Retry(on=on)
+
+
 def test_a_damaged_record_is_a_miss_and_not_an_error(bench: Bench, text: bytes) -> None:
     bench.write("n", 4)
     bench.run(chain(bench))

@@ -772,6 +772,32 @@ pipeline = Pipeline("thing", writes=Writes(of=FromFile(path="n")))
 """
 
 
+def test_logs_are_searched_line_by_line(place: Place) -> None:
+    place.write("delivery.py", SAYS)
+    place("run")
+    assert place("logs", "--search", "er+or [0-9]").out == "says: an error 7\n"
+    assert [
+        json.loads(line)["text"] for line in place("logs", "says", "--search", "^fine", "--output", "json").out.splitlines()
+    ] == ["fine"]
+    assert place("logs", "--search", "nowhere").out == ""
+    done = place("logs", "--search", "(")
+    assert (done.code, "--search: '(' is no regular expression" in done.err) == (2, True)
+
+
+SAYS = """
+from pipeline import Pipeline, Stage, Work
+from tests.pipeline.toys import Number
+
+class Says(Stage[Number]):
+    async def run(self, work: Work) -> Number:
+        for line in ("fine", "an error 7", "this is fine"):
+            work.say(line)
+        return Number(value=1)
+
+pipeline = Pipeline("thing", says=Says())
+"""
+
+
 def test_a_plan_says_one_reason_a_line(place: Place) -> None:
     place("run")
     place.write("n", "10")
