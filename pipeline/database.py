@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pipeline.errors import LockgateError
 
+CACHE = 65536
+"""KiB of pages that are kept in memory at most: keys come in no order."""
+
 PATIENCE = 30.0
 """Seconds to wait for other writers."""
 
@@ -65,6 +68,7 @@ class Database:
             try:
                 db.execute("pragma journal_mode=wal")
                 db.execute(f"pragma synchronous={self._synchronous}")
+                db.execute(f"pragma cache_size=-{CACHE}")
                 self._migrate(db)
             except BaseException:
                 db.close()

@@ -86,7 +86,7 @@ class RunHistory:
             self._plan(event.data["stages"])
         elif event.kind == "stage.cached":
             for one in cached(event):
-                stage = self.stages.get(one.name) or self.stages.setdefault(one.name, StageHistory(name=one.name))
+                stage = self._stage(one.name)
                 if one.made_in == self.id and stage.state == "passed":
                     continue  # the run was resumed, and found what it had done itself
                 stage.state, stage.reason, stage.summary, stage.concern = "cached", one.reason, one.summary, one.concern
@@ -96,7 +96,13 @@ class RunHistory:
             for stage in self.stages.values():
                 stage.state = {"running": "interrupted", "waiting": "not reached"}.get(stage.state, stage.state)
         elif event.stage:
-            _add_to_stage(self.stages.setdefault(event.stage, StageHistory(name=event.stage)), event)
+            _add_to_stage(self._stage(event.stage), event)
+
+    def _stage(self, name: str) -> StageHistory:
+        found = self.stages.get(name)
+        if found is None:
+            found = self.stages[name] = StageHistory(name=name)
+        return found
 
     def _plan(self, steps: Iterable[dict[str, Any]]) -> None:
         for step in steps:

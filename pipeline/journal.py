@@ -25,7 +25,7 @@ TOGETHER = 500
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
 
-ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+ENCODER, DECODER = json.JSONEncoder(sort_keys=True, separators=(",", ":")), json.JSONDecoder()
 
 LOOKED_BACK = 10
 """Runs in which a stage is looked for that was found cached."""
@@ -241,11 +241,12 @@ class Journal:
         where = " and ".join(conditions)
         query = f"select {COLUMNS} from event left join text on text.digest = event.text where {where} order by event.seq"  # noqa: S608 # nosec B608 - fixed words
         for seq, run_, at, kind_, stage_, data in self._rows(query, parameters):
-            if stage and not stage_ and kind_ != "stage.cached":
-                continue
-            for event in each(Event(seq=seq, run=run_, at=at, kind=kind_, stage=stage_, data=json.loads(data))):
-                if not stage or event.stage == stage:
+            event = Event(run_, kind_, stage_, DECODER.decode(data), at, seq)
+            if stage_ or kind_ != "stage.cached":
+                if not stage or stage_ == stage:
                     yield event
+            else:
+                yield from (one for one in each(event) if not stage or one.stage == stage)
 
     def latest(self, stage: str, kinds: tuple[str, ...], *, run: str = "") -> Event | None:
         """The last event of one of the kinds about a stage, in any run or in that one."""

@@ -39,6 +39,8 @@ class Results:
         self._records: dict[str, bytes | None] = {}
         self._texts: dict[str, bytes] = {}
         self._known: set[str] | None = None
+        self._many = False
+        """Whether there are more keys than are kept in mind."""
         self._busy = threading.RLock()
 
     def save(self, key: str, record: bytes) -> None:
@@ -69,14 +71,15 @@ class Results:
             return found
 
     def _there(self) -> set[str] | None:
-        """The keys that had a record when first one was asked for; None where they are too many to keep in mind.
+        """The keys that had a record when first one was asked for, and what was saved since; None where they were too many.
 
         A record that another process makes meanwhile is missed, and made once more.
         """
-        if self._known is None:
-            rows = self._rows("select key from record limit ?", [MANY + 1])
-            self._known = {key for (key,) in rows}
-        return self._known if len(self._known) <= MANY else None
+        if self._known is None and not self._many:
+            self._known = {key for (key,) in self._rows("select key from record limit ?", [MANY + 1])}
+            if len(self._known) > MANY:
+                self._known, self._many = None, True
+        return self._known
 
     def keep(self, text: bytes) -> digest.Digest:
         """The text under its digest."""
@@ -169,7 +172,7 @@ class Results:
                 db.execute("vacuum")
             except sqlite3.Error as error:
                 raise self._broken(error) from error
-            self._known = None
+            self._known, self._many = None, False
 
     def settle(self, print_: str, run: str, contents: Iterable[str]) -> None:
         """Remember for as long as nothing is written here that `run` found everything it wanted, whose content is `contents`."""
