@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import containers, example, faults, hashing, journal, makespan, noop, peer, scheduling, startup, suite
+from benchmarks import containers, example, faults, hashing, journal, makespan, noop, peer, scale, scheduling, startup, suite
 from benchmarks.figure import Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "faults": faults.measure,
     "example": example.measure,
     "containers": containers.measure,
+    "scale": scale.measure,
     "suite": suite.measure,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -102,6 +102,8 @@ class ActionResult(Frozen):
     outputs: Mapping[str, Output]
     seconds: float
     network: Network
+    worker: str = ""
+    """The address of the worker that executed it; empty: it was executed here."""
 
     def require(self, *allowed: int) -> ActionResult:
         """This result when the exit code is 0 or one of `allowed`. Raises CommandFailed otherwise."""

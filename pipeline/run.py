@@ -34,6 +34,7 @@ from pipeline.work import Work, inputs_only
 
 if TYPE_CHECKING:
     from pipeline.remote.sharing import Sharing
+    from pipeline.workers.workers import Workers
 
 TOGETHER = 0.02
 """Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
@@ -73,11 +74,13 @@ class Runner:
         options: Options,
         listen: Callable[[str, bytes], None] = lambda _name, _piece: None,
         remote: Sharing | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.id = run
         self._plan, self._pipeline, self._world = plan, plan.pipeline, plan.world
         self._engine, self._store, self._journal, self._project = engine, store, journal, project
-        self._options, self._listen, self._remote = options, listen, remote
+        self._options, self._listen, self._remote, self._workers = options, listen, remote, workers
+        self._seconds = journal.durations(step.name for step in plan.steps)
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
         self._unable: set[Stage[Any]] = set()
@@ -102,9 +105,8 @@ class Runner:
             pipeline=self._pipeline,
             wanted=frozenset(step.stage for step in plan.steps),
             capacity=options.capacity,
-            priority=priorities(
-                self._pipeline, [step.stage for step in plan.steps], journal.durations(step.name for step in plan.steps)
-            ),
+            priority=priorities(self._pipeline, [step.stage for step in plan.steps], self._seconds),
+            elsewhere=workers.processors if workers else lambda: 0,
         )
 
     async def run(self) -> Outcome:
@@ -394,7 +396,7 @@ class Runner:
             attempt=attempt,
             observed=self._world.observed.get(stage),
             results=inputs_only(name, self._pipeline.inputs(stage), results or self._result, self._pipeline.name_of),
-            engine=self._engine,
+            engine=self._engine_of(stage),
             store=self._store,
             journal=self._journal,
             project=self._project,
@@ -403,6 +405,15 @@ class Runner:
             listen=self._listen,
             interrupted=interrupted,
         )
+
+    def _engine_of(self, stage: Stage[Any]) -> Engine:
+        """What executes the stage's actions. Those of an effect never leave this process: on a worker that is lost, or out of
+        reach for a while, one could take place twice.
+        """
+        if self._workers is None or stage.effect is not Effect.PURE:
+            return self._engine
+        name = self._name(stage)
+        return self._workers.engine(name, self._seconds.get(name))
 
     def _result(self, stage: Stage[Any]) -> Any:
         """The result of a settled stage, read from the store the first time a cached one is asked for."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.dag import Pipeline
 from pipeline.errors import WiringError
-from pipeline.stage import Resources, Stage
+from pipeline.stage import Effect, Resources, Stage
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,24 @@ def priorities(pipeline: Pipeline, wanted: Iterable[Stage[Any]], seconds: Mappin
 
 @dataclass(slots=True)
 class Schedule:
-    """Stages wait for their inputs, then for resources; the longest way to the end goes first."""
+    """Stages wait for their inputs, then for resources; the longest way to the end goes first.
+
+    `elsewhere` are the processors just now of other machines, where pure stages have their work done; 0: they do it here.
+    """
 
     pipeline: Pipeline
     wanted: frozenset[Stage[Any]]
     capacity: Capacity
     priority: Mapping[Stage[Any], float]
+    elsewhere: Callable[[], int] = lambda: 0
     _missing: dict[Stage[Any], int] = field(init=False)
     _below: dict[Stage[Any], list[Stage[Any]]] = field(init=False)
-    _ready: dict[Resources, list[tuple[float, int, Stage[Any]]]] = field(init=False, default_factory=dict)
+    _ready: dict[tuple[Resources, bool], list[tuple[float, int, Stage[Any]]]] = field(init=False, default_factory=dict)
     """Of the ready stages that need the same a heap each: there are few kinds of needs, however many stages."""
-    _cpu: int = field(init=False, default=0)
+    _cpu: dict[bool, int] = field(init=False, default_factory=lambda: {False: 0, True: 0})
+    """Processors in use here, and elsewhere."""
+    _away: set[Stage[Any]] = field(init=False, default_factory=set)
+    """Stages whose processors are taken elsewhere."""
     _memory: int = field(init=False, default=0)
     _locks: set[str] = field(init=False, default_factory=set)
     _order: dict[Stage[Any], int] = field(init=False)
@@ -76,35 +83,42 @@ class Schedule:
 
     def take(self) -> Stage[Any] | None:
         """The most urgent ready stage that fits beside the running ones; its resources are taken."""
-        fitting = [(heap[0], needs) for needs, heap in self._ready.items() if self._fits(needs)]
+        there = self.elsewhere()
+        fitting = [(heap[0], kind) for kind, heap in self._ready.items() if self._fits(*kind, there)]
         if not fitting:
             return None
-        (_, _, found), needs = min(fitting, key=lambda one: one[0])
-        heap = self._ready[needs]
+        (_, _, found), (needs, pure) = min(fitting, key=lambda one: one[0])
+        heap = self._ready[needs, pure]
         heapq.heappop(heap)
         if not heap:
-            del self._ready[needs]
-        self._use(needs, 1)
+            del self._ready[needs, pure]
+        if pure and there:
+            self._away.add(found)
+        self._use(found, 1)
         return found
 
     def give_back(self, stage: Stage[Any]) -> None:
         """The stage does not run any more."""
-        self._use(stage.resources, -1)
+        self._use(stage, -1)
+        self._away.discard(stage)
 
     def _push(self, stage: Stage[Any]) -> None:
-        heap = self._ready.setdefault(stage.resources, [])
+        heap = self._ready.setdefault((stage.resources, stage.effect is Effect.PURE), [])
         heapq.heappush(heap, (-self.priority[stage], self._order[stage], stage))
 
-    def _fits(self, needs: Resources) -> bool:
+    def _fits(self, needs: Resources, pure: bool, there: int) -> bool:
         if needs.locks and not self._locks.isdisjoint(needs.locks):
             return False
-        if self.capacity.memory and self._memory + needs.memory > self.capacity.memory:
+        away = pure and there > 0
+        if not away and self.capacity.memory and self._memory + needs.memory > self.capacity.memory:
             return False
-        return self._cpu == 0 or needs.cpu == 0 or self._cpu + needs.cpu <= self.capacity.cpu
+        used, most = self._cpu[away], there if away else self.capacity.cpu
+        return used == 0 or needs.cpu == 0 or used + needs.cpu <= most
 
-    def _use(self, needs: Resources, sign: int) -> None:
-        self._cpu += sign * needs.cpu
-        self._memory += sign * needs.memory
+    def _use(self, stage: Stage[Any], sign: int) -> None:
+        needs, away = stage.resources, stage in self._away
+        self._cpu[away] += sign * needs.cpu
+        self._memory += 0 if away else sign * needs.memory
         if sign > 0:
             self._locks |= set(needs.locks)
         else:

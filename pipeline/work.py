@@ -79,6 +79,7 @@ class Work:
             seconds=round(result.seconds, 6),
             network=result.network,
             outputs={path: output.content.digest for path, output in result.outputs.items()},
+            **({"worker": result.worker} if result.worker else {}),
         )
         return result
 

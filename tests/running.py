@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -18,6 +19,9 @@ from pipeline.remote.sharing import Sharing
 from pipeline.run import Options, Outcome, Runner
 from pipeline.schedule import Capacity
 
+if TYPE_CHECKING:
+    from pipeline.workers.workers import Workers
+
 
 def run_pipeline(
     pipeline: Pipeline,
@@ -29,6 +33,7 @@ def run_pipeline(
     facts: Facts | None = None,
     again: frozenset[str] = frozenset(),
     remote: Access | None = None,
+    workers: Callable[[Engine, str], AbstractAsyncContextManager[Workers]] | None = None,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Plan and run everything; the outcome, and the results of the stages that have one."""
     chosen = engine or HostEngine(store, project.home, project.secret)
@@ -58,6 +63,7 @@ def run_pipeline(
                 project=project,
                 options=Options(capacity=Capacity(cpu=2)),
                 remote=await stack.enter_async_context(sharing) if sharing else None,
+                workers=await stack.enter_async_context(workers(entered, run)) if workers else None,
             )
             return await runner.run(), runner.results()
 

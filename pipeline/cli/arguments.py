@@ -89,6 +89,7 @@ def parser() -> Parser:
     for name in ("run", "resume"):
         made[name].add_argument("--fail-fast", action="store_true", help="start nothing more after the first failure")
         made[name].add_argument("--jobs", type=_positive, default=0, metavar="N", help="processors to use (all)")
+        made[name].add_argument("--workers", default="", metavar="ADDRESS", help="a Dask scheduler whose workers execute actions")
     made["resume"].add_argument("run", metavar="RUN", nargs="?", default="", help="a run, or how its id begins (the latest)")
     made["resume"].add_argument(
         "--again", action="append", default=[], metavar="STAGE", help="do it once more where nobody knows"

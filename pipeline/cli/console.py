@@ -122,6 +122,8 @@ class Story:
             return [stopping(event, self._paint)]
         if event.kind in ("remote.off", "remote.unsent"):
             return [remote(event, self._paint)]
+        if event.kind in ("workers.joined", "workers.off"):
+            return [workers(event, self._paint)]
         line = said(stage, event, self._paint) if stage and (self._starts or event.kind != "stage.started") else ""
         return [line] if line else []
 
@@ -259,6 +261,15 @@ def remote(event: Event, paint: Paint) -> str:
     data = event.data
     what = f"off for {data['of']}" if event.kind == "remote.off" else f"was not sent {listed(data['stages'])}"
     return f"{paint('yellow', '!')} remote cache {data['address']} {what}: {data['reason']}"
+
+
+def workers(event: Event, paint: Paint) -> str:
+    """Where actions are executed besides here, and when they no longer are."""
+    data = event.data
+    if event.kind == "workers.off":
+        return f"{paint('yellow', '!')} cluster {data['address']} off, actions go on here: {data['reason']}"
+    many, threads = len(data["workers"]), sum(data["workers"].values())
+    return f"  cluster {data['address']}: {many} worker{'' if many == 1 else 's'}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def listed(names: list[str]) -> str:

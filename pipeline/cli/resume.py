@@ -40,4 +40,6 @@ def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, vie
     made = plan(session.pipeline, stages, session.world(stages, arguments.again, resumed=run.id))
     check_unchanged(made, run)
     session.journal.listen(view.event)
-    return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, resume=run.id)
+    return execute(
+        session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, workers=arguments.workers, resume=run.id
+    )

@@ -27,9 +27,11 @@ from pipeline.stage import Stage
 if TYPE_CHECKING:
     from anyio import CancelScope
 
+    from pipeline.engine import Engine
     from pipeline.remote.access import Access
     from pipeline.remote.sharing import Sharing
     from pipeline.run import Outcome, Runner
+    from pipeline.workers.workers import Workers
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -66,7 +68,7 @@ def _run(session: Session, asked: Selection, wanted: frozenset[Stage[Any]], argu
     made = plan(session.pipeline, wanted, world)
     check_alone(made, asked)
     if not made.settled():
-        return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast)
+        return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, workers=arguments.workers)
     run = _nothing_to_do(session, made, view)
     if print_:
         remember(session.store, print_, made, run)
@@ -125,7 +127,7 @@ def keep_small(session: Session) -> None:
         lock.give_back()
 
 
-def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, resume: str = "") -> int:
+def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, workers: str = "", resume: str = "") -> int:
     """Run the plan in an event loop, or go on with the run of that id; signals stop it, and what is open is taken back."""
     import anyio
     from anyio.lowlevel import checkpoint_if_cancelled
@@ -145,6 +147,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
         Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory),
     )
     stop, remote = Stop(), remote_access(session)
+    carrier = carried(workers, remote)
     lease = Lease(session.journal, session.project.home, run)
     number = lease.take()
 
@@ -157,6 +160,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
             async with (
                 open_engine(session.choice.name, session.project, session.store) as engine,
                 shared(remote, session, plan, run) as sharing,
+                placed(workers, carrier, session, run, engine, capacity.cpu) as cluster,
             ):
                 await checkpoint_if_cancelled()  # asked to stop while the engine opened: no runner need know
                 stop.runner = Runner(
@@ -169,6 +173,7 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
                     options=Options(capacity=capacity, fail_fast=fail_fast, resumed=bool(resume)),
                     listen=view.log,
                     remote=sharing,
+                    workers=cluster,
                 )
                 stop.outcome = await stop.runner.run()
                 if stop.outcome.exit is Exit.INTERRUPTED:
@@ -210,6 +215,36 @@ async def shared(access: Access | None, session: Session, plan: Plan, run: str) 
 
     async with Sharing.open(access, plan, run, store=session.store, journal=session.journal) as sharing:
         yield sharing
+
+
+def carried(address: str, access: Access | None) -> Access | None:
+    """The remote cache by which content gets to workers; None where none are asked for. Raises ConfigError."""
+    if not address:
+        return None
+    from pipeline.workers.workers import check_usable
+
+    return check_usable(address, access)
+
+
+@contextlib.asynccontextmanager
+async def placed(
+    address: str, access: Access | None, session: Session, run: str, own: Engine, cpu: int
+) -> AsyncIterator[Workers | None]:
+    """The cluster that executes actions for as long as the run lasts; None without one, which costs nothing then."""
+    if access is None:
+        yield None
+        return
+    from pipeline import __version__
+    from pipeline.engines.choose import default_image
+    from pipeline.workers.terms import Terms
+    from pipeline.workers.workers import Workers
+
+    image = default_image(session.project)
+    terms = Terms(version=__version__, engine=own.name, image=image, platform=own.platform, cache=access.address)
+    async with Workers.open(
+        address, access, terms, run, own=own, store=session.store, journal=session.journal, cpu=cpu
+    ) as workers:
+        yield workers
 
 
 class Stop:

@@ -81,7 +81,7 @@ class Sharing:
         except (Failure, Unfit) as error:
             self._breaker.failed("reading", str(error))
             if isinstance(error, Wrong):
-                self._uploads.wrong.add(error.name)
+                self._uploads.objects.wrong.add(error.name)
             if isinstance(error, Wrong | Unfit):
                 self._useless.add(key)
             return None, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -22,15 +23,44 @@ LONGEST = 60.0
 OFF = "the server was not asked any more"
 
 
+class Objects:
+    """Sends objects of a store to one server, none twice. Raises Failure, and StoreError for one that is not whole."""
+
+    def __init__(self, client: Client, store: Store) -> None:
+        self.wrong: set[str] = set()
+        """Digests under which the server was found to have other bytes."""
+        self._client, self._store = client, store
+        self._there: set[str] = set()
+
+    async def send(self, names: Iterable[str]) -> None:
+        await each((name for name in names if name not in self._there), self._send)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """The server may not have them any more."""
+        self._there.difference_update(names)
+
+    async def _send(self, name: str) -> None:
+        """Its bytes are compared with its name once more: not every server does that."""
+        blob = Blob(digest=name, size=0)
+        if self._store.size(name) <= CHUNK:
+            await self.send_bytes(name, self._store.read(blob))
+        else:
+            await self.send_bytes(name, await anyio.to_thread.run_sync(self._store.checked, blob))
+
+    async def send_bytes(self, name: str, content: bytes | Path) -> None:
+        """Send what has this digest, if the server lacks it."""
+        if name not in self._there and (name in self.wrong or not await self._client.has("cas", name)):
+            await self._client.write("cas", name, content)
+        self._there.add(name)
+
+
 class Uploads:
-    """Sends entries to one server, no object twice. What could not be sent is in `unsent`: names of stages, and why."""
+    """Sends entries to one server. What could not be sent is in `unsent`: names of stages, and why."""
 
     def __init__(self, client: Client, store: Store, breaker: Breaker, signing: bytes, group: TaskGroup) -> None:
         self.unsent: dict[str, str] = {}
-        self.wrong: set[str] = set()
-        """Digests under which the server was found to have other bytes."""
+        self.objects = Objects(client, store)
         self._client, self._store, self._breaker, self._signing, self._group = client, store, breaker, signing, group
-        self._there: set[str] = set()
         self._going: set[str] = set()
         self._one_less, self._two_at_a_time = anyio.Event(), anyio.CapacityLimiter(2)
 
@@ -82,20 +112,7 @@ class Uploads:
 
         An entry that is there already is left as it is by who cannot sign, unless it is of no use: it may be signed.
         """
-        await each(entry.objects, self._send_object)
+        await self.objects.send(entry.objects)
         if replace or self._signing or not await self._client.has("ac", entry.key):
-            await self._send_bytes(digest.of_bytes(entry.record), entry.record)
+            await self.objects.send_bytes(digest.of_bytes(entry.record), entry.record)
             await self._client.write("ac", entry.key, entry.message(self._signing))
-
-    async def _send_object(self, name: str) -> None:
-        """Its bytes are compared with its name once more: not every server does that."""
-        blob = Blob(digest=name, size=0)
-        if self._store.size(name) <= CHUNK:
-            await self._send_bytes(name, self._store.read(blob))
-        else:
-            await self._send_bytes(name, await anyio.to_thread.run_sync(self._store.checked, blob))
-
-    async def _send_bytes(self, name: str, content: bytes | Path) -> None:
-        if name not in self._there and (name in self.wrong or not await self._client.has("cas", name)):
-            await self._client.write("cas", name, content)
-        self._there.add(name)

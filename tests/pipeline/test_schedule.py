@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 
-from pipeline import Pipeline, Resources, Stage, WiringError
+from pipeline import Effect, Pipeline, Resources, Stage, WiringError
 from pipeline.schedule import Capacity, Schedule, priorities
 from tests.pipeline.toys import Constant, Half, Number
 
@@ -45,3 +47,35 @@ def test_the_longest_way_to_the_end_goes_first() -> None:
     pipeline = Pipeline("thing", short=short, long=long, below=Half(of=long))
     assert schedule(pipeline, Capacity(cpu=1), short=2.0, long=1.0, below=5.0).take() is long
     assert schedule(pipeline, Capacity(cpu=1), short=9.0, long=1.0, below=5.0).take() is short
+
+
+def test_stages_whose_work_is_done_elsewhere_take_the_processors_there_and_others_those_here() -> None:
+    class Sends(Constant):
+        effect: ClassVar[Effect] = Effect.ONCE
+
+    pure = {f"pure{number}": Constant(value=number) for number in range(4)}
+    sends = {f"sends{number}": Sends(value=number) for number in range(3)}
+    pipeline, there = Pipeline("thing", **pure, **sends), [3]
+    wanted = frozenset(pipeline)
+    made = Schedule(
+        pipeline=pipeline,
+        wanted=wanted,
+        capacity=Capacity(cpu=1),
+        priority=priorities(pipeline, wanted, {}),
+        elsewhere=lambda: there[0],
+    )
+    taken = taken_from(made)
+    assert sorted(type(one).__name__ for one in taken) == ["Constant"] * 3 + ["Sends"]
+    there[0] = 0  # what is elsewhere stays there until it ends; the next one is done here, after who is here
+    away = next(one for one in taken if type(one) is Constant)
+    made.give_back(away)
+    assert taken_from(made) == []
+    made.give_back(next(one for one in taken if type(one) is Sends))
+    assert len(taken_from(made)) == 1
+
+
+def taken_from(made: Schedule) -> list[Stage[Any]]:
+    found = []
+    while (one := made.take()) is not None:
+        found.append(one)
+    return found
