@@ -429,7 +429,6 @@ def rewrite(bench: Bench, table: str, change: Callable[[bytes], bytes]) -> None:
             results.execute(f"update {table} set data = ? where {name} = ?", (change(data), key))
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"\n\n", b"[" * 100_000, b"\xff\n\xff\n\xff"])
 class Raises(Stage[Number]):
     """Fails in the ways that a file lists, one each time."""
 
@@ -472,6 +471,7 @@ def test_what_a_retry_is_on_are_classes_of_exceptions(on: Any) -> None:
         Retry(on=on)
 
 
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"\n\n", b"[" * 100_000, b"\xff\n\xff\n\xff"])
 def test_a_damaged_record_is_a_miss_and_not_an_error(bench: Bench, text: bytes) -> None:
     bench.write("n", 4)
     bench.run(chain(bench))

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event, Journal, Store
+from pipeline.digest import of_bytes
 from pipeline.record import read, save
 from pipeline.session import in_use
 from tests.signals import heard
@@ -1287,6 +1288,7 @@ def test_explain_tells_what_it_knows_and_which_inputs_are_not_known_yet_and_why(
         "sum: run, decided when source, half are known",
         "  input parts[0]: source is not known yet (observed changed)",
         "  input parts[1]: half is not known yet (after source: observed changed)",
+        f"  source: observed: {of_bytes(b'8')[:12]} -> {of_bytes(b'9')[:12]}",
         "  setting plus",
         "    1 -> 2",
     ]
