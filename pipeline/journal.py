@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline import digest
 from pipeline.journal_file import JournalFile
-from pipeline.rows import RESUMPTIONS, EffectsLock, Fence, Overtaken, Rows
+from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
 
 LONG = 4096
 """Characters from which on the data of an event are written once, however often they are repeated."""
@@ -133,10 +133,6 @@ class Journal:
     def fence(self, run: str, number: int) -> None:
         """From now on write only as long as the run was resumed so many times: then nobody else has taken it over."""
         self._fence = Fence(run, number)
-
-    def resumptions(self, run: str) -> int:
-        """How many times the run was resumed."""
-        return int(next((count for (count,) in self._rows(RESUMPTIONS, [run])), 0))
 
     def note(self, *events: Event) -> None:
         """Take events that the next `append` or `flush` writes: for what is done again, without harm, if it is lost."""
@@ -341,19 +337,18 @@ class Journal:
 
     def stages_of(self, keys: Iterable[str]) -> dict[str, str]:
         """The stages whose results were made under those keys, where the journal tells."""
-        wanted, found = list(keys), dict[str, str]()
-        for start in range(0, len(wanted), TOGETHER):
-            some = wanted[start : start + TOGETHER]
-            query = f"select key, stage from event where key in ({', '.join('?' * len(some))})"  # noqa: S608 # nosec B608 - fixed words and marks
-            found.update(self._rows(query, some))
-        return found
+        return self._by_key("stage", keys)
 
     def made(self, keys: Iterable[str]) -> dict[str, str]:
         """Result and concern, in one text, that were journalled when a result was last made under each key, where one was."""
+        return self._by_key("made", keys)
+
+    def _by_key(self, column: str, keys: Iterable[str]) -> dict[str, str]:
+        """What a column says of each key that a result was made under, the last time one was."""
         wanted, found = list(keys), dict[str, str]()
         for start in range(0, len(wanted), TOGETHER):
             some = wanted[start : start + TOGETHER]
-            query = f"select key, made from event where key in ({', '.join('?' * len(some))}) order by seq"  # noqa: S608 # nosec B608 - fixed words and marks
+            query = f"select key, {column} from event where key in ({', '.join('?' * len(some))}) order by seq"  # noqa: S608 # nosec B608 - fixed words and marks
             found.update(self._rows(query, some))
         return found
 

@@ -57,20 +57,14 @@ class JournalFile:
 
     def _add(self, rows: Sequence[Sequence[Any]], texts: Sequence[tuple[str, str]], fence: Fence | None) -> int:
         new = not self.database.writing
-        db = self.database.for_writing()
+        self.database.for_writing()
         if new:
             self._written = {path: path.stat() for path in (self.path, self.database.waiting) if path.exists()}
-        db.execute("begin immediate")
-        try:
+        with self.database.transaction() as db:
             self._check(fence, db)
             first: int = db.execute("select coalesce(max(seq), 0) + 1 from event").fetchone()[0]
             db.executemany("insert into text (digest, data) values (?, ?) on conflict do nothing", texts)
             db.executemany(ADD, [(seq, *row) for seq, row in enumerate(rows, first)])
-            db.execute("commit")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("rollback")
-            raise
         return first
 
     def _check(self, fence: Fence | None, db: sqlite3.Connection) -> None:

@@ -17,14 +17,15 @@ class Lease:
     time a run is resumed has a number, and the journal takes events of the latest only.
     """
 
-    def __init__(self, journal: Journal, home: Path, run: str) -> None:
-        self.run = run
+    def __init__(self, journal: Journal, home: Path, run: str, number: int = 0) -> None:
+        """`number`: how often the run had been resumed when it was looked at; if it was meanwhile, it is not this process's."""
+        self.run, self._number = run, number
         self._journal = journal
         self._place = home / "runs" / f"{run}.lock"
         self._lock = Lock(self._place)
 
     def take(self) -> int:
-        """How often the run was resumed before. Raises ConfigError when another process is at work on it."""
+        """How often the run had been resumed. Raises ConfigError when another process is at work on it."""
         self._place.parent.mkdir(parents=True, exist_ok=True)
         if not self._lock.try_take():
             raise ConfigError(
@@ -32,9 +33,8 @@ class Lease:
                 right="a run whose process has ended",
                 next=f"wait until it has ended, or end it: fuser -k -INT {self._place}",
             )
-        number = self._journal.resumptions(self.run)
-        self._journal.fence(self.run, number)
-        return number
+        self._journal.fence(self.run, self._number)
+        return self._number
 
     def end(self) -> None:
         """Nobody is at work on the run any more."""

@@ -30,24 +30,25 @@ class Lock:
     def try_take(self) -> bool:
         """Whether the lock is held after this. Raises StoreError when its file cannot be written."""
         try:
-            file = self._path.open("a")
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-        try:
-            fcntl.flock(file, self._how | fcntl.LOCK_NB)
+            self._take(fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
             return False
-        self._file = file
         return True
 
     def wait(self) -> None:
         """Return once the lock is held. Raises StoreError when its file cannot be written."""
+        self._take(0)
+
+    def _take(self, how: int) -> None:
         try:
             file = self._path.open("a")
         except OSError as error:
             raise unwritable(self._path, error) from error
-        fcntl.flock(file, self._how)
+        try:
+            fcntl.flock(file, self._how | how)
+        except BaseException:
+            file.close()
+            raise
         self._file = file
 
     async def take(self, waiting: Callable[[], None]) -> None:

@@ -45,9 +45,10 @@ def prune(store: Store, journal: Journal, *, largest: int = 0, days: float = 0.0
     results = [Kept(key, used.get(key, 0.0), objects) for key, objects in _needs(inventory, named)]
     needed = named.by(_roots(journal))
     gone = evict(results, sizes, needed, largest=largest, oldest=time.time() - days * DAY if days else 0.0)
+    left = sizes.keys() - set(gone.objects)
     return Pruned(
         eviction=gone,
-        trees=tuple(name for name in inventory.trees if name in set(gone.objects) or name not in sizes),
+        trees=tuple(name for name in inventory.trees if name not in left),
         stages=tuple(_stages(journal, gone.keys)),
         bytes=sum(sizes[name] for name in gone.objects),
     )

@@ -44,8 +44,3 @@ def remember(store: Store, print_: Digest, plan: Plan, run: str) -> None:
     """That `run` found everything in the store for a plan like this one."""
     named = {content[0] for step in plan.steps if step.record is not None for content in step.record.contents}
     store.settle(print_, run, named)
-
-
-def known(store: Store, print_: Digest) -> str | None:
-    """The run that found everything in the store, if that is as it was then."""
-    return store.settled(print_)

@@ -20,6 +20,9 @@ insert into generation values (0);
 create table settled (print text primary key, generation integer not null, run text not null, contents text not null) strict;
 """
 
+NEXT = "update generation set number = number + 1"
+"""Said with everything that is written: what was settled before may not be so any more."""
+
 MANY = 100_000
 """Keys that are kept in mind, so that a look for one that is not here costs nothing."""
 
@@ -30,7 +33,8 @@ TOGETHER = 500
 class Results:
     """Records by key, and the texts they name by digest. What is kept is seen at once, and written by `flush`.
 
-    Nothing here is worth a run: where the file is damaged it is set aside, and what it held is made again.
+    A damaged row is found by who reads it. Where SQLite cannot use the file at all, people are told to remove it: nothing here
+    is more than can be made again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +118,8 @@ class Results:
                 return
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._write(self._database.for_writing())
+                with self._database.transaction() as db:
+                    self._write(db)
             except sqlite3.Error as error:
                 raise self._broken(error) from error
             if self._known is not None:
@@ -122,20 +127,11 @@ class Results:
             self._records, self._texts = {}, {}
 
     def _write(self, db: sqlite3.Connection) -> None:
-        db.execute("begin immediate")
-        try:
-            db.executemany("insert or replace into text (digest, data) values (?, ?)", self._texts.items())
-            saved = [(key, record) for key, record in self._records.items() if record is not None]
-            db.executemany("insert or replace into record (key, data) values (?, ?)", saved)
-            db.executemany(
-                "delete from record where key = ?", [(key,) for key, record in self._records.items() if record is None]
-            )
-            db.execute("update generation set number = number + 1")
-            db.execute("commit")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("rollback")
-            raise
+        db.executemany("insert or replace into text (digest, data) values (?, ?)", self._texts.items())
+        saved = [(key, record) for key, record in self._records.items() if record is not None]
+        db.executemany("insert or replace into record (key, data) values (?, ?)", saved)
+        db.executemany("delete from record where key = ?", [(key,) for key, record in self._records.items() if record is None])
+        db.execute(NEXT)
 
     def drop_text(self, name: str) -> None:
         """Take a damaged text away, so that it is made again."""
@@ -143,9 +139,9 @@ class Results:
             self._texts.pop(name, None)
             try:
                 if self._database.exists:
-                    db = self._database.for_writing()
-                    db.execute("delete from text where digest = ?", (name,))
-                    db.execute("update generation set number = number + 1")
+                    with self._database.transaction() as db:
+                        db.execute("delete from text where digest = ?", (name,))
+                        db.execute(NEXT)
             except sqlite3.Error as error:
                 raise self._broken(error) from error
 
@@ -162,13 +158,11 @@ class Results:
             if not self._database.exists:
                 return
             try:
-                db = self._database.for_writing()
-                db.execute("begin immediate")
-                db.executemany("delete from record where key = ?", [(key,) for key in keys])
-                db.executemany("delete from text where digest = ?", [(name,) for name in texts])
-                db.execute("delete from settled")
-                db.execute("update generation set number = number + 1")
-                db.execute("commit")
+                with self._database.transaction() as db:
+                    db.executemany("delete from record where key = ?", [(key,) for key in keys])
+                    db.executemany("delete from text where digest = ?", [(name,) for name in texts])
+                    db.execute("delete from settled")
+                    db.execute(NEXT)
                 db.execute("vacuum")
             except sqlite3.Error as error:
                 raise self._broken(error) from error

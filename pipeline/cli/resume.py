@@ -9,12 +9,12 @@ from typing import TextIO
 
 from pipeline.cli.console import View, console
 from pipeline.cli.logs import wanted
-from pipeline.cli.run import execute, keep_small
+from pipeline.cli.run import at_work, execute
 from pipeline.history import RunHistory
 from pipeline.plan import plan
 from pipeline.project import Project
 from pipeline.resumption import check_cut_off, check_unchanged
-from pipeline.session import Session, in_use
+from pipeline.session import Session
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -24,15 +24,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     check_cut_off(run)
     occasion = {name: run.about[name] for name in ("branch", "event", "environment") if run.about.get(name)}
     session = Session.open(directory, os.environ, engine=run.engine, chosen=occasion)
-    session.claim()
-    using = in_use(session.project.home)
-    using.wait()
-    try:
-        code = _go_on(session, run, arguments, console(arguments, out))
-    finally:
-        using.give_back()
-    keep_small(session)
-    return code
+    return at_work(session, lambda: _go_on(session, run, arguments, console(arguments, out)))
 
 
 def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, view: View) -> int:
@@ -40,6 +32,4 @@ def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, vie
     made = plan(session.pipeline, stages, session.world(stages, arguments.again, resumed=run.id))
     check_unchanged(made, run)
     session.journal.listen(view.event)
-    return execute(
-        session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, workers=arguments.workers, resume=run.id
-    )
+    return execute(session, made, view, jobs=arguments.jobs, fail_fast=arguments.fail_fast, workers=arguments.workers, resume=run)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.cli.console import View, console
@@ -19,7 +19,7 @@ from pipeline.events import new_id, run_finished, run_planned, run_resumed, run_
 from pipeline.journal import Event
 from pipeline.lease import Lease
 from pipeline.plan import Plan, World, plan, skips
-from pipeline.repeat import fingerprint, known, remember
+from pipeline.repeat import fingerprint, remember
 from pipeline.selection import Selection, check_alone, select
 from pipeline.session import Session, in_use
 from pipeline.stage import Stage
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anyio import CancelScope
 
     from pipeline.engine import Engine
+    from pipeline.history import RunHistory
     from pipeline.remote.access import Access
     from pipeline.remote.sharing import Sharing
     from pipeline.run import Outcome, Runner
@@ -41,16 +42,18 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if not wanted:
         return nothing(asked)
     if arguments.dry_run:
-        world = session.world(wanted, arguments.again)
-        made = plan(session.pipeline, wanted, world)
-        check_alone(made, asked)
-        show(session, made, arguments, out)
+        show(session, session.plan(asked, again=arguments.again), arguments, out)
         return Exit.PASSED
+    return at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
+
+
+def at_work(session: Session, run: Callable[[], int]) -> int:
+    """The exit code of a run that has its state directory, and its store as long as it goes on; the store is kept small then."""
     session.claim()
     using = in_use(session.project.home)
     using.wait()
     try:
-        code = _run(session, asked, wanted, arguments, console(arguments, out))
+        code = run()
     finally:
         using.give_back()
     keep_small(session)
@@ -62,7 +65,7 @@ def _run(session: Session, asked: Selection, wanted: frozenset[Stage[Any]], argu
     world = session.world(wanted, arguments.again)
     skipped = skips(session.pipeline, wanted, world)
     print_ = fingerprint(session.pipeline, wanted, skipped, world)
-    before = known(session.store, print_) if print_ and arguments.output == "text" else None
+    before = session.store.settled(print_) if print_ and arguments.output == "text" else None
     if before is not None and session.journal.latest("", ("run.finished",), run=before):  # else it was told elsewhere
         return _as_before(session, world, before, view)
     made = plan(session.pipeline, wanted, world)
@@ -127,8 +130,10 @@ def keep_small(session: Session) -> None:
         lock.give_back()
 
 
-def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, workers: str = "", resume: str = "") -> int:
-    """Run the plan in an event loop, or go on with the run of that id; signals stop it, and what is open is taken back."""
+def execute(
+    session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, workers: str = "", resume: RunHistory | None = None
+) -> int:
+    """Run the plan in an event loop, or go on with a run; signals stop it, and what is open is taken back."""
     import anyio
     from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -143,12 +148,12 @@ def execute(session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: b
     gc.enable()  # `__main__` has turned it off
     settings = session.project.settings
     run, capacity = (
-        resume or new_id(time.time()),
+        resume.id if resume else new_id(time.time()),
         Capacity(cpu=jobs or settings.jobs or os.cpu_count() or 1, memory=settings.memory),
     )
     stop, remote = Stop(), remote_access(session)
     carrier = carried(workers, remote)
-    lease = Lease(session.journal, session.project.home, run)
+    lease = Lease(session.journal, session.project.home, run, resume.about.get("number", 0) if resume else 0)
     number = lease.take()
 
     async def work() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event, Journal
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, JournalError
 from pipeline.history import one
 from pipeline.lease import Lease
 from tests.pipeline.cli.test_cli import PYTHONPATH
@@ -293,3 +293,15 @@ def test_a_lease_that_cannot_be_had_is_refused_and_leaves_the_other_alone(tmp_pa
     another = Lease(journal, tmp_path, "r")
     assert another.take() == 0
     another.end()
+
+
+def test_who_looked_at_a_run_before_another_resumed_and_ended_it_does_not_go_on_with_it(tmp_path: Path) -> None:
+    other, journal = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
+    other.append(Event(run="r", kind="run.resumed", data={"number": 1}), Event(run="r", kind="run.finished", data={"exit": 0}))
+    lease = Lease(journal, tmp_path, "r", 0)
+    lease.take()
+    with pytest.raises(JournalError, match="run r goes on elsewhere"):
+        journal.append(Event(run="r", kind="run.resumed", data={"number": 1}))
+    lease.end()
+    other.close()
+    journal.close()
