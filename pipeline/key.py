@@ -199,13 +199,27 @@ def _source(name: str) -> tuple[str, str, frozenset[str]] | None:
     module, path = sys.modules.get(name), _file(name)
     if path is None or not path.endswith(".py"):
         return None
-    named: set[Any] = {
-        value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        for value in list(vars(module).values() if module else ())
-    }
+    named = _named(name, module, path)
     if name.partition(".")[0] not in ("gates", "stages"):
         named |= _imports(Path(path))  # a user's file may import a constant, or import inside a function
     return path, digest.of_file(Path(path)), frozenset(other for other in named if isinstance(other, str))
+
+
+def _named(name: str, module: types.ModuleType | None, path: str) -> set[Any]:
+    """The modules that what a module holds is from, whatever else was imported into this process, and by whom.
+
+    So a package is not asked for its submodules, which are among its names once anybody has imported them; and one whose
+    names load when they are first used is taken for all of its modules.
+    """
+    names = vars(module) if module else {}
+    if "__path__" in names and "__getattr__" in names:
+        return {f"{name}.{file.stem}" for file in Path(path).parent.glob("*.py") if file.stem != "__init__"}
+    below = f"{name}."
+    found = {
+        value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        for value in list(names.values())
+    }
+    return {other for other in found if not (isinstance(other, str) and other.startswith(below) and "__path__" in names)}
 
 
 def _imports(path: Path) -> set[str | None]:

@@ -19,6 +19,7 @@ from pipeline import Result, Stage, WiringError, Work
 from pipeline.digest import canonical
 from pipeline.key import code, components, plain, text
 from stages.ruff import Lint
+from tests import warm
 from tests.pipeline.toys import Constant, Number, Sum
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,24 @@ def test_what_a_function_rests_on_is_part_of_its_form(before: str, after: str | 
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         forms.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
     assert forms[0] != forms[1]
+
+
+def test_what_else_was_imported_and_by_whom_is_no_part_of_a_form(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text("import package\nfrom gates import MaxSize\ndef rule(n): return MaxSize(n)\n")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "module.py").touch()
+    show = "from pipeline.digest import of_json; from pipeline.key import plain; print(of_json(plain(rules.rule, 'x')))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    forms = {
+        warm.run(["-c", f"import rules; {more}{show}"], cwd=tmp_path, env=env).stdout
+        for more in ("", "import package.module; ", "import gates.licences; ", "from gates import MinCoverage; ")
+    } | {
+        subprocess.run(
+            [sys.executable, "-c", f"import rules; {show}"], env=env, capture_output=True, text=True, check=True
+        ).stdout
+    }
+    assert len(forms) == 1
 
 
 def test_equal_settings_have_one_form_whatever_their_order() -> None:
