@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -115,6 +116,18 @@ def patient(pipeline: str) -> str:
     return re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", "".join(lines))
 
 
+def only_with(pipeline: str, *evidence: str) -> str:
+    """The pipeline whose gate weighs this evidence and no other, so that nothing else has to be made for it."""
+    lines = pipeline.splitlines(keepends=True)
+    named = {ast.unparse(node.targets[0]): node.value for node in ast.parse(pipeline).body if isinstance(node, ast.Assign)}
+    checks = [call for call in ast.walk(named["gate"]) if isinstance(call, ast.Call) and ast.unparse(call.func) == "Check"]
+    for check in checks:
+        if ast.unparse(check.keywords[0].value) not in evidence:
+            last = check.end_lineno or check.lineno
+            lines[check.lineno - 1 : last] = [""] * (last - check.lineno + 1)
+    return "".join(lines).replace("tests=(unit, integration)", "tests=(unit,)")
+
+
 @pytest.fixture
 def example(tmp_path: Path, shared_home: Path) -> Iterator[Example]:
     """A commit of the example; what was downloaded, and the tools that are installed, are shared with other tests."""
@@ -140,6 +153,8 @@ class Fault:
     what: str
     plant: Callable[[Path], object]
     said: str
+    by: str = ""
+    """The evidence that tells of it, when a gate is to."""
 
 
 def write(path: str, text: str) -> Callable[[Path], object]:
@@ -156,10 +171,10 @@ def edit(path: str, old: str, new: str) -> Callable[[Path], object]:
 
 
 CAUGHT_BY_THE_GATE = (
-    Fault("a unit test that fails", write("tests/unit/test_planted.py", FAILING_TEST), "test_planted"),
-    Fault("an SQL injection", write("src/camera_counting/planted.py", INJECTION), "B608"),
-    Fault("a secret", write("src/camera_counting/planted.ini", SECRET), "planted.ini"),
-    Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py"),
+    Fault("a unit test that fails", write("tests/unit/test_planted.py", FAILING_TEST), "test_planted", "unit"),
+    Fault("an SQL injection", write("src/camera_counting/planted.py", INJECTION), "B608", "bandit"),
+    Fault("a secret", write("src/camera_counting/planted.ini", SECRET), "planted.ini", "secrets"),
+    Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py", "coverage"),
 )
 
 
@@ -191,7 +206,7 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
     serving = example.serving()
     assert len(serving) == 1
 
-    with Load(example.port, posts=False, pause=0.02) as load:
+    with Load(example.port, posts=False, pause=0.1) as load:
         code, second, output = example.run()
         assert code == 0, output
         executed = {name for name, stage in second.stages.items() if stage.state == "passed"}
@@ -213,7 +228,9 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
 
         for fault in CAUGHT_BY_THE_GATE:
             fault.plant(example.root)
-        code, history, output = example.run()
+        pipeline = example.root / "delivery.py"
+        pipeline.write_text(only_with(pipeline.read_text(), *{fault.by for fault in CAUGHT_BY_THE_GATE}))
+        code, history, output = example.call("run", "gate", "--engine", "host")
         assert (code, failed(history)) == (1, {"gate"}), output
         against = [verdict for verdict in history.stages["gate"].verdicts if verdict["ruling"] != "passed"]
         for fault in CAUGHT_BY_THE_GATE:

@@ -7,8 +7,6 @@ import fcntl
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,11 +33,12 @@ from pipeline.journal import Event
 from pipeline.lock import Lock
 from pipeline.run import Outcome
 from pipeline.settings import Settings
+from tests import warm
 from tests.pipeline.toys import Constant, Fails, Half, Number
 from tests.running import run_pipeline
 
 TOP = Path(__file__).parents[2]
-OTHER = (sys.executable, "-c", "import sys; from tests.pipeline.test_effects import main; sys.exit(main(*sys.argv[1:]))")
+OTHER = ("-c", "import sys; from tests.pipeline.test_effects import main; sys.exit(main(*sys.argv[1:]))")
 """Not `-m`: there the stages would be those of `__main__`, and so about something else."""
 
 
@@ -126,7 +125,7 @@ class Bench:
         """Run in a process that is killed inside the stage, or in the one below it."""
         deadly = self.root / ("deadly below" if below else "deadly")
         deadly.touch()
-        other = subprocess.run([*OTHER, self.root, kind, str(value)], cwd=TOP, check=False)
+        other = warm.run([*OTHER, str(self.root), kind, str(value)], cwd=TOP, env=os.environ)
         deadly.unlink()
         assert other.returncode == -signal.SIGKILL
 
@@ -391,10 +390,10 @@ def test_a_second_run_waits_until_the_effects_of_the_first_are_confirmed(bench: 
             assert bench.sent.read_text() == "1\n"
             return await super().run(work)
 
-    def another() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*OTHER, bench.root, "opens", "2"], cwd=TOP)
+    def another() -> warm.Process:
+        return warm.start([*OTHER, str(bench.root), "opens", "2"], cwd=TOP, env=os.environ)
 
-    others: list[subprocess.Popen[bytes]] = []
+    others: list[warm.Process] = []
     send = Opens(of=Constant(value=1))
     assert bench.run(Pipeline("thing", send=send, verified=Meanwhile(of=send))).failed == {}
     assert [other.wait() for other in others] == [0]
@@ -431,7 +430,7 @@ def test_what_another_run_took_back_meanwhile_is_not_taken_back_again(bench: Ben
     def late(file: Any, how: int) -> None:
         if getattr(file, "name", "") == str(bench.project.home / "effects.lock"):
             monkeypatch.setattr(fcntl, "flock", real)
-            subprocess.run([*OTHER, bench.root, "opens", "2"], cwd=TOP, check=True)
+            assert warm.run([*OTHER, str(bench.root), "opens", "2"], cwd=TOP, env=os.environ).returncode == 0
         real(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)

@@ -16,6 +16,7 @@ from pipeline import Event, Journal
 from pipeline.errors import ConfigError, JournalError
 from pipeline.history import one
 from pipeline.lease import Lease
+from tests import warm
 from tests.pipeline.cli.test_cli import PYTHONPATH
 
 DELIVERY = '''
@@ -113,14 +114,7 @@ class Place:
     root: Path
 
     def __call__(self, *words: str, **env: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", *words],
-            cwd=self.root,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = warm.run(["-m", "pipeline", *words], cwd=self.root, env={**os.environ, "PYTHONPATH": PYTHONPATH, **env})
         return Done(done.returncode, done.stdout, done.stderr)
 
     def die(self, where: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.scaffold import detect, identifier, needed_locks, text
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -19,9 +19,7 @@ HASHED = "pytest==9.0.2 \\\n    --hash=sha256:" + "0" * 64 + "\n"
 
 def command(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *words], cwd=root, env=env, capture_output=True, text=True, check=False
-    )
+    return warm.run(["-m", "pipeline", *words], cwd=root, env=env)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("My_Project", "my-project"), ("9", "p-9"), ("...", "project"), ("a", "a")])

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pipeline.history import fold
 from pipeline.journal_server import JournalServer
 from pipeline.run import Outcome
 from pipeline.settings import Settings
+from tests import warm
 from tests.pipeline.test_effects import Mails, Opens
 from tests.pipeline.toys import Constant, Half, Number
 from tests.postgres import Server
@@ -263,9 +263,7 @@ class Place:
     address: str
 
     def __call__(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipeline", *words]
-        around = {**os.environ, "PYTHONPATH": str(TOP), **env}
-        return subprocess.run(command, cwd=self.root, env=around, capture_output=True, text=True, check=False, timeout=60)
+        return warm.run(["-m", "pipeline", *words], cwd=self.root, env={**os.environ, "PYTHONPATH": str(TOP), **env})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ several scales, sensor noise, exposure drift, soft shadows, and JPEG artifacts.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import TypeAlias
 
@@ -83,8 +83,15 @@ def frame(
         body = _body(figure)
         image.paste(body, (figure.x - body.width // 2, figure.y - body.height), body)
     light = np.asarray(image, dtype=np.float32) * np.asarray(gain, dtype=np.float32)
-    light += noise * np.random.default_rng(seed).standard_normal(light.shape, dtype=np.float32)
+    light += noise * _grain(seed)
     return np.clip(light, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _grain(seed: int) -> npt.NDArray[np.float32]:
+    """What the sensor adds to each channel of each pixel (HEIGHT, WIDTH, 3), with a sigma of 1."""
+    shape = (HEIGHT, WIDTH, 3)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def jpeg(pixels: Pixels, quality: int = 85) -> bytes:

@@ -22,6 +22,7 @@ from pipeline import Event, Journal, Store
 from pipeline.digest import of_bytes
 from pipeline.record import read, save
 from pipeline.session import in_use
+from tests import warm
 from tests.signals import heard
 
 ROOT = Path(__file__).parents[3]
@@ -57,10 +58,14 @@ class Place:
     root: Path
 
     def __call__(self, *words: str, env: dict[str, str] | None = None, prepare: Callable[[], None] | None = None) -> Done:
+        whole = {**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **(env or {})}
+        if prepare is None and not any(name.startswith(("LC_", "PYTHON")) for name in env or {}):
+            warmed = warm.run(["-m", "pipeline", *words], cwd=self.root, env=whole)
+            return Done(warmed.returncode, warmed.stdout, warmed.stderr)
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **(env or {})},
+            env=whole,
             capture_output=True,
             text=True,
             errors="replace",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline import Journal
 from pipeline.engines.local import free_port
+from tests import warm
 from tests.pipeline.remote.servers import LOCKED, adversary, needs_nginx, nginx
 from tests.signals import heard
 from tests.stages.registries import USER, WORD
@@ -37,6 +38,9 @@ def project(root: Path, settings: str) -> Path:
 def lockgate(root: Path, *words: str, options: tuple[str, ...] = (), login: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit code and all that was said."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **(login or {})}
+    if not options:
+        warmed = warm.run(["-m", "pipeline", *words], cwd=root, env=env, merged=True)
+        return warmed.returncode, warmed.stdout
     command = [sys.executable, *options, "-m", "pipeline", *words]
     done = subprocess.run(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return done.returncode, done.stdout

@@ -1,15 +1,13 @@
 """The delivery of the small service, also as a program of its own, which can be told to die.
 
-python -m tests.stages.delivery.small ROOT HOME STORE PORT VERSION [NUMBER]: with a number, the process is killed
-as soon as so many events of the rollout are in the journal, the last being that the stage is finished.
+`main` with a number: the process is killed as soon as so many events of the rollout are in the journal, the last being
+that the stage is finished.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from stages.delivery.strategy import BlueGreen
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.smoke import Request, SmokeChecks
 from stages.source import WorkingCopy
+from tests import warm
 from tests.running import run_pipeline
 
 TOP = Path(__file__).parents[3]
@@ -65,17 +64,14 @@ def delivery(deploy: Deploy, wanted: str = "", *, watch: Stage[Any] | None = Non
     return Pipeline("small", checks=gate.checks, deploy=deploy, smoke=smoke, verification=verified.checks, verified=verified)
 
 
-def deploy_in_another_process(
-    project: Project, store: Store, port: int, version: str, die_at: int = 0
-) -> subprocess.Popen[bytes]:
+PROGRAM = "import sys; from tests.stages.delivery.small import main; sys.exit(main(*sys.argv[1:]))"
+"""Not `-m`: there the stages would be those of `__main__`, and so about something else."""
+
+
+def deploy_in_another_process(project: Project, store: Store, port: int, version: str, die_at: int = 0) -> warm.Process:
     """A run of its own of the same project; it dies at the event of that number."""
     words = (project.root, project.home, store.root, port, version, die_at)
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.stages.delivery.small", *map(str, words)],
-        cwd=TOP,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    return warm.start(["-c", PROGRAM, *map(str, words)], cwd=TOP, env=os.environ)
 
 
 def main(root: str, home: str, store: str, port: str, version: str, die_at: str) -> int:
@@ -93,7 +89,3 @@ def main(root: str, home: str, store: str, port: str, version: str, die_at: str)
     outcome: Outcome = run_pipeline(delivery(deployment(int(port), version)), project, Store(Path(store)), journal)[0]
     print(outcome.failed)
     return int(outcome.exit)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +33,7 @@ from stages.delivery.rollout import Rollout
 from stages.delivery.step import Step
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
+from tests import warm
 from tests.pipeline.toys import Constant, Fails
 from tests.running import run_pipeline
 from tests.stages.delivery.conftest import state
@@ -63,9 +63,8 @@ class Bench:
 
     def die(self, version: str, event: int) -> None:
         """Deploy in a process that is killed at that event of the rollout."""
-        with deploy_in_another_process(self.project, self.store, self.port, version, event) as other:
-            output = other.communicate()[0].decode()
-        assert other.returncode == -signal.SIGKILL, output
+        other = deploy_in_another_process(self.project, self.store, self.port, version, event)
+        assert other.wait() == -signal.SIGKILL, other.output
 
     def answer(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
@@ -197,7 +196,7 @@ class Beside(Stage[ProbeReport]):
 
     deployment: Stage[Deployment]
     port: int
-    others: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+    others: list[warm.Process] = dataclasses.field(default_factory=list)
 
     async def run(self, work: Work) -> ProbeReport:
         self.others.append(deploy_in_another_process(work.project, work.store, self.port, "newer"))
@@ -218,8 +217,7 @@ def test_another_deployment_waits_until_the_one_before_it_is_verified(bench: Ben
     outcome, _ = bench.run(delivery(deploy, watch=beside))
     assert outcome.failed == {}
     (other,) = beside.others
-    output, _ = other.communicate()
-    assert other.returncode == 0, output.decode()
+    assert other.wait() == 0, other.output
     assert bench.answer() == "newer"
 
 
@@ -227,9 +225,8 @@ def test_two_runs_at_once_deploy_one_after_the_other(bench: Bench) -> None:
     bench.deploy("one")
     with Load(bench.port, posts=False) as load:
         others = [deploy_in_another_process(bench.project, bench.store, bench.port, version) for version in ("two", "three")]
-        outputs = [other.communicate()[0] for other in others]
+        assert [other.wait() for other in others] == [0, 0], [other.output for other in others]
         load.more(20)
-    assert [other.returncode for other in others] == [0, 0], outputs
     assert load.failures == []
     events = [
         (event.run, event.kind)
@@ -249,25 +246,24 @@ def test_a_run_waits_while_another_one_deploys(bench: Bench) -> None:
                 while not any("another run is at work" in log.read_text() for log in bench.project.home.glob("logs/*/deploy/*")):
                     await anyio.sleep(0.02)
             assert list(bench.journal.events(kind="rollout.started")) == []
-        output, _ = await anyio.to_thread.run_sync(other.communicate)
-        assert other.returncode == 0, output.decode()
+        assert await anyio.to_thread.run_sync(other.wait) == 0, other.output
 
     anyio.run(main)
     assert bench.answer() == "one"
 
 
 def test_what_runs_outlives_the_run_and_is_taken_down_on_request(bench: Bench) -> None:
-    with deploy_in_another_process(bench.project, bench.store, bench.port, "one") as other:
-        other.communicate()
-    assert other.returncode == 0
+    assert deploy_in_another_process(bench.project, bench.store, bench.port, "one").wait() == 0
     assert bench.answer() == "one"
-    command = [sys.executable, "-m", "stages.delivery.down", str(bench.project.root)]
     env = {**os.environ, "PIPELINE_HOME": str(bench.project.home)}
-    asked = [*command, "--check"]
-    assert subprocess.run(asked, cwd=TOP, env=env, check=False).returncode == 0
+
+    def down(*options: str) -> subprocess.CompletedProcess[str]:
+        return warm.run(["-m", "stages.delivery.down", str(bench.project.root), *options], cwd=TOP, env=env)
+
+    assert down("--check").returncode == 0
     assert bench.answer() == "one"  # to ask takes nothing down
-    done = [subprocess.run(command, cwd=TOP, env=env, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert subprocess.run(asked, cwd=TOP, env=env, check=False).returncode == 1
+    done = [down().stdout for _ in range(2)]
+    assert down("--check").returncode == 1
     assert done == ["took down 3 processes\n", "nothing was running\n"]
     assert not sockets(state(bench.project, "router")).exists()
     assert bench.processes() == []

@@ -4,6 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -31,18 +32,34 @@ def server_url() -> Iterator[str]:
             server.cleanup()
 
 
-@pytest.fixture
-def empty_database(server_url: str) -> Iterator[str]:
-    """URL of a database without tables."""
+@contextmanager
+def copied(server_url: str, template: str) -> Iterator[str]:
+    """Name of a database that is a copy of another, for as long as it is needed."""
     name = f"camera_counting_{uuid.uuid4().hex}"
+    create = "CREATE DATABASE {} TEMPLATE {}"
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield make_conninfo(server_url, dbname=name)
+        connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Identifier(template)))
+        yield name
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
-def database(empty_database: str) -> str:
+def empty_database(server_url: str) -> Iterator[str]:
+    """URL of a database without tables."""
+    with copied(server_url, "template1") as name:
+        yield make_conninfo(server_url, dbname=name)
+
+
+@pytest.fixture(scope="session")
+def migrated(server_url: str) -> Iterator[str]:
+    """Name of a database with the current schema that nobody is connected to."""
+    with copied(server_url, "template1") as name:
+        schema.upgrade(make_conninfo(server_url, dbname=name))
+        yield name
+
+
+@pytest.fixture
+def database(server_url: str, migrated: str) -> Iterator[str]:
     """URL of a database with the current schema."""
-    schema.upgrade(empty_database)
-    return empty_database
+    with copied(server_url, migrated) as name:
+        yield make_conninfo(server_url, dbname=name)
