@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.errors import StoreError as StoreError
     from pipeline.errors import UndeclaredInput as UndeclaredInput
     from pipeline.errors import WiringError as WiringError
+    from pipeline.fan_out import FanOut as FanOut
     from pipeline.journal import Event as Event
     from pipeline.journal import Journal as Journal
     from pipeline.project import Project as Project
@@ -53,6 +54,7 @@ _HOMES = {
     "BrokenOff": "errors", "CommandFailed": "errors", "ConfigError": "errors", "EngineError": "errors", "Exit": "errors",
     "LockgateError": "errors", "StageFailed": "errors", "StageTimeout": "errors", "StoreError": "errors",
     "UndeclaredInput": "errors", "WiringError": "errors",
+    "FanOut": "fan_out",
     "Event": "journal", "Journal": "journal", "Project": "project",
     "Effect": "stage", "Resources": "stage", "Retry": "stage", "Stage": "stage",
     "Entry": "store", "Store": "store", "Work": "work",
@@ -74,6 +76,7 @@ __all__ = [
     "Event",
     "Exit",
     "Facts",
+    "FanOut",
     "Journal",
     "LockgateError",
     "Only",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.data import Artifact
 from pipeline.errors import WiringError, did_you_mean
+from pipeline.fan_out import FanOut
 from pipeline.names import checked_name, is_label, member_name
 from pipeline.patterns import EVERYTHING, Patterns
 from pipeline.stage import Effect, Stage, declared_result, default_name, edges, settings, uses
@@ -56,6 +58,13 @@ class Pipeline:
     def __getitem__(self, name: str) -> Stage[Any]:
         """The stage of that name. Raises WiringError with the nearest name when there is none."""
         if name not in self._by_name:
+            whole = name.partition("[")[0]
+            if isinstance(self._by_name.get(whole), FanOut):
+                raise WiringError(
+                    f"{name} is no stage of the pipeline: the parts of {whole} are known while it runs",
+                    right=whole,
+                    next=f"python -m pipeline logs {shlex.quote(name)}, for what a part did in the latest run",
+                )
             raise WiringError(
                 f"there is no stage {name!r}", right=did_you_mean(name, self._by_name), next="python -m pipeline list"
             )
@@ -70,6 +79,23 @@ class Pipeline:
     def used(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:
         """The direct inputs of which a stage takes the result, not those it only comes after."""
         return self._used[stage]
+
+    def __contains__(self, stage: object) -> bool:
+        return stage in self._names
+
+    def grown(self, whole: Stage[Any], parts: Iterable[Stage[Any]], names: Mapping[Stage[Any], str]) -> Pipeline:
+        """This pipeline with further stages, given after what they rest on, of which `whole` takes the results of `parts`."""
+        new = object.__new__(Pipeline)
+        place = self.stages.index(whole)
+        new.name = self.name
+        new.stages = (*self.stages[:place], *names, *self.stages[place:])
+        new._names = self._names | dict(names)
+        new._by_name = self._by_name | {name: stage for stage, name in names.items()}
+        inputs = {stage: tuple(dict.fromkeys(source for _, source in edges(stage))) for stage in names}
+        used = {stage: _used(stage, found) for stage, found in inputs.items()}
+        new._inputs = {**self._inputs, **inputs, whole: (*self._inputs[whole], *parts)}
+        new._used = {**self._used, **used, whole: (*self._used[whole], *parts)}
+        return new
 
     def upstream(self, stages: Iterable[Stage[Any]]) -> frozenset[Stage[Any]]:
         """The stages themselves and everything they need."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.dag import Pipeline
 from pipeline.journal import Cached, Event
 from pipeline.plan import Plan, Step, World
+from pipeline.stage import Stage
 
 
 def new_id(now: float) -> str:
@@ -28,6 +29,16 @@ def run_started(pipeline: Pipeline, world: World, run: str, **about: Any) -> Eve
 def run_resumed(pipeline: Pipeline, world: World, run: str, number: int, **about: Any) -> Event:
     """A run that was cut off goes on, for the first, second or a later time."""
     return run_started(pipeline, world, run, number=number, **about)._replace(kind="run.resumed")
+
+
+def expanded(pipeline: Pipeline, whole: Stage[Any], names: Mapping[Stage[Any], str], run: str) -> Event:
+    """A stage has further stages do its work."""
+    stages = [
+        {"name": name, "type": type(stage).__name__, "inputs": [pipeline.name_of(source) for source in pipeline.inputs(stage)]}
+        for stage, name in names.items()
+    ]
+    inputs = [pipeline.name_of(source) for source in pipeline.inputs(whole)]
+    return Event(run=run, kind="stage.expanded", stage=pipeline.name_of(whole), data={"inputs": inputs, "stages": stages})
 
 
 def run_planned(plan: Plan, run: str) -> Event:

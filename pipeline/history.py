@@ -37,6 +37,8 @@ class StageHistory:
     network: list[str] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    part_of: str = ""
+    """The fan-out of which it is a part, or on which such a part rests: it became known while the run went on."""
 
     def weighed(self) -> list[str]:
         """For each verdict of a gate what its check is about, as in `unit`; of its inputs the checks follow the artifact."""
@@ -97,6 +99,8 @@ class RunHistory:
                 stage.state = {"running": "interrupted", "waiting": "not reached"}.get(stage.state, stage.state)
         elif event.stage:
             _add_to_stage(self._stage(event.stage), event)
+            if event.kind == "stage.expanded":
+                self._expand(event.stage, event.data["stages"])
 
     def _stage(self, name: str) -> StageHistory:
         found = self.stages.get(name)
@@ -109,6 +113,11 @@ class RunHistory:
             if step["name"] not in self.stages:  # else the run was resumed
                 self.stages[step["name"]] = StageHistory(name=step["name"], inputs=step["inputs"], reason=step["reason"])
 
+    def _expand(self, whole: str, parts: Iterable[dict[str, Any]]) -> None:
+        self._plan({**part, "reason": f"a part of {whole}"} for part in parts)
+        for part in parts:
+            self.stages[part["name"]].part_of = whole
+
 
 def _add_to_stage(stage: StageHistory, event: Event) -> None:
     data = event.data
@@ -116,6 +125,8 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
         case "stage.started":
             stage.state, stage.attempts, stage.reason = "running", data["attempt"], data["reason"]
             stage.started = stage.started or event.at
+        case "stage.expanded":
+            stage.inputs = data["inputs"]
         case "stage.finished":
             stage.state, stage.summary, stage.seconds = "passed", data["summary"], data["seconds"]
             stage.result, stage.key, stage.made_in, stage.concern = (

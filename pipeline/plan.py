@@ -94,7 +94,7 @@ def skips(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> di
     """The stages that take no part: refused by a condition or the engine, or an effect whose every confirmation is; below
     such a stage, or needed by such ones only."""
     stages = [stage for stage in pipeline if stage in wanted]
-    refused = {stage: reason for stage in stages if (reason := _refusal(stage, world))}
+    refused = {stage: reason for stage in stages if (reason := refusal(stage, world))}
     if not refused:
         return {}
     skipped = _with_below(pipeline, stages, refused)
@@ -195,7 +195,8 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
 
 
-def _refusal(stage: Stage[Any], world: World) -> str | None:
+def refusal(stage: Stage[Any], world: World) -> str | None:
+    """Why a stage cannot take part on this occasion; None where it can."""
     if world.engine not in stage.engines:
         return f"needs the engine {' or '.join(sorted(stage.engines))}, this is {world.engine}"
     return stage.only.refuses(world.facts)

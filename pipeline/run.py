@@ -7,8 +7,8 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,11 @@ from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
 from pipeline.errors import BrokenOff, EngineError, Exit, JournalError, LockgateError, StageFailed, StoreError, said
-from pipeline.events import run_finished, settled, shared
+from pipeline.events import expanded, run_finished, settled, shared
+from pipeline.fan_out import FanOut, further
 from pipeline.journal import Event, Journal
 from pipeline.limit import within
-from pipeline.plan import Decision, Plan, Step, decide
+from pipeline.plan import Decision, Plan, Step, decide, refusal
 from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
@@ -98,6 +99,10 @@ class Runner:
         self._attempted = Counter(event.stage for event in journal.events(run, kind="stage.started")) if options.resumed else {}
         journal.follow(store.flush)
         self._working, self._taking_back, self._sending = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.CancelScope()
+        self._parts: dict[Stage[Any], Mapping[str, Stage[Any]]] = {}
+        """Of each fan-out whose parts are known, those, by label."""
+        self._begun: dict[Stage[Any], float] = {}
+        """When a fan-out began that waits for its parts."""
         self._stops = 0
         self._let_in = 0.0
         """When the event loop last had its turn."""
@@ -199,7 +204,8 @@ class Runner:
             finally:
                 self._effects.end(stage)
                 self._schedule.give_back(stage)
-                self._schedule.settle(stage)
+                if stage not in self._begun:
+                    self._schedule.settle(stage)
             await self._let_others_in()
             ready = self._ready()
 
@@ -253,7 +259,7 @@ class Runner:
 
     async def _was_shared(self, stage: Stage[Any], step: Step) -> bool:
         """Whether the remote cache had the stage's result, with which it is settled now."""
-        if self._remote is None or (record := await self._remote.fetch(stage, step)) is None:
+        if self._remote is None or stage in self._parts or (record := await self._remote.fetch(stage, step)) is None:
             return False
         reason = f"made elsewhere in run {record.run}, from {self._remote.address}"
         self._done[stage] = step = step._replace(decision=Decision.CACHED, reason=reason, record=record)
@@ -270,12 +276,17 @@ class Runner:
         """Run the stage, again where its policy says so, and keep its result."""
         before = self._attempted.get(self._name(stage), 0)
         last_one = before + (1 if stage.effect is Effect.ONCE else 1 + stage.retry.times)
+        begun = self._begun.pop(stage, None)
         for attempt in range(before + 1, last_one + 1):
-            self._journal.note(
-                self._event("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
-            )
-            started = time.monotonic()
+            if begun is None:
+                self._journal.note(
+                    self._event("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
+                )
+            started, begun = begun or time.monotonic(), None
             try:
+                if isinstance(stage, FanOut) and stage not in self._parts:
+                    await self._fan_out(stage, attempt, started)
+                    return
                 kept = await self._attempt(stage, attempt)
                 self._finish(stage, step, kept, time.monotonic() - started)
                 return
@@ -288,6 +299,25 @@ class Runner:
                 if last:
                     return
                 await anyio.sleep(stage.retry.wait * 2 ** (attempt - before - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+
+    async def _fan_out(self, stage: FanOut[Any, Any], attempt: int, started: float) -> None:
+        """Add the parts of a stage to the run, which comes to the stage again when they have ended."""
+        name, work = self._name(stage), self._work(stage, attempt=attempt)
+        parts = await within(stage.timeout, name, stage.parts(work))
+        names = further(self._pipeline, stage, parts)
+        for new, why in ((new, refusal(new, self._world)) for new in names):
+            if why:
+                raise StageFailed(f"{names[new]} cannot take part: {why}", right=f"parts of {name} that can run here")
+        grown = self._pipeline.grown(stage, parts.values(), names)
+        seconds = self._journal.durations(names.values())
+        urgent = priorities(grown, names, seconds, least=self._schedule.priority[stage])
+        self._seconds |= seconds
+        self._pipeline, self._plan = grown, replace(self._plan, pipeline=grown)
+        if self._remote is not None:
+            self._remote.grow(stage, names)
+        self._journal.note(expanded(grown, stage, names, self.id))
+        self._schedule.grow(stage, grown, urgent)
+        self._parts[stage], self._begun[stage] = dict(parts), started
 
     async def _attempt(self, stage: Stage[Any], attempt: int) -> records.Kept:
         work, name = self._work(stage, attempt=attempt), self._name(stage)
@@ -404,6 +434,7 @@ class Runner:
             logs=partial(log_directory, self._project.home, self.id, name),
             listen=self._listen,
             interrupted=interrupted,
+            parts=self._parts.get(stage, {}),
         )
 
     def _engine_of(self, stage: Stage[Any]) -> Engine:

@@ -20,18 +20,21 @@ class Capacity:
     memory: int = 0
 
 
-def priorities(pipeline: Pipeline, wanted: Iterable[Stage[Any]], seconds: Mapping[str, float]) -> dict[Stage[Any], float]:
-    """For each stage of `wanted`, which is closed under inputs, the seconds from its start to the end of the run, were there
-    no other work.
+def priorities(
+    pipeline: Pipeline, wanted: Iterable[Stage[Any]], seconds: Mapping[str, float], least: float = 0.0
+) -> dict[Stage[Any], float]:
+    """For each stage of `wanted` the seconds from its start to the end of the run, were there no other work.
 
-    `seconds` holds measured durations by name; a stage never measured counts as one second.
+    `seconds` holds measured durations by name; a stage never measured counts as one second. `least` is what follows on each of
+    them besides those among `wanted`.
     """
-    longest: dict[Stage[Any], float] = dict.fromkeys(wanted, 0.0)
+    longest: dict[Stage[Any], float] = dict.fromkeys(wanted, least)
     for stage in reversed(pipeline.stages):
         if stage in longest:
             longest[stage] += seconds.get(pipeline.name_of(stage), 1.0)
             for source in pipeline.inputs(stage):
-                longest[source] = max(longest[source], longest[stage])
+                if source in longest:
+                    longest[source] = max(longest[source], longest[stage])
     return longest
 
 
@@ -45,7 +48,7 @@ class Schedule:
     pipeline: Pipeline
     wanted: frozenset[Stage[Any]]
     capacity: Capacity
-    priority: Mapping[Stage[Any], float]
+    priority: dict[Stage[Any], float]
     elsewhere: Callable[[], int] = lambda: 0
     _missing: dict[Stage[Any], int] = field(init=False)
     _below: dict[Stage[Any], list[Stage[Any]]] = field(init=False)
@@ -96,6 +99,26 @@ class Schedule:
             self._away.add(found)
         self._use(found, 1)
         return found
+
+    def grow(self, whole: Stage[Any], further: Pipeline, parts: Mapping[Stage[Any], float]) -> None:
+        """Let `parts`, with the urgency of each, come before `whole`, which was taken and is to be taken again after them.
+
+        What they need besides each other is settled. `further` is the pipeline with them.
+        """
+        self.pipeline = further
+        self.wanted |= frozenset(parts)
+        self.priority |= parts
+        self._missing[whole] = 0
+        for part in parts:
+            self._order[part] = len(self._order)
+            self._below[part] = []
+        for stage in (*parts, whole):
+            above = [source for source in further.inputs(stage) if source in parts]
+            self._missing[stage] = len(above)
+            for source in above:
+                self._below[source].append(stage)
+            if not above:
+                self._push(stage)
 
     def give_back(self, stage: Stage[Any]) -> None:
         """The stage does not run any more."""

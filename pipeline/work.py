@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import StoreError, UndeclaredInput
@@ -41,8 +42,9 @@ class Work:
         logs: Callable[[], Path],
         listen: Callable[[str, bytes], None],
         interrupted: bool = False,
+        parts: Mapping[str, Stage[Any]] = MappingProxyType({}),
     ) -> None:
-        self.interrupted = interrupted
+        self.interrupted, self.parts = interrupted, parts
         self.run, self.name, self.attempt, self.observed = run, name, attempt, observed
         self.store, self.project, self.facts = store, project, facts
         self._results, self._engine, self._journal = results, engine, journal
@@ -103,6 +105,25 @@ class Work:
     def events(self, kind: str) -> list[Event]:
         """Earlier events of one kind about the stage of this name, in any run, the oldest first."""
         return list(self._journal.events(kind=kind, stage=self.name))
+
+    def latest(self, stage: Stage[T]) -> T | None:
+        """What the stage that is running, given as itself, returned when it last ran in an earlier run, of results that may be
+        used again.
+
+        None where it never did, and where that is not kept any more. What a stage returns must not follow from it: it is no
+        part of its key.
+        """
+        from pipeline.data import Blob
+
+        begun = next(iter(self._journal.events(self.run, kind="run.started")))
+        for event in reversed(self.events("stage.finished")):
+            if event.seq < begun.seq and event.data["key"]:
+                with contextlib.suppress(StoreError, ValueError):
+                    text = self.store.read(Blob(digest=event.data["result"], size=0))
+                    result: T = stage.result_type().model_validate_json(text)
+                    return result
+                return None
+        return None
 
     def state(self, name: str) -> Path:
         """A directory of the project that outlives runs; for what deployments and services keep."""

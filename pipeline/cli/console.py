@@ -189,6 +189,8 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "stage.started":
             again = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
             return f"{paint('yellow', '▶')} {name}{again}: {paint('dim', stage.reason)}"
+        case "stage.expanded":
+            return f"  {name} comes to {listed([part['name'] for part in event.data['stages']]) or 'nothing'}"
         case "stage.finished" | "stage.cached" | "stage.skipped" | "stage.blocked":
             return outcome(stage, paint)
         case "stage.failed":

@@ -28,7 +28,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 
 def _go_on(session: Session, run: RunHistory, arguments: argparse.Namespace, view: View) -> int:
-    stages = session.pipeline.upstream(session.pipeline[name] for name in run.stages)
+    stages = session.pipeline.upstream(session.pipeline[name] for name, stage in run.stages.items() if not stage.part_of)
     made = plan(session.pipeline, stages, session.world(stages, arguments.again, resumed=run.id))
     check_unchanged(made, run)
     session.journal.listen(view.event)

@@ -5,7 +5,7 @@ Nothing of it can fail a run or change what it finds. A server that is dead, slo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -54,6 +54,10 @@ class Sharing:
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:  # of the block: what goes on behind the run raises nothing
                 raise several.exceptions[0] from several
+
+    def grow(self, whole: Stage[Any], parts: Iterable[Stage[Any]]) -> None:
+        """Let the run have further stages, on which `whole` rests: who is trusted with it is trusted with them."""
+        self._taken |= dict.fromkeys(parts, self._taken[whole])
 
     async def fetch(self, stage: Stage[Any], step: Step) -> Record | None:
         """The record of the stage's result, if the server has it; all that it needs is in the store then.

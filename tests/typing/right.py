@@ -1,5 +1,6 @@
 """Wirings that are right, with the types a reader would expect."""
 
+from collections.abc import Mapping
 from typing import assert_type
 
 from gates import (
@@ -19,7 +20,7 @@ from gates import (
     Verified,
     all_passed,
 )
-from pipeline import Artifact, Pipeline, Result, Stage, Tree, Work
+from pipeline import Artifact, FanOut, Pipeline, Result, Stage, Tree, Work
 from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
@@ -49,6 +50,20 @@ class Wrap(Stage[Report]):
 
     async def run(self, work: Work) -> Report:
         return Report(lines=sum(work[part].lines for part in self.parts))
+
+
+class Counts(FanOut[Report, Report]):
+    source: Stage[Tree]
+
+    async def parts(self, work: Work) -> Mapping[str, Stage[Report]]:
+        return {"all": Count(source=self.source)}
+
+    async def join(self, work: Work, parts: Mapping[str, Report]) -> Report:
+        assert_type(parts["all"], Report)
+        return Report(lines=sum(part.lines for part in parts.values()))
+
+
+Wrap(parts=(Counts(source=WorkingCopy()), Count(source=WorkingCopy())))
 
 
 def short(report: Report) -> Verdict:

@@ -1,8 +1,10 @@
 """Wirings that are wrong. Every line that ends in `# wrong` must be refused by every type checker, and no other line."""
 
+from collections.abc import Mapping
+
 import gates
 from gates import Check, Compare, MaxFindings, MinCoverage, NoDrop, QualityGate, Verification, all_passed
-from pipeline import Pipeline, Result, Stage, Tree, Work
+from pipeline import FanOut, Pipeline, Result, Stage, Tree, Work
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
@@ -27,6 +29,14 @@ class Count(Stage[Report]):
 class Lies(Stage[Report]):
     async def run(self, work: Work) -> Tree:  # wrong
         return Tree(digest="0" * 64, files=0, size=0)
+
+
+class Strays(FanOut[Report, Report]):
+    async def parts(self, work: Work) -> Mapping[str, Stage[Tree]]:  # wrong
+        return {"a": WorkingCopy()}
+
+    async def join(self, work: Work, parts: Mapping[str, Tree]) -> Report:  # wrong
+        return Report(lines=0)
 
 
 source = WorkingCopy()
