@@ -10,7 +10,21 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import containers, example, faults, hashing, journal, makespan, noop, peer, scale, scheduling, startup, suite
+from benchmarks import (
+    containers,
+    disk,
+    example,
+    faults,
+    hashing,
+    journal,
+    makespan,
+    noop,
+    peer,
+    scale,
+    scheduling,
+    startup,
+    suite,
+)
 from benchmarks.figure import Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -21,6 +35,7 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "hashing": hashing.measure,
     "journal": journal.measure,
     "faults": faults.measure,
+    "disk": disk.measure,
     "example": example.measure,
     "containers": containers.measure,
     "scale": scale.measure,

@@ -18,6 +18,10 @@ PATIENCE = 30.0
 """Seconds to wait for other writers."""
 
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What is raised where a file cannot be used: of one that is damaged, what SQLite says of it may be no text either."""
+
+
 class Database:
     """One file in WAL mode. `migrations[n]` is the script that turns format n into n + 1; format 0 is an empty file.
 
@@ -154,6 +158,11 @@ class Database:
         if version > len(self._migrations):
             raise self._newer(version)
         return version
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether the system did not read or write as it should: not for anything that is in the file."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_PROTOCOL"))
 
 
 def _statements(script: str) -> Iterator[str]:

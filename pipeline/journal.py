@@ -203,12 +203,12 @@ class Journal:
         query = (
             f"select kind, stage, data, text from event where run = ? and kind in ({', '.join('?' * len(SETTLED))}) order by seq"  # noqa: S608 # nosec B608 - fixed words and marks
         )
+        self.flush()
         now = time.time()
         again = [
             _Row(Event(run=before.run, kind=kind, stage=stage), now, data, None, None, text, "")
             for kind, stage, data, text in self._rows(query, [run, *SETTLED])
         ]
-        self.flush()
         with self._writing:
             self._write([_row(before), *again, _row(after)], secrets.token_hex(16))
 
@@ -313,7 +313,8 @@ class Journal:
             for event in self._cached_together(after=0, run=run):
                 for row in event.data["stages"]:
                     one = Cached(*row)
-                    found.setdefault(one.name, (event.seq, one.key))
+                    if event.seq > found.get(one.name, (0, ""))[0]:  # of runs that overlap the later one to start may be first
+                        found[one.name] = (event.seq, one.key)
         return found
 
     def latest_keys(self) -> list[str]:

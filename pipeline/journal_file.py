@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.database import Database
+from pipeline.database import ERRORS, Database, is_of_the_disk
 from pipeline.errors import JournalError
 from pipeline.formats import SQLITE, scripts
 from pipeline.rows import ADDED, RESUMPTIONS, Fence, Overtaken
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from pipeline.lock import Lock
 
 ADD = f"insert into event (seq, {', '.join(ADDED)}) values (?{', ?' * len(ADDED)})"  # noqa: S608 # nosec B608 - fixed words
@@ -44,7 +45,7 @@ class JournalFile:
     def select(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
             return self.database.rows(query, parameters)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise self._broken(error, "read") from error
 
     def add(self, rows: Sequence[Sequence[Any]], texts: Sequence[tuple[str, str]], batch: str, fence: Fence | None = None) -> int:
@@ -52,7 +53,7 @@ class JournalFile:
             raise self._gone()
         try:
             return self._add(rows, texts, fence)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise self._broken(error, "written") from error
 
     def _add(self, rows: Sequence[Sequence[Any]], texts: Sequence[tuple[str, str]], fence: Fence | None) -> int:
@@ -72,7 +73,10 @@ class JournalFile:
             raise Overtaken(fence.run, self.where)
 
     def added(self, batch: str) -> bool:
-        """Never: what failed was rolled back."""
+        """Never: what failed was rolled back, or is written over by what this process writes next.
+
+        Where the disk fails in the middle of the wait for it and this process ends, the next one may find what was added.
+        """
         return False
 
     def check(self) -> None:
@@ -130,7 +134,7 @@ class JournalFile:
             next=f"cp -r {self.path.parent} to one, and set PIPELINE_HOME to it",
         )
 
-    def _broken(self, error: sqlite3.Error, doing: str) -> JournalError:
+    def _broken(self, error: Exception, doing: str) -> JournalError:
         text = str(error)
         if "full" in text:
             return JournalError(
@@ -142,12 +146,19 @@ class JournalFile:
                 where=self.where,
                 next=f"set PIPELINE_HOME to a directory that can be {doing}",
             )
-        if getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        if isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             return JournalError(
                 f"the journal cannot be used: {text}",
                 where=self.where,
                 right="what runs wrote, as a copy of it if there is one",
                 next=f"move {self.path}* away; python -m pipeline run then begins a new one",
+            )
+        if is_of_the_disk(error):
+            return JournalError(
+                f"the disk does not read or write: {text}; what was recorded before is safe",
+                where=self.where,
+                right="a disk that is whole and not full",
+                next=f"df -h {self.path.parent}; dmesg | tail",
             )
         return JournalError(
             f"the journal cannot be used: {text}",

@@ -41,6 +41,7 @@ class Lock:
 
     def _take(self, how: int) -> None:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._path.open("a")
         except OSError as error:
             raise unwritable(self._path, error) from error

@@ -55,6 +55,8 @@ class World(Frozen):
     """Stage name to the key of its latest result: empty for one that may not be used again, None where there is none."""
     again: frozenset[str] = frozenset()
     """Names of stages to run although the store has their result."""
+    damage: Callable[[str], str] = lambda _key: ""
+    """Key to what of the result under it was damaged on disk: empty where nothing was, or nothing is there."""
     left: Mapping[Stage[Any], tuple[Leftover, ...]] = field(default_factory=dict)
     """What killed runs left open of stages' side effects, the oldest first."""
 
@@ -174,7 +176,7 @@ def keyed(stage: Stage[Any], name: str, inputs: Mapping[Stage[Any], str], world:
     record = world.lookup(key)
     if record is not None and name not in world.again:
         return Step(stage, name, Decision.CACHED, f"nothing it depends on changed since run {record.run}", key, parts, record)
-    reason = "asked to run again" if record is not None else why(name, parts, world)
+    reason = "asked to run again" if record is not None else world.damage(key) or why(name, parts, world)
     return Step(stage, name, Decision.RUN, reason, key, parts)
 
 
@@ -185,7 +187,7 @@ def why(name: str, parts: str, world: World) -> str:
         return "has no result here yet"
     before = world.lookup(last) if last else None
     if before is None:
-        return "its latest result may not be used again"
+        return (world.damage(last) if last else "") or "its latest result may not be used again"
     changed = difference(before.components, json.loads(parts))
     return f"{', '.join(changed)} changed" if changed else "its latest result may not be used again"
 

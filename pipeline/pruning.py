@@ -11,6 +11,7 @@ from pipeline import record as records
 from pipeline.data import Blob
 from pipeline.eviction import Eviction, Kept, evict
 from pipeline.journal import Journal
+from pipeline.resumption import CUT_OFF
 from pipeline.store import Inventory, Store
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -108,7 +109,7 @@ def _roots(journal: Journal) -> Iterator[str]:
 
 def _unfinished(journal: Journal) -> list[str]:
     """Runs that may go on."""
-    ended = {event.run for event in journal.events(kind="run.finished") if event.data["exit"] != 130}  # those were interrupted
+    ended = {event.run for event in journal.events(kind="run.finished") if event.data["exit"] not in CUT_OFF}
     return [run for run in journal.runs() if run not in ended][-RELEASES:]
 
 

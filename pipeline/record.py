@@ -106,6 +106,18 @@ def load_all(store: Store, keys: Iterable[str]) -> dict[str, Record]:
     return {key: record for key, record in found.items() if lacking.isdisjoint(named[key])} if lacking else found
 
 
+def damage(store: Store, key: str) -> str:
+    """What of the result under `key` was damaged on disk; empty where nothing was, and where there is none."""
+    text = store.load(key)
+    if text is None:
+        return ""
+    record = read(text, key)
+    if record is None:
+        return "the record of its result was damaged on disk"
+    damaged = store.has_object(record.result) and not store.is_whole(record.result)
+    return "its result was damaged on disk" if damaged else ""
+
+
 def result(store: Store, stage: Stage[Any], name: str, blob: Blob) -> Any:
     """The result of `stage`, read back as the type the stage returns."""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import digest
-from pipeline.database import Database
+from pipeline.database import ERRORS, Database, is_of_the_disk
 from pipeline.errors import StoreError
 
 SCHEMA = """
@@ -71,7 +71,7 @@ class Results:
                     found.append((key, record))
             for start in range(0, len(left), TOGETHER):
                 some = left[start : start + TOGETHER]
-                found += self._rows(f"select key, data from record where key in ({', '.join('?' * len(some))})", some)  # noqa: S608 # nosec B608 - fixed words and marks
+                found += self._sound(f"select key, data from record where key in ({', '.join('?' * len(some))})", some)  # noqa: S608 # nosec B608 - fixed words and marks
             return found
 
     def _there(self) -> set[str] | None:
@@ -108,7 +108,7 @@ class Results:
             for start in range(0, len(left), TOGETHER):
                 some = left[start : start + TOGETHER]
                 query = f"select digest, data from text where digest in ({', '.join('?' * len(some))})"  # noqa: S608 # nosec B608 - fixed words and marks
-                found.update(self._rows(query, some))
+                found.update(self._sound(query, some))
         return found
 
     def flush(self) -> None:
@@ -120,7 +120,7 @@ class Results:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self._database.transaction() as db:
                     self._write(db)
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._broken(error) from error
             if self._known is not None:
                 self._known.update(self._records)
@@ -142,13 +142,16 @@ class Results:
                     with self._database.transaction() as db:
                         db.execute("delete from text where digest = ?", (name,))
                         db.execute(NEXT)
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._broken(error) from error
 
     def everything(self) -> tuple[dict[str, bytes], dict[str, int]]:
         """All records by key, and the sizes of all texts by digest."""
         self.flush()
         with self._busy:
+            for table in ("record", "text"):
+                if self._rows(f"select 1 from {table} where typeof(data) <> 'blob' limit 1", []):  # noqa: S608 # nosec B608 - fixed words
+                    raise self._broken(sqlite3.DatabaseError(f"a row of the table {table} is malformed"))
             found = dict(self._rows("select key, data from record", []))
             return found, dict(self._rows("select digest, length(data) from text", []))
 
@@ -164,7 +167,7 @@ class Results:
                     db.execute("delete from settled")
                     db.execute(NEXT)
                 db.execute("vacuum")
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._broken(error) from error
             self._known, self._many = None, False
 
@@ -177,7 +180,7 @@ class Results:
                     "insert or replace into settled (print, generation, run, contents) select ?, number, ?, ? from generation",
                     (print_, run, " ".join(sorted(contents))),
                 )
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._broken(error) from error
 
     def settled(self, print_: str) -> tuple[str, list[str]] | None:
@@ -192,8 +195,12 @@ class Results:
     def _rows(self, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
         try:
             return self._database.rows(query, parameters)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise self._broken(error) from error
+
+    def _sound(self, query: str, names: list[str]) -> list[tuple[str, bytes]]:
+        """The rows that are names and bytes, as they were written; what one byte has made of another row is no result."""
+        return [(name, data) for name, data in self._rows(query, names) if isinstance(name, str) and isinstance(data, bytes)]
 
     def _newer(self, version: int) -> StoreError:
         return StoreError(
@@ -210,7 +217,7 @@ class Results:
             next=f"cp -r {self.path.parent.parent} to a directory you may write to, and set PIPELINE_HOME to it",
         )
 
-    def _broken(self, error: sqlite3.Error) -> StoreError:
+    def _broken(self, error: Exception) -> StoreError:
         text = str(error)
         if "full" in text:
             return StoreError("the disk is full", where=str(self.path), right="free space", next=f"df -h {self.path.parent}")
@@ -220,6 +227,13 @@ class Results:
                 where=str(self.path),
                 right="a directory you may write to",
                 next="set PIPELINE_HOME to one",
+            )
+        if is_of_the_disk(error):
+            return StoreError(
+                f"the disk does not read or write: {text}",
+                where=str(self.path),
+                right="a disk that is whole and not full",
+                next=f"df -h {self.path.parent}; dmesg | tail; or set PIPELINE_HOME to a directory on another disk",
             )
         return StoreError(
             f"the results cannot be used: {text}",

@@ -6,8 +6,8 @@ from pipeline.errors import ConfigError, Exit
 from pipeline.history import RunHistory
 from pipeline.plan import Plan
 
-CUT_OFF = (None, Exit.INTERRUPTED)
-"""How a run ended that can go on: not at all, or because it was asked to."""
+CUT_OFF = (None, Exit.INTERRUPTED, Exit.UNUSABLE)
+"""How a run ended that can go on: not at all, because it was asked to, or for want of a disk, an engine or the journal."""
 
 
 def check_cut_off(run: RunHistory) -> None:

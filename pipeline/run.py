@@ -30,7 +30,7 @@ from pipeline.plan import Decision, Plan, Step, decide, refusal
 from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
-from pipeline.store import Store
+from pipeline.store import OF_THE_DISK, Store, unwritable
 from pipeline.work import Work, inputs_only
 
 if TYPE_CHECKING:
@@ -392,7 +392,9 @@ class Runner:
         return refused or any(other in self._failed for other in self._pipeline.downstream(stage))
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
-        """That an attempt failed; with the last one the stage has."""
+        """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            error = unwritable(self._project.home, error)
         what, own = said(error), error if isinstance(error, LockgateError) else None
         if last:
             self._failed[stage] = what

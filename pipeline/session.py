@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class Session(Frozen):
             observed={stage: self._observed(stage) for stage in wanted if type(stage).observe is not Stage.observe},
             lookup=self.lookup(),
             last=self.journal.last_keys(),
+            damage=partial(records.damage, self.store),
             again=frozenset(self.pipeline.name_of(self.pipeline[name]) for name in again),
             left={stage: self._left(stage, resumed) for stage in with_effect},
         )
@@ -147,7 +149,7 @@ def _make_home(home: Path) -> None:
     ignore = home / ".gitignore"
     with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
-        if not ignore.exists():
+        if not ignore.exists() or not ignore.stat().st_size:  # a full disk leaves it empty
             ignore.write_text("*\n")
 
 

@@ -35,8 +35,14 @@ CHUNK = 1 << 20
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What the system says where nothing is wrong but the disk."""
+
 NEW = ".new-"
 """How the names of files and trees begin that are not whole yet."""
+
+GONE = ".gone-"
+"""How the names of trees begin that are being removed."""
 
 LARGE = 65536
 """Bytes from which on the text of a result is a file."""
@@ -384,7 +390,7 @@ class Store:
     def _laid_out(self) -> list[str]:
         """The digests of the trees that are laid out."""
         names = sorted(path.name for path in self._trees.iterdir()) if self._trees.exists() else []
-        return [name for name in names if not name.startswith(NEW)]
+        return [name for name in names if not name.startswith((NEW, GONE))]
 
     def is_whole(self, name: str) -> bool:
         """Whether the object of that digest is what it was when it was stored."""
@@ -417,11 +423,12 @@ class Store:
         """Forget results, objects and trees that are laid out. Only while nobody else uses the store. Raises StoreError."""
         gone = list(objects)
         self._results.remove(keys, gone)
+        self._finish_removing()
         try:
             for name in gone:
                 self._blob(name).unlink(missing_ok=True)
-            for name in trees:
-                shutil.rmtree(self._trees / name)
+            for name in trees:  # away in one step: half a tree would be shared as if it were whole
+                shutil.rmtree((self._trees / name).rename(self._trees / f"{GONE}{name}"))
         except OSError as error:
             raise unwritable(self.root, error) from error
 
@@ -432,6 +439,12 @@ class Store:
         for directory in (self.root, self._trees):
             with contextlib.suppress(OSError):  # nothing was written yet, or nothing may be
                 sweep(directory, NEW)
+        self._finish_removing()
+
+    def _finish_removing(self) -> None:
+        """Remove trees that somebody had begun to; it is no matter who does it."""
+        for place in self._trees.glob(f"{GONE}*"):
+            shutil.rmtree(place, ignore_errors=True)
 
     def _blob(self, name: str) -> Path:
         return self._blobs / name[:2] / name
@@ -545,6 +558,8 @@ def check_paths(entries: Mapping[str, Entry]) -> None:
 
 def unwritable(place: Path, error: OSError) -> StoreError:
     """What an operating system error under `place` means for the user."""
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
+    where = str(named if named.is_absolute() else place)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
             "the disk is full",
@@ -555,7 +570,7 @@ def unwritable(place: Path, error: OSError) -> StoreError:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoreError(
             "too many files are open at once",
-            where=str(error.filename or place),
+            where=where,
             right="a higher limit of file descriptors",
             next="ulimit -n 1024, then the same command again",
         )
@@ -566,7 +581,14 @@ def unwritable(place: Path, error: OSError) -> StoreError:
             right="a directory you may write to",
             next="set PIPELINE_HOME to one",
         )
-    return StoreError(f"{error.strerror or error}", where=str(error.filename or place))
+    if error.errno == errno.EIO:
+        return StoreError(
+            f"the disk does not read or write: {error.strerror}",
+            where=where,
+            right="a disk that is whole",
+            next="dmesg | tail; have another disk for PIPELINE_HOME (state) or TMPDIR (actions at work)",
+        )
+    return StoreError(f"{error.strerror or error}", where=where, next="look at it, then the same command again")
 
 
 def _there(place: Path) -> Path:

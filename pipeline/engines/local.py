@@ -31,6 +31,7 @@ def isolated_python(directory: Path) -> Path:
             for name in ("python", "python3"):
                 link = programs / name
                 fresh = programs / f".{name}-{os.getpid()}"
+                fresh.unlink(missing_ok=True)  # of a process with the same number, which a broken disk stopped in between
                 fresh.symlink_to(base)
                 fresh.replace(link)
         except OSError as error:

@@ -6,10 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.digest import of_bytes
 from pipeline.errors import StoreError
@@ -136,3 +139,35 @@ def test_what_another_process_keeps_after_the_first_look_is_only_made_once_more(
     results.save("1" * 64, b"ours")
     results.flush()
     assert results.load("1" * 64) == b"ours"
+
+
+@given(place=st.integers(min_value=0, max_value=2**20), bit=st.integers(min_value=0, max_value=7))
+@settings(max_examples=60)
+def test_a_flipped_bit_anywhere_in_the_file_is_an_error_that_says_what_to_do_or_a_miss(place: int, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as directory, contextlib.closing(Results(Path(directory) / "results.db")) as results:
+        names = {results.keep(text): text for text in (b"one", b"two")}
+        results.save(KEY, b"record")
+        results.flush()
+        results.close()
+        data = bytearray(results.path.read_bytes())
+        written = [number for number, byte in enumerate(data) if byte]
+        data[written[place % len(written)]] ^= 1 << bit
+        results.path.write_bytes(data)
+        with contextlib.closing(again(results)) as other:
+            try:
+                found = other.texts(names)
+                assert all(type(text) is bytes for text in found.values())
+                assert type(other.load(KEY)) in (bytes, type(None))
+                other.everything()
+            except StoreError as error:
+                assert error.next  # noqa: PT017 - that there is none is as good
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("SQLITE_IOERR_FSYNC", "df -h"), ("SQLITE_FULL", "df -h"), ("SQLITE_CORRUPT", "rm -f")]
+)
+def test_nobody_is_told_to_remove_what_only_the_disk_keeps_from_being_read(tmp_path: Path, name: str, words: str) -> None:
+    error = sqlite3.OperationalError({"SQLITE_FULL": "database or disk is full"}.get(name, "disk I/O error"))
+    error.sqlite_errorname = name
+    results = Results(tmp_path / "results.db")
+    assert words in results._broken(error).next

@@ -215,6 +215,21 @@ def test_a_run_that_came_to_its_end_does_not_go_on(place: Place) -> None:
     assert "run --failed" in place("resume").err
 
 
+def test_a_run_that_a_full_disk_ended_goes_on_and_repeats_no_effect(place: Place) -> None:
+    full = 'raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there")'
+    unchanged = "class Checks(Does):\n    async def run(self, work: Work) -> Number:\n"
+    asks = f'        if (work.project.root / "full").exists():\n            {full}\n'
+    text = DELIVERY.replace(unchanged, unchanged + asks).replace("import os", "import errno, os")
+    (place.root / "delivery.py").write_text(text)
+    (place.root / "full").touch()
+    done = place("run")
+    assert (done.code, "the disk is full" in done.out, "Traceback" in done.out + done.err) == (2, True, False)
+    (place.root / "full").unlink()
+    done = place("resume")
+    assert done.code == 0, done.out + done.err
+    assert [place.did().count(name) for name in ("pure", "finds", "mails", "opens", "confirmed", "last")] == [1] * 6
+
+
 def test_a_run_whose_files_changed_does_not_go_on_and_says_which_stage_they_are_of(place: Place) -> None:
     place.die("finds before")
     (place.root / "n").write_text("2")

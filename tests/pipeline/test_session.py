@@ -82,3 +82,11 @@ def test_what_says_whose_state_it_is_may_be_damaged(tmp_path: Path) -> None:
     os.mkfifo(home / "owner")  # to read it would be to wait
     with pytest.raises(ConfigError, match="no file says whose state this is"):
         opened(tmp_path / "a", home)
+
+
+def test_what_a_full_disk_left_of_a_state_directory_is_made_whole(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitignore").touch()
+    opened(project(tmp_path / "a", "shop"), home)
+    assert (home / ".gitignore").read_text() == "*\n"

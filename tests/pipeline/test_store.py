@@ -200,10 +200,38 @@ def test_an_overlay_may_spell_a_place_in_any_way(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written"), (5, "Input/output"), (24, "ulimit -n 1024")],
+    [
+        (28, "the disk is full"),
+        (13, "cannot be written"),
+        (30, "cannot be written"),
+        (5, "does not read or write: Input/output"),
+        (24, "ulimit -n 1024"),
+    ],
 )
 def test_errors_of_the_system_become_sentences(tmp_path: Path, number: int, words: str) -> None:
-    assert words in str(unwritable(tmp_path, OSError(number, os.strerror(number))))
+    said = str(unwritable(tmp_path, OSError(number, os.strerror(number), "bin")))  # relative to a directory nobody knows
+    assert words in said
+    assert said.startswith(f"{tmp_path}: ")
+    assert "next: " in said
+
+
+def test_a_tree_is_never_shared_that_somebody_had_begun_to_remove(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = store.tree([Entry(name, "executable", store.put(name.encode()).digest, 1) for name in "ab"])
+    place = store.shared(tree)
+
+    def half(path: Path, **_: object) -> None:
+        (path / "a").unlink()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "b")
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.discard([], [], [tree.digest])
+    monkeypatch.undo()
+    assert not place.exists()
+    assert store.inventory().trees == []
+    assert {path.name for path in store.shared(tree).iterdir()} == {"a", "b"}
+    store.sweep()
+    assert list((store.root / "trees").iterdir()) == [place]
 
 
 def test_contents_finds_every_blob_and_tree_of_a_result(store: Store) -> None:

@@ -9,10 +9,11 @@ import pty
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -738,6 +739,29 @@ def test_the_store_says_what_it_holds_what_is_damaged_and_what_goes(place: Place
     assert place("cache", "prune", "--dry-run").out == "would evict 0 results and 1 object, 5 bytes\n"
     assert json.loads(place("cache", "prune", "--output", "json").out)["objects"] == ["f" * 64]
     assert ended(place("run")) == "passed in: 1 cached"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("record", "the record of its result was damaged on disk"), ("text", "its result was damaged on disk")],
+)
+def test_a_flipped_byte_in_a_row_of_the_store_is_a_miss_that_plan_and_run_tell_of(place: Place, table: str, said: str) -> None:
+    assert place("run").code == 0
+    with closing(Journal(place.root / ".pipeline" / "journal.db")) as journal:
+        (made,) = journal.events(kind="stage.finished", stage="half")
+    column, name = ("key", made.data["key"]) if table == "record" else ("digest", made.data["result"])
+    with closing(sqlite3.connect(place.root / ".pipeline" / "store" / "results.db")) as db, db:
+        ((data,),) = db.execute(f"select data from {table} where {column} = ?", [name])
+        flipped = data[:9] + bytes([data[9] ^ 1]) + data[10:]
+        db.execute(f"update {table} set data = ? where {column} = ?", [flipped, name])
+    assert re.search(rf"run +half +{said}", place("plan").out)
+    done = place("run")
+    assert f"▶ half: {said}" in done.out
+    assert (done.code, place("cache", "verify").code) == (0, 0)
+    with closing(Journal(place.root / ".pipeline" / "journal.db")) as journal:
+        assert [event.data["result"] for event in journal.events(kind="stage.finished", stage="half")] == [
+            made.data["result"]
+        ] * 2
 
 
 def test_a_store_that_a_run_uses_is_left_alone(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +21,14 @@ def test_an_isolated_interpreter_is_this_one_without_its_packages(tmp_path: Path
     env = {"PATH": search_path(programs)}
     done = subprocess.run(["/usr/bin/env", "python", "-c", program], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == f"{sys.version_info[:3]} None\n"
+
+
+def test_an_interpreter_is_made_where_a_process_of_this_number_was_stopped_in_the_middle(tmp_path: Path) -> None:
+    programs = isolated_python(tmp_path)
+    (programs / "python3").unlink()
+    for name in ("python", "python3"):
+        (programs / f".{name}-{os.getpid()}").symlink_to("nowhere")
+    assert (isolated_python(tmp_path) / "python3").exists()
 
 
 def test_where_the_interpreter_cannot_be_written_that_is_said(tmp_path: Path) -> None:
