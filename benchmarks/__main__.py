@@ -11,12 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks import (
+    cancel,
     containers,
     disk,
     example,
     faults,
     hashing,
     journal,
+    logs,
     makespan,
     noop,
     peer,
@@ -36,6 +38,8 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "journal": journal.measure,
     "faults": faults.measure,
     "disk": disk.measure,
+    "cancel": cancel.measure,
+    "logs": logs.measure,
     "example": example.measure,
     "containers": containers.measure,
     "scale": scale.measure,

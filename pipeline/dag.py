@@ -7,6 +7,7 @@ import re
 import shlex
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pipeline.data import Artifact
@@ -26,7 +27,8 @@ class Pipeline:
     which it differs, as in `tests[3.12]`; where those cannot stand in a name, members are numbered.
 
     Raises WiringError for a cycle, a name that no stage may have, two stages of one name, a way back of a stage that
-    has no side effect, a result that only another class may issue, and evidence that does not descend from what it vouches for.
+    has no side effect, a result that only another class may issue, evidence that does not descend from what it vouches for,
+    and a stage that always runs where others go on from it, or it has nothing to come after.
     """
 
     def __init__(self, name: str, /, **stages: Stage[Any] | tuple[Stage[Any], ...]) -> None:
@@ -43,6 +45,11 @@ class Pipeline:
         _name_the_rest(self._inputs, self._names)
         self.stages: tuple[Stage[Any], ...] = _sorted(self._inputs, self._names)
         self._by_name = {self._names[stage]: stage for stage in self.stages}
+        self.always: tuple[Stage[Any], ...] = tuple(stage for stage in self.stages if stage.always)
+        """The stages that run whatever came of others."""
+        self._needs = self._inputs | {stage: self._used[stage] for stage in self.always} if self.always else self._inputs
+        if self.always:
+            _check_always(self)
         for stage in self.stages:
             _check_effect(stage, self._names[stage])
             _check_issuer(stage, self._names[stage])
@@ -95,11 +102,17 @@ class Pipeline:
         used = {stage: _used(stage, found) for stage, found in inputs.items()}
         new._inputs = {**self._inputs, **inputs, whole: (*self._inputs[whole], *parts)}
         new._used = {**self._used, **used, whole: (*self._used[whole], *parts)}
+        new.always = self.always
+        new._needs = new._inputs | {stage: new._used[stage] for stage in new.always} if new.always else new._inputs
         return new
+
+    def needs(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:
+        """The direct inputs that must have passed before a stage runs: all; of one that always runs those it uses."""
+        return self._needs[stage]
 
     def upstream(self, stages: Iterable[Stage[Any]]) -> frozenset[Stage[Any]]:
         """The stages themselves and everything they need."""
-        return _closed(stages, self._inputs)
+        return _closed(stages, self._needs)
 
     def descent(self, stage: Stage[Any]) -> frozenset[Stage[Any]]:
         """The stage itself and everything its result was made from."""
@@ -109,7 +122,7 @@ class Pipeline:
         """Everything that needs `stage`, directly or not, without itself."""
         below = {stage}
         for other in self.stages:  # in topological order
-            if any(source in below for source in self._inputs[other]):
+            if any(source in below for source in self._needs[other]):
                 below.add(other)
         return frozenset(below - {stage})
 
@@ -223,9 +236,12 @@ def _name_the_rest(inputs: Iterable[Stage[Any]], names: dict[Stage[Any], str]) -
 
 
 def _sorted(inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]], names: Mapping[Stage[Any], str]) -> tuple[Stage[Any], ...]:
-    """Every stage after its inputs; by name where the edges leave it open. Raises WiringError with the cycle."""
+    """Every stage after its inputs, and those that always run last; by name where that leaves it open.
+
+    Raises WiringError with the cycle.
+    """
     order: dict[Stage[Any], None] = {}
-    for start in sorted(inputs, key=names.__getitem__):
+    for start in sorted(sorted(inputs, key=names.__getitem__), key=attrgetter("always")):
         path: dict[Stage[Any], Iterator[Stage[Any]]] = {}
         current: Stage[Any] | None = start if start not in order else None
         while current is not None or path:
@@ -252,6 +268,31 @@ def _check_effect(stage: Stage[Any], name: str) -> None:
             f"{name} defines undo and has no side effect: {type(stage).__name__}.effect is PURE",
             right="effect: ClassVar[Effect] = Effect.RETRYABLE, or ONCE for what must not be sent twice; else no undo",
         )
+
+
+def _check_always(pipeline: Pipeline) -> None:
+    """What cleans up is the end of its way: nobody decides, goes on or is taken back because of it."""
+    for stage in pipeline:
+        name, before = pipeline.name_of(stage), [source for source in pipeline.inputs(stage) if source.always]
+        if before and not stage.always:
+            raise WiringError(
+                f"{name} comes after {pipeline.name_of(before[0])}, which always runs and says nothing of what came before it",
+                right=f"{name} before it, or {name} with always=True too",
+            )
+        if not stage.always:
+            continue
+        if not pipeline.inputs(stage):
+            raise WiringError(f"{name} always runs, and there is nothing it comes after", right="after=(...), or an input")
+        if stage.confirms or stage.judges or stage.vouching() is not None:
+            raise WiringError(
+                f"{name} always runs, and a {type(stage).__name__} decides whether others go on",
+                right="a decision before, and always=True for what cleans up",
+            )
+        if stage.can_undo():
+            raise WiringError(
+                f"{name} always runs, and defines undo: nothing comes after it that would have it taken back",
+                right="always=True for what cleans up, undo for what is put up",
+            )
 
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:

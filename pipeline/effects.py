@@ -138,6 +138,10 @@ class Effects:
         if not self._begun and not self._open and not self._in_doubt:
             self._lock.give_back()
 
+    def is_open(self, stages: Iterable[Stage[Any]]) -> bool:
+        """Whether an effect of one of the stages may have to be taken back yet."""
+        return bool(self._open or self._in_doubt) and any(stage in self._open or stage in self._in_doubt for stage in stages)
+
     async def take_back(
         self, missing: Callable[[Stage[Any]], list[str]], wrong: Callable[[Stage[Any]], bool], *, interrupted: bool
     ) -> dict[Stage[Any], str]:
@@ -318,7 +322,8 @@ class Effects:
             for step in planned.data.get("stages", ()):  # in topological order
                 if not {name, *below}.isdisjoint(step["inputs"]):
                     below.add(step["name"])
-        failed = {event.stage for event in self._journal.events(run, kind="stage.failed")}
+        cleaning = set(map(self._pipeline.name_of, self._pipeline.always))  # which says nothing of what was there before
+        failed = {event.stage for event in self._journal.events(run, kind="stage.failed")} - cleaning
         refused = name in failed and self._journal.latest(name, ("stage.finished",), run=run) is not None
         return refused or not failed.isdisjoint(below)
 

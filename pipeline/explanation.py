@@ -53,7 +53,7 @@ def unknown(plan: Plan, step: Step) -> tuple[Unknown, ...]:
         return ()
     made = {other.stage: other for other in plan.steps if other.record is None}
     found = []
-    for name, source in edges(step.stage):
+    for name, source in uses(step.stage) if step.stage.always else edges(step.stage):
         if source in made:
             reasons = [
                 other.reason if other.stage is source else f"after {other.name}: {other.reason}" for other in _first(plan, source)
@@ -74,7 +74,7 @@ def _first(plan: Plan, stage: Stage[Any]) -> list[Step]:
     return [
         other
         for other in plan.steps
-        if other.stage in above and not any(source in made for source in plan.pipeline.inputs(other.stage))
+        if other.stage in above and not any(source in made for source in plan.pipeline.needs(other.stage))
     ]
 
 

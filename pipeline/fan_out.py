@@ -39,6 +39,12 @@ class FanOut(Stage[Whole_co], Generic[Part, Whole_co]):
     most: int = 100
     """How many stages it may come to, those that its parts rest on included."""
 
+    def __post_init__(self) -> None:
+        if self.always:
+            raise WiringError(
+                f"a {type(self).__name__} always runs, and has parts", right="always=True for one stage that cleans up by itself"
+            )
+
     @abstractmethod
     async def parts(self, work: Work) -> Mapping[str, Stage[Part]]:
         """The further stages by the label that tells each from the others.
@@ -156,6 +162,7 @@ def _check_part(part: Stage[Any], name: str) -> None:
         "is a gate": part.vouching() is not None,
         "has parts of its own": isinstance(part, FanOut),
         "has a condition": part.only != Only(),
+        "always runs": part.always,
     }
     for why, holds in wrong.items():
         if holds:

@@ -73,8 +73,8 @@ class Plan(Frozen):
         return tuple(step for step in self.steps if step.decision is decision)
 
     def judged(self, stage: Stage[Any]) -> bool:
-        """Whether a stage of this plan takes the result of `stage`, and so is to weigh it."""
-        return any(stage in self.pipeline.used(step.stage) for step in self.steps)
+        """Whether a stage of this plan takes the result of `stage`, and so is to weigh it; what only cleans up does not."""
+        return any(stage in self.pipeline.used(step.stage) and (stage.always or not step.stage.always) for step in self.steps)
 
     def settled(self) -> bool:
         """Whether nothing is left to do: no stage runs, and no cached result is a concern that nobody judges."""
@@ -83,7 +83,7 @@ class Plan(Frozen):
 
 
 def plan(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> Plan:
-    """Decide for every wanted stage, given in a set that is closed under inputs."""
+    """Decide for every wanted stage, given in a set that is closed under needs."""
     skipped = skips(pipeline, wanted, world)
     steps: dict[Stage[Any], Step] = {}
     for stage in pipeline:
@@ -111,16 +111,16 @@ def skips(pipeline: Pipeline, wanted: frozenset[Stage[Any]], world: World) -> di
     for stage in reversed(stages):
         if stage not in skipped and below[stage] and all(other in skipped for other in below[stage]):
             skipped[stage] = f"only {_names(pipeline, below[stage])} needs it, which is skipped"
-        for source in pipeline.inputs(stage):
+        for source in pipeline.inputs(stage) if not stage.always else ():  # nothing is put up only to be cleaned up
             below[source].append(stage)
-    return skipped
+    return _with_below(pipeline, stages, skipped)
 
 
 def _with_below(pipeline: Pipeline, stages: list[Stage[Any]], refused: Mapping[Stage[Any], str]) -> dict[Stage[Any], str]:
     """The refused stages, and those that need one of them."""
     skipped: dict[Stage[Any], str] = {}
     for stage in stages:
-        above = [source for source in pipeline.inputs(stage) if source in skipped]
+        above = [source for source in pipeline.needs(stage) if source in skipped]
         if stage in refused:
             skipped[stage] = refused[stage]
         elif above:
@@ -135,15 +135,24 @@ def decide(
     skipped: Mapping[Stage[Any], str],
     world: World,
 ) -> Step:
-    """The step for one stage, from the steps of its inputs."""
+    """The step for one stage, from the steps of what it needs."""
     name = pipeline.name_of(stage)
     if stage in skipped:
         return Step(stage, name, Decision.SKIPPED, skipped[stage])
-    inputs = {source: record.result for source in pipeline.inputs(stage) if (record := done[source].record) is not None}
-    if stage.effect is Effect.PURE and len(inputs) == len(pipeline.inputs(stage)):
+    step = _decided(pipeline, stage, name, done, world)
+    if stage.always and step.decision is Decision.RUN:
+        return step._replace(reason=f"always, {step.reason}")
+    return step
+
+
+def _decided(pipeline: Pipeline, stage: Stage[Any], name: str, done: Mapping[Stage[Any], Step], world: World) -> Step:
+    """The step for a stage that takes part."""
+    needs = pipeline.needs(stage)
+    inputs = {source: record.result for source in needs if (record := done[source].record) is not None}
+    if stage.effect is Effect.PURE and len(inputs) == len(needs):
         return keyed(stage, name, inputs, world)
     keys.described(stage)  # what could not be told from another is refused before anything runs
-    unknown = [source for source in pipeline.inputs(stage) if source not in inputs]
+    unknown = [source for source in needs if source not in inputs]
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""
         about = None if unknown else keys.about(stage, inputs)

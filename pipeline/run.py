@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from pipeline import key as keys
 from pipeline import record as records
+from pipeline.cleanup import Cleanup
 from pipeline.data import Blob, Result
 from pipeline.effects import Effects, is_own
 from pipeline.engine import Engine
@@ -106,20 +107,26 @@ class Runner:
         self._stops = 0
         self._let_in = 0.0
         """When the event loop last had its turn."""
-        self._schedule = Schedule(
+        self._wanted = frozenset(step.stage for step in plan.steps)
+        self._schedule = self._scheduled(self._wanted)
+        self._cleanup = Cleanup(self._pipeline, self._wanted, self._effects.is_open)
+
+    def _scheduled(self, wanted: frozenset[Stage[Any]]) -> Schedule:
+        return Schedule(
             pipeline=self._pipeline,
-            wanted=frozenset(step.stage for step in plan.steps),
-            capacity=options.capacity,
-            priority=priorities(self._pipeline, [step.stage for step in plan.steps], self._seconds),
-            elsewhere=workers.processors if workers else lambda: 0,
+            wanted=wanted,
+            capacity=self._options.capacity,
+            priority=priorities(self._pipeline, wanted, self._seconds),
+            elsewhere=self._workers.processors if self._workers else lambda: 0,
         )
 
     async def run(self) -> Outcome:
-        """Execute the plan. Side effects that nothing downstream confirmed are taken back before this returns."""
+        """Execute the plan. Before this returns, side effects that nothing downstream confirmed are taken back, and what always
+        runs has run."""
         finished, exit_code = False, Exit.INTERRUPTED
         try:
             with self._working:
-                await self._effects.settle(stage for stage in self._pipeline if stage in self._schedule.wanted)
+                await self._effects.settle(stage for stage in self._pipeline if stage in self._wanted)
                 await self._execute()
                 finished = True
         except Exception:
@@ -128,7 +135,8 @@ class Runner:
         finally:
             with self._taking_back:
                 await self._take_back(finished)
-            if finished:
+                await self._clean_up()
+            if finished and not self._cleanup.left:
                 exit_code = self._exit_code()
                 with self._sending:
                     await self._share_the_rest()
@@ -140,6 +148,14 @@ class Runner:
         """Take back what is open, unless it is another process's to decide."""
         if not self._journal.taken_over:
             self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
+
+    async def _clean_up(self) -> None:
+        """Run what always runs and had no turn yet: all else has ended. Nothing begins that the journal would not know of."""
+        left = self._cleanup.last()
+        if left and not self._journal.taken_over:
+            self._schedule = self._scheduled(left)
+            with contextlib.suppress(JournalError):  # whoever writes that the run has finished says so
+                await self._execute()
 
     def _exit_code(self) -> Exit:
         if not self._failed:
@@ -157,15 +173,22 @@ class Runner:
             raise JournalError(error.what + before, where=error.where, right=error.right, next=error.next) from error
 
     def stop(self) -> None:
-        """Stop working, and take back what is open. Asked a second time, say so; a third time, leave that to the next run."""
+        """Stop working, take back what is open, clean up. Asked a second time, say so; a third time, leave that."""
         self._stops += 1
         if self._stops == 1:
             self._working.cancel()
             self._sending.cancel()
         elif self._stops == 2:
-            self._write("run.stopping", said="taking back what is not confirmed; once more leaves that to the next run")
+            cleaning = f", then cleaning up: {self._cleanup.names()}" if self._cleanup.left else ""
+            self._write(
+                "run.stopping", said=f"taking back what is not confirmed{cleaning}; once more leaves that to the next run"
+            )
         else:
             self._taking_back.cancel()
+            self._cleanup.leave()
+            if self._stops == 3 and self._cleanup.left:
+                left = self._cleanup.names()
+                self._write("run.stopping", said=f"not cleaned up: {left}; python -m pipeline resume goes on with it")
 
     def results(self) -> dict[str, Any]:
         """The results of all stages that have one, by name, read from the store where they were cached."""
@@ -199,7 +222,9 @@ class Runner:
             (stage, step), *others = ready
             self._start(workers, others)
             try:
-                if not await self._was_shared(stage, step):
+                if stage.always:
+                    await self._uncut(stage, step)
+                elif not await self._was_shared(stage, step):
                     await self._attempts(stage, step)
             finally:
                 self._effects.end(stage)
@@ -208,6 +233,15 @@ class Runner:
                     self._schedule.settle(stage)
             await self._let_others_in()
             ready = self._ready()
+
+    async def _uncut(self, stage: Stage[Any], step: Step) -> None:
+        """Work on a stage that always runs: once it has begun, only who leaves that to the next run cuts it off."""
+        await checkpoint_if_cancelled()
+        with self._cleanup.uncut():
+            if not await self._was_shared(stage, step):
+                await self._attempts(stage, step)
+            self._cleanup.left.discard(stage)
+        await checkpoint_if_cancelled()  # the run may have been asked to stop meanwhile
 
     async def _let_others_in(self) -> None:
         """Stages that wait for nothing would keep signals and the journal waiting."""
@@ -231,8 +265,15 @@ class Runner:
 
     def _settle_without_work(self, stage: Stage[Any], idle: list[Step], others: list[Event]) -> Step | None:
         """The step to execute, or None when the stage needs no work: cached or skipped, and joins `idle`, or out of reach."""
-        lost = [source for source in self._pipeline.inputs(stage) if source not in self._done or self._in_the_way(stage, source)]
-        if lost or (self._options.fail_fast and self._failed):
+        if stage.always and self._cleanup.waits(stage):
+            return None
+        lost = [source for source in self._pipeline.needs(stage) if source not in self._done or self._in_the_way(stage, source)]
+        if lost and stage.always:
+            self._cleanup.left.discard(stage)
+            why = f"there is nothing to clean up: {', '.join(map(self._name, lost))} did not pass"
+            others.append(self._event("stage.skipped", stage, reason=why))
+            return None
+        if lost or (self._options.fail_fast and self._failed and not stage.always):
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
             others.append(self._event("stage.blocked", stage, reason=why))
             return None
@@ -247,6 +288,7 @@ class Runner:
             )
             step = step._replace(reason=same)
         self._done[stage] = step
+        self._cleanup.left.discard(stage)
         idle.append(step)
         if step.record is not None:
             others += self._weighed(stage, step.record)
@@ -344,7 +386,7 @@ class Runner:
         """What a side effect is about; nothing to say of a stage that has none."""
         if stage.effect is Effect.PURE:
             return ""
-        inputs = {source: found.result for source in self._pipeline.inputs(stage) if (found := self._done[source].record)}
+        inputs = {source: found.result for source in self._pipeline.needs(stage) if (found := self._done[source].record)}
         return keys.about(stage, inputs)
 
     def _finish(self, stage: Stage[Any], step: Step, kept: records.Kept, seconds: float) -> None:
@@ -380,8 +422,8 @@ class Runner:
 
     def _missing(self, stage: Stage[Any]) -> list[str]:
         """What has yet to pass before the effect of `stage` stands: itself, and those that confirm it, else all below it."""
-        taking_part = self._schedule.wanted - self._plan.skipped.keys()
-        below = [other for other in self._pipeline.downstream(stage) if other in taking_part]
+        taking_part = self._wanted - self._plan.skipped.keys()
+        below = [other for other in self._pipeline.downstream(stage) if other in taking_part and not other.always]
         confirming = [other for other in below if other.confirms]
         needed = [stage, *(confirming or below)]
         return [self._name(other) for other in needed if other not in self._done or other in self._failed]
@@ -389,7 +431,7 @@ class Runner:
     def _found_wrong(self, stage: Stage[Any]) -> bool:
         """Whether the stage's result was refused or anything below it failed, as opposed to being cut short."""
         refused = stage in self._done and stage in self._failed
-        return refused or any(other in self._failed for other in self._pipeline.downstream(stage))
+        return refused or any(other in self._failed and not other.always for other in self._pipeline.downstream(stage))
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""
@@ -427,7 +469,7 @@ class Runner:
             name=name,
             attempt=attempt,
             observed=self._world.observed.get(stage),
-            results=inputs_only(name, self._pipeline.inputs(stage), results or self._result, self._pipeline.name_of),
+            results=inputs_only(name, self._pipeline.needs(stage), results or self._result, self._pipeline.name_of),
             engine=self._engine_of(stage),
             store=self._store,
             journal=self._journal,

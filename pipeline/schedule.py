@@ -64,7 +64,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._order = {stage: number for number, stage in enumerate(self.pipeline.stages)}
-        self._missing = {stage: len(self.pipeline.inputs(stage)) for stage in self.wanted}
+        self._missing = {stage: len(self._named(stage)) for stage in self.wanted}
         self._below = {stage: [] for stage in self.wanted}
         for stage in self.wanted:
             if stage.resources.memory > self.capacity.memory > 0:
@@ -72,10 +72,15 @@ class Schedule:
                     f"{self.pipeline.name_of(stage)} needs {stage.resources.memory} MiB of memory",
                     right=f"at most {self.capacity.memory} MiB, or a larger `memory` in [tool.pipeline]",
                 )
-            for source in self.pipeline.inputs(stage):
+            for source in self._named(stage):
                 self._below[source].append(stage)
             if self._missing[stage] == 0:
                 self._push(stage)
+
+    def _named(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:
+        """The stages that must have ended first; one that always runs may come after some that take no part."""
+        inputs = self.pipeline.inputs(stage)
+        return tuple(source for source in inputs if source in self.wanted) if stage.always else inputs
 
     def settle(self, stage: Stage[Any]) -> None:
         """The stage has a result, or never will: what waited for it may be ready now."""

@@ -13,7 +13,8 @@ from pipeline.stage import Stage
 
 
 class Selection(Frozen):
-    """What was asked for. Each part that is given leaves fewer stages to aim at; they are run with all that they need."""
+    """What was asked for. Each part that is given leaves fewer stages to aim at; they are run with all that they need, and with
+    what always runs after some of them."""
 
     stages: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
@@ -32,11 +33,22 @@ EVERYTHING = Selection()
 
 
 def select(pipeline: Pipeline, asked: Selection) -> frozenset[Stage[Any]]:
-    """The stages to aim at with all they need; none where nothing failed or changed.
+    """The stages to aim at with all they need, and what cleans up after them; none where nothing failed or changed.
 
     Raises WiringError for a name there is not, ConfigError where the names leave none.
     """
-    return pipeline.upstream(aims(pipeline, asked))
+    wanted = pipeline.upstream(aims(pipeline, asked))
+    return wanted if asked.alone else wanted.union(_cleaning_up(pipeline, wanted, _left_out(pipeline, asked)))
+
+
+def _cleaning_up(pipeline: Pipeline, wanted: frozenset[Stage[Any]], left_out: frozenset[Stage[Any]]) -> set[Stage[Any]]:
+    """What always runs, and comes after some that are wanted and uses results of no others."""
+    found: set[Stage[Any]] = set()
+    for stage in pipeline.always:
+        there = wanted | found
+        if stage not in left_out and there.issuperset(pipeline.used(stage)) and not there.isdisjoint(pipeline.inputs(stage)):
+            found.add(stage)
+    return found
 
 
 def aims(pipeline: Pipeline, asked: Selection) -> frozenset[Stage[Any]]:
@@ -55,11 +67,15 @@ def _parts(pipeline: Pipeline, asked: Selection) -> Iterable[frozenset[Stage[Any
     if asked.since:
         yield _with_below(pipeline, (pipeline[name] for name in asked.since))
     if asked.without:
-        yield frozenset(pipeline) - _with_below(pipeline, (pipeline[name] for name in asked.without))
+        yield frozenset(pipeline) - _left_out(pipeline, asked)
     if asked.failed is not None:
         yield frozenset(stage for stage in pipeline if pipeline.name_of(stage) in asked.failed)
     if asked.changed is not None:
         yield _with_below(pipeline, (stage for stage in pipeline if takes_in(stage, asked.changed)))
+
+
+def _left_out(pipeline: Pipeline, asked: Selection) -> frozenset[Stage[Any]]:
+    return _with_below(pipeline, (pipeline[name] for name in asked.without))
 
 
 def takes_in(stage: Stage[Any], paths: frozenset[str]) -> bool:

@@ -85,6 +85,8 @@ class Stage(Frozen, ABC, Generic[T_co]):
     """Seconds that one attempt may take, and each call of `undo` and of `recover`."""
     retry: Retry = Retry()
     resources: Resources = Resources()
+    always: bool = False
+    """Whether it runs whatever came of those in `after`, also when the run failed or was interrupted: to clean up."""
 
     effect: ClassVar[Effect] = Effect.PURE
     confirms: ClassVar[bool] = False
@@ -188,7 +190,7 @@ def declared_result(cls: type) -> Any:
     return None
 
 
-COMMON = frozenset({"after", "only", "timeout", "retry", "resources"})
+COMMON = frozenset({"after", "only", "timeout", "retry", "resources", "always"})
 """The fields every stage has; they say when and how a stage runs, never what it returns."""
 
 

@@ -588,7 +588,7 @@ def unwritable(place: Path, error: OSError) -> StoreError:
             right="a disk that is whole",
             next="dmesg | tail; have another disk for PIPELINE_HOME (state) or TMPDIR (actions at work)",
         )
-    return StoreError(f"{error.strerror or error}", where=where, next="look at it, then the same command again")
+    return StoreError(f"{error.strerror or error}", where=where)
 
 
 def _there(place: Path) -> Path:

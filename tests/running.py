@@ -32,6 +32,7 @@ def run_pipeline(
     engine: Engine | None = None,
     facts: Facts | None = None,
     again: frozenset[str] = frozenset(),
+    fail_fast: bool = False,
     remote: Access | None = None,
     workers: Callable[[Engine, str], AbstractAsyncContextManager[Workers]] | None = None,
 ) -> tuple[Outcome, dict[str, Any]]:
@@ -61,7 +62,7 @@ def run_pipeline(
                 store=store,
                 journal=journal,
                 project=project,
-                options=Options(capacity=Capacity(cpu=2)),
+                options=Options(capacity=Capacity(cpu=2), fail_fast=fail_fast),
                 remote=await stack.enter_async_context(sharing) if sharing else None,
                 workers=await stack.enter_async_context(workers(entered, run)) if workers else None,
             )

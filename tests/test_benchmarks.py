@@ -9,16 +9,18 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import faults, hashing, journal, makespan, noop, peer, project, scheduling
+from benchmarks import cancel, faults, hashing, journal, makespan, noop, peer, project, scheduling
 from benchmarks.figure import ROOT, Figure, seconds
 from benchmarks.graph import SHAPES, WIDTH, Graph, Shape, below, layered
 from benchmarks.makespan import Case
+from pipeline.history import RunHistory, StageHistory
 
 SEEDS = st.integers(min_value=0, max_value=2**32)
 WORKERS = st.sampled_from(makespan.WORKERS)
@@ -227,3 +229,29 @@ def test_what_was_done_twice_is_lost_or_wrong_does_not_pass(tmp_path: Path) -> N
     found = faults.looked(tmp_path, 6, killed=True, asked=False, stuck=0)
     assert (found.twice, found.lost) == (1, 1)
     assert found.wrong == 8
+
+
+def test_runs_that_are_asked_to_stop_leave_nothing_behind() -> None:
+    with ThreadPoolExecutor(4) as threads:  # they wait most of the time
+        assert [one.wrong for one in threads.map(cancel.cancelled, range(4))] == [()] * 4
+
+
+def test_what_a_run_that_was_asked_to_stop_leaves_behind_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "tmp" / "lockgate-action-x").mkdir(parents=True)
+    (tmp_path / "said").write_text("it failed")
+    (tmp_path / "did").write_text("opened\n")
+    run = RunHistory(id="r", exit=1, stages={"given": StageHistory(name="given", state="passed")})
+    child = subprocess.Popen(["sleep", "60"], env={"MARK": str(tmp_path)})
+    try:
+        assert cancel.processes_of(tmp_path) == [child.pid]
+    finally:
+        child.kill()
+        child.wait()
+    assert list(cancel.misses(tmp_path, 1, [child.pid], run)) == [
+        "exit code 1: it failed",
+        "1 processes left",
+        "lockgate-action-x left",
+        "the effect was not taken back",
+        "recorded as failed",
+        "it was not cleaned up",
+    ]

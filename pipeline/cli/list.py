@@ -23,13 +23,13 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
         name, kind = pipeline.name_of(stage), type(stage).__name__
         inputs = [pipeline.name_of(source) for source in pipeline.inputs(stage)]
         if arguments.output == "json":
-            about = {"kind": "stage", "stage": name, "type": kind, "effect": stage.effect.value, "inputs": inputs}
-            print(json.dumps(about), file=out)
+            about = {"kind": "stage", "stage": name, "type": kind, "effect": stage.effect.value}
+            print(json.dumps({**about, "always": stage.always, "inputs": inputs}), file=out)
             continue
         sentence = (type(stage).__doc__ or "").strip().partition("\n")[0]
         first = told.setdefault(sentence, name) if sentence else ""
         says = sentence if first == name else _short(kind, inputs, first)
-        print(f"{paint('bold', name.ljust(width))}  {says}", file=out)
+        print(f"{paint('bold', name.ljust(width))}  {says}{' (always)' if stage.always else ''}", file=out)
     return Exit.PASSED
 
 

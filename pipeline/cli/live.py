@@ -37,7 +37,7 @@ class Live:
             self._above(line)
 
     def log(self, stage: str, piece: bytes) -> None:
-        *lines, self._partial[stage] = (self._partial.get(stage, b"") + piece[-8192:]).split(b"\n")
+        *lines, self._partial[stage] = (self._partial.get(stage, b"") + piece)[-8192:].split(b"\n")
         kept = self._logs.setdefault(stage, deque(maxlen=LINES))
         kept.extend(line.decode(errors="replace").rsplit("\r", 1)[-1] for line in lines if line.strip())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
@@ -17,6 +18,11 @@ from pipeline.errors import ConfigError, Exit, LockgateError, did_you_mean
 from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
 from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
+
+LONGEST = 1 << 20
+"""Bytes of a line that are taken at once: a log may be one line, and larger than memory."""
+OVERLAP = 4096
+"""Characters of the piece before in which what is searched for may begin."""
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -32,9 +38,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     chosen = [run.stages[arguments.stage]] if arguments.stage else run.stages.values()
     if arguments.output == "json":
         for stage in chosen:
-            for row in rows(project, run, stage):
-                if pattern.search(row["text"]):
-                    print(json.dumps(row), file=out)
+            for row in _found(pattern, rows(project, run, stage)):
+                print(json.dumps(row), file=out)
         return Exit.PASSED
     paint = Paint.on_stream(out, arguments.color)
     host = run.about.get("host", "")
@@ -42,9 +47,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
         print(paint("dim", f"run {run.id} was on {host}: what its stages printed is there"), file=out)
     if arguments.search:
         for stage in chosen:
-            for row in rows(project, run, stage):
-                if pattern.search(row["text"]):
-                    print(f"{paint('bold', stage.name)}: {row['text']}", file=out)
+            for row in _found(pattern, rows(project, run, stage)):
+                print(f"{paint('bold', stage.name)}: {row['text']}", file=out)
         return Exit.PASSED
     for stage in chosen:
         _show(project, run, stage, paint, out, always=bool(arguments.stage))
@@ -57,6 +61,16 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise ConfigError(f"{text!r} is no regular expression: {error}", where="--search", right="as 'error|warning'") from error
+
+
+def _found(pattern: re.Pattern[str], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows in which the pattern is found, also where it begins in the piece of the same line before."""
+    before = ""
+    for row in rows:
+        text = before + row["text"]
+        if any(match.end() > len(before) for match in pattern.finditer(text)) if before else pattern.search(text):
+            yield row
+        before = text[-OVERLAP:] if row.get("more") else ""
 
 
 def wanted(project: Project, start: str) -> RunHistory:
@@ -81,11 +95,22 @@ def rows(project: Project, run: RunHistory, stage: StageHistory) -> Iterator[dic
     for file in _files(project, run, stage):
         attempt, action = _order(file)
         with file.open("rb") as log:
-            for line in log:
-                text = line.rstrip(b"\r\n").decode(errors="replace")
-                yield {"kind": "log", **about, "attempt": attempt, "action": action, "text": text}
+            for text, more in _lines(log):
+                goes_on = {"more": True} if more else {}
+                yield {"kind": "log", **about, "attempt": attempt, "action": action, "text": text, **goes_on}
     if stage.error:
         yield {"kind": "error", **about, "attempt": stage.attempts, "text": stage.error, "trace": stage.trace}
+
+
+def _lines(log: IO[bytes]) -> Iterator[tuple[str, bool]]:
+    """Line by line, a long one in pieces, each with whether its line goes on."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    line = log.readline(LONGEST)
+    while line:
+        following = log.readline(LONGEST)
+        more = bool(following) and not line.endswith(b"\n")
+        yield decoder.decode(line if more else line.rstrip(b"\r\n"), final=not more), more
+        line = following
 
 
 def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, out: TextIO, *, always: bool) -> None:

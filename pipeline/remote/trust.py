@@ -25,7 +25,7 @@ def taken(pipeline: Pipeline, taking_part: frozenset[Stage[Any]]) -> dict[Stage[
 
     What was not signed is kept away from gates, on either side of one: neither the stage nor anything upstream of it is a
     gate, and nothing of this run downstream of it is a gate or has a side effect. Upstream and downstream go by every
-    edge, those of `after` too: what only comes after a test relies on it.
+    edge, those of `after` too: what only comes after a test relies on it. What always runs relies on what it uses alone.
     """
     guarded = {stage for stage in taking_part if _is_gate(stage) or stage.effect is not Effect.PURE}
     above = pipeline.upstream(guarded)

@@ -1,4 +1,4 @@
-"""Pictures of a pipeline: text, Mermaid, DOT, SVG and JSON. Pure."""
+"""Pictures of a pipeline: text, Mermaid, DOT, SVG and JSON; dashed is what leads to a stage that always runs. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def text(pipeline: Pipeline) -> str:
     lines = []
     for stage in sorted(pipeline, key=lambda stage: (depth[stage], pipeline.name_of(stage))):
         needs = ", ".join(map(pipeline.name_of, pipeline.inputs(stage)))
-        lines.append(f"{'  ' * depth[stage]}{pipeline.name_of(stage)}{' <- ' + needs if needs else ''}")
+        always = " (always)" if stage.always else ""
+        lines.append(f"{'  ' * depth[stage]}{pipeline.name_of(stage)}{' <- ' + needs if needs else ''}{always}")
     return "\n".join(lines)
 
 
@@ -34,7 +35,9 @@ def mermaid(pipeline: Pipeline) -> str:
     for stage in pipeline:
         opening, closing = {Effect.PURE: ("[", "]"), Effect.RETRYABLE: ("(", ")"), Effect.ONCE: ("([", "])")}[stage.effect]
         lines.append(f'    {number[stage]}{opening}"{pipeline.name_of(stage)}"{closing}')
-    lines += [f"    {number[source]} --> {number[stage]}" for stage in pipeline for source in pipeline.inputs(stage)]
+    for stage in pipeline:
+        arrow = "-.->" if stage.always else "-->"
+        lines += [f"    {number[source]} {arrow} {number[stage]}" for source in pipeline.inputs(stage)]
     return "\n".join(lines)
 
 
@@ -44,9 +47,8 @@ def dot(pipeline: Pipeline) -> str:
         fill, border = COLOURS[stage.effect]
         lines.append(f'    {json.dumps(pipeline.name_of(stage))} [fillcolor="{fill}", color="{border}"];')
     for stage in pipeline:
-        lines += [
-            f"    {json.dumps(pipeline.name_of(s))} -> {json.dumps(pipeline.name_of(stage))};" for s in pipeline.inputs(stage)
-        ]
+        to = json.dumps(pipeline.name_of(stage)) + (" [style=dashed]" if stage.always else "")
+        lines += [f"    {json.dumps(pipeline.name_of(source))} -> {to};" for source in pipeline.inputs(stage)]
     return "\n".join([*lines, "}"])
 
 
@@ -56,6 +58,7 @@ def as_json(pipeline: Pipeline) -> str:
             "name": pipeline.name_of(stage),
             "type": type(stage).__name__,
             "effect": stage.effect.value,
+            "always": stage.always,
             "inputs": [pipeline.name_of(source) for source in pipeline.inputs(stage)],
         }
         for stage in pipeline
@@ -89,7 +92,7 @@ def svg(pipeline: Pipeline) -> str:
         f'<rect width="{wide}" height="{high:.0f}" fill="#ffffff"/>',
     ]
     for stage in pipeline:
-        lines += [_curve(places[source], places[stage]) for source in pipeline.inputs(stage)]
+        lines += [_curve(places[source], places[stage], dashed=stage.always) for source in pipeline.inputs(stage)]
     lines += [_box(pipeline, stage, places[stage]) for stage in pipeline]
     return "\n".join([*lines, "</svg>"])
 
@@ -114,11 +117,12 @@ def _places(pipeline: Pipeline, depth: Mapping[Stage[Any], int]) -> dict[Stage[A
     return {stage: (x + MARGIN, y + MARGIN) for stage, (x, y) in places.items()}
 
 
-def _curve(start: tuple[float, float], end: tuple[float, float]) -> str:
+def _curve(start: tuple[float, float], end: tuple[float, float], *, dashed: bool) -> str:
     x1, y1, x2, y2 = start[0] + WIDTH, start[1] + HEIGHT / 2, end[0], end[1] + HEIGHT / 2
     half = (x2 - x1) / 2
     path = f"M{x1:.0f},{y1:.1f} C{x1 + half:.0f},{y1:.1f} {x2 - half:.0f},{y2:.1f} {x2:.0f},{y2:.1f}"
-    return f'<path d="{path}" fill="none" stroke="#9aa5b4" stroke-width="1.2"/>'
+    dashes = ' stroke-dasharray="4 3"' if dashed else ""
+    return f'<path d="{path}" fill="none" stroke="#9aa5b4" stroke-width="1.2"{dashes}/>'
 
 
 def _box(pipeline: Pipeline, stage: Stage[Any], place: tuple[float, float]) -> str:

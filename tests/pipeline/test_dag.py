@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,7 +15,7 @@ from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.source import Commit, Provenance, SourceProvenance, WorkingCopy
-from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sum, Thing
+from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sends, Sum, Thing
 
 
 @dataclass(frozen=True)
@@ -359,3 +360,48 @@ def test_a_way_back_from_no_side_effect_is_refused() -> None:
     with pytest.raises(WiringError, match=r"half defines undo and has no side effect: Undoes\.effect is PURE") as refused:
         Pipeline("thing", half=Undoes(of=ONE))
     assert "Effect.RETRYABLE" in refused.value.right
+
+
+def test_nobody_goes_on_from_what_always_runs_but_what_always_runs_too() -> None:
+    stops = Half(of=ONE, always=True)
+    for after in (Half(of=stops), Constant(value=2, after=(stops,))):
+        with pytest.raises(WiringError, match="after comes after stops, which always runs and says nothing") as refused:
+            Pipeline("thing", stops=stops, after=after)
+        assert "after with always=True too" in refused.value.right
+    assert len(Pipeline("thing", stops=stops, after=Half(of=stops, always=True))) == 3
+
+
+def test_what_always_runs_comes_after_something() -> None:
+    with pytest.raises(WiringError, match="one always runs, and there is nothing it comes after"):
+        Pipeline("thing", one=Constant(value=1, always=True))
+
+
+def test_what_always_runs_decides_of_nothing_and_is_not_taken_back(tmp_path: Path) -> None:
+    def rule(_: Number) -> Verdict:
+        raise AssertionError("never")
+
+    class Confirms(Half):
+        confirms: ClassVar[bool] = True
+
+    image = Make(of=ONE)
+    check = Check(evidence=ONE, rule=rule)
+    for stage in (
+        Check(evidence=ONE, rule=rule, always=True),
+        QualityGate(artifact=image, checks=(check,), always=True),
+        Confirms(of=ONE, always=True),
+    ):
+        with pytest.raises(WiringError, match=r"it always runs, and a \w+ decides whether others go on"):
+            Pipeline("thing", it=stage)
+    with pytest.raises(WiringError, match="send always runs, and defines undo"):
+        Pipeline("thing", send=Sends(of=ONE, file=tmp_path, always=True))
+
+
+def test_what_always_runs_needs_only_what_it_uses() -> None:
+    tests = Half(of=ONE)
+    stops = Half(of=ONE, after=(tests,), always=True)
+    pipeline = Pipeline("thing", one=ONE, tests=tests, stops=stops)
+    assert pipeline.inputs(stops) == (tests, ONE)
+    assert (pipeline.needs(stops), pipeline.needs(tests)) == ((ONE,), (ONE,))
+    assert pipeline.upstream([stops]) == {stops, ONE}
+    assert pipeline.downstream(tests) == set()
+    assert pipeline.downstream(ONE) == {tests, stops}

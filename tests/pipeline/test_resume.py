@@ -204,6 +204,22 @@ def test_a_run_that_was_interrupted_goes_on_too_and_does_again_what_it_took_back
     assert place.did().count("opens") == 1
 
 
+TIDIES = """
+tidies = Again(of=source, after=(pure,), always=True)
+pipeline = Pipeline("thing", source=source, pure=pure, tidies=tidies)
+"""
+
+
+@pytest.mark.parametrize("where", ["pure before", "pure after", "tidies before"])
+def test_a_run_that_was_killed_cleans_up_once_it_is_resumed(place: Place, where: str) -> None:
+    (place.root / "delivery.py").write_text(DELIVERY + TIDIES)
+    place.die(where)
+    assert "tidies" not in place.did() if (place.root / "did").exists() else True
+    assert place("resume").code == 0
+    assert place.did()[-1] == "tidies"
+    assert place.did().count("tidies") == 1
+
+
 def test_a_run_that_came_to_its_end_does_not_go_on(place: Place) -> None:
     assert place("run").code == 0
     done = place("resume")

@@ -82,6 +82,34 @@ def test_names_that_leave_nothing_are_refused() -> None:
         select(THING, Selection(stages=("build",), without=("src",)))
 
 
+ENV, UNIT = Constant(value=1), Constant(value=2)
+LOAD = Half(of=ENV)
+STOPS = Half(of=ENV, after=(LOAD, UNIT), always=True)
+LAST = Constant(value=3, after=(STOPS,), always=True)
+CLEANED = Pipeline("cleaned", env=ENV, unit=UNIT, load=LOAD, stops=STOPS, last=LAST)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        (Selection(stages=("load",)), {"env", "load", "stops", "last"}),
+        (Selection(stages=("unit",)), {"unit"}),  # nothing was put up
+        (Selection(stages=("load",), alone=True), {"env", "load"}),
+        (Selection(stages=("stops",)), {"env", "stops", "last"}),
+        (Selection(stages=("last",)), {"last"}),
+        (Selection(without=("load",)), {"env", "unit", "stops", "last"}),
+        (Selection(without=("stops",)), {"env", "unit", "load", "last"}),
+        (Selection(stages=("load",), without=("stops",)), {"env", "load"}),
+        (Selection(without=("env",)), {"unit", "last"}),
+        (Selection(since=("load",)), {"env", "load", "stops", "last"}),
+        (Selection(failed=frozenset({"load"})), {"env", "load", "stops", "last"}),
+        (Selection(failed=frozenset()), set()),
+    ],
+)
+def test_what_cleans_up_comes_along_with_what_it_cleans_up_after(asked: Selection, meant: set[str]) -> None:
+    assert {CLEANED.name_of(stage) for stage in select(CLEANED, asked)} == meant
+
+
 NAMES = st.lists(st.sampled_from(["src", "docs", "about", "build", "pages", "ship"]), max_size=3).map(tuple)
 
 

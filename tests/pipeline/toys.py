@@ -115,6 +115,20 @@ class Sends(Stage[Number]):
             file.write(f"took back {result.value}\n")
 
 
+class Cleans(Stage[Number]):
+    """Appends its name to a file, and what it was given."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    file: Path
+    of: tuple[Stage[Number], ...] = ()
+
+    async def run(self, work: Work) -> Number:
+        with self.file.open("a") as file:
+            file.write(" ".join([work.name, *(str(work[part].value) for part in self.of)]) + "\n")
+        return Number(value=0)
+
+
 class Waits(Stage[Number]):
     """Waits for ever, or until cancelled; then writes a line."""
 

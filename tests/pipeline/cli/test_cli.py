@@ -1047,6 +1047,106 @@ def test_a_third_interrupt_leaves_what_is_open_to_the_next_run(place: Place) -> 
     assert "send goes back: run " in done.out
 
 
+CLEANS = """
+import anyio
+from pathlib import Path
+from pipeline import Pipeline
+from tests.pipeline.toys import *
+
+class Slow(Cleans):
+    async def run(self, work):
+        Path("cleaning").write_text("now")
+        while not Path("go").exists():
+            await anyio.sleep(0.01)
+        return await super().run(work)
+
+source = FromFile(path="n")
+send = Sends(of=source, file=Path("sent"))
+wait = Waits(of=send, file=Path("waits"))
+never = Half(of=wait)
+early = (Slow(file=Path("sent"), of=(source,), always=True),) if Path("early").exists() else ()
+late = Slow(file=Path("sent"), of=(send,), after=(never, *early), always=True)
+pipeline = Pipeline("thing", source=source, send=send, wait=wait, never=never, late=late, early=early)
+"""
+
+
+@contextmanager
+def cleaning(place: Place, *, early: bool) -> Iterator[subprocess.Popen[str]]:
+    """A run that was interrupted while a stage waited for ever, and cleans up."""
+    place.write("delivery.py", CLEANS)
+    if early:
+        place.write("early", "")
+    with started(place, "run") as process:
+        assert process.stdout is not None
+        for line in waiting(process.stdout, place.root / "waits"):
+            assert line
+        while early and not (place.root / "cleaning").exists():
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        while not (place.root / "cleaning").exists() or (place.root / "waits").read_text() != "cancelled\n":
+            os.sched_yield()
+        yield process
+
+
+def test_an_interrupted_run_ends_what_runs_takes_back_and_then_cleans_up(place: Place) -> None:
+    with cleaning(place, early=False) as process:
+        assert (place.root / "waits").read_text() == "cancelled\n"
+        assert (place.root / "sent").read_text() == "sent\ntook back 8\n"
+        place.write("go", "")
+        said = process.communicate(timeout=30)[0]
+        assert process.returncode == 130
+    assert (place.root / "sent").read_text() == "sent\ntook back 8\nlate 8\n"
+    assert "1 interrupted, 1 not reached" in said
+    assert "▶ late: always, has a side effect (retryable)" in said
+
+
+def test_what_was_cleaning_up_already_is_not_cut_off_by_an_interrupt(place: Place) -> None:
+    with cleaning(place, early=True) as process:
+        place.write("go", "")
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    assert (place.root / "sent").read_text() == "sent\nearly[source] 8\ntook back 8\nlate 8\n"
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_second_interrupt_lets_it_clean_up_and_a_third_leaves_that_to_who_resumes(place: Place, early: bool) -> None:
+    with cleaning(place, early=early) as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGINT)
+        names = "early[source], late" if early else "late"
+        said = next(line for line in process.stdout if "once more leaves that" in line)
+        assert f"taking back what is not confirmed, then cleaning up: {names}; once more" in said
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=30)[0]
+        assert process.returncode == 130
+    assert f"not cleaned up: {names}; python -m pipeline resume goes on with it" in rest
+    assert "late 8" not in (place.root / "sent").read_text()
+    place.write("go", "")
+    with started(place, "resume") as process:
+        assert process.stdout is not None
+        (place.root / "waits").unlink()
+        for line in waiting(process.stdout, place.root / "waits"):
+            assert line
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert (place.root / "sent").read_text().endswith("took back 8\nlate 8\n")
+
+
+def test_a_run_that_was_all_but_done_is_not_ended_before_it_has_cleaned_up(place: Place) -> None:
+    last = 'late = Slow(file=Path("sent"), of=(source,), always=True)\npipeline = Pipeline("thing", source=source, late=late)\n'
+    place.write("delivery.py", CLEANS.split("send =", maxsplit=1)[0] + last)
+    with started(place, "run") as process:
+        while not (place.root / "cleaning").exists():
+            os.sched_yield()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    place.write("go", "")
+    assert place("resume").code == 0
+    assert (place.root / "sent").read_text() == "late 8\n"
+
+
 def waiting(lines: Iterator[str], file: Path) -> Iterator[str]:
     """Lines until the stage that waits has started and written its file."""
     for line in lines:

@@ -165,6 +165,20 @@ def test_the_live_view_shows_running_stages_and_their_last_lines(capsys: pytest.
     assert out.index("taking back what is not confirmed") < out.index("failed in 20.0s")
 
 
+def test_the_live_view_keeps_only_the_end_of_a_line_that_does_not_end(capsys: pytest.CaptureFixture[str]) -> None:
+    view = Live(sys.stdout, "python -m pipeline")
+    with view:
+        for event in story()[:-1]:
+            view.event(event)
+        for _ in range(4):
+            view.log("f", b"x" * 65536)
+        view.log("f", b"the end\n")
+        said = next(row for row in map(str, view.__rich__().renderables) if "the end" in row)
+    assert said.strip("x ") == "the end"
+    assert len(said) < 10_000
+    assert capsys.readouterr()
+
+
 def test_a_report_is_for_people_verdicts_first() -> None:
     run = fold(story())["r1"]
     text = markdown(run)
