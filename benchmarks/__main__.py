@@ -1,9 +1,14 @@
-"""`./dev bench [NAME...]`: measure, print, and write benchmarks/RESULTS.md. Exit code 1 when a figure does not hold."""
+"""`./dev bench [NAME...]`: measure, print, and write to benchmarks/RESULTS.md; what was not measured now stays as it is there.
+
+Exit code 1 when a figure does not hold.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +32,7 @@ from benchmarks import (
     startup,
     suite,
 )
-from benchmarks.figure import Figure
+from benchmarks.figure import ROOT, Figure
 
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "startup": startup.measure,
@@ -53,35 +58,48 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"error: there is no bench {unknown[0]!r}; one of: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    results: dict[str, list[Figure]] = {}
+    holds = True
     for name in names or BENCHES:
-        results[name] = []
+        figures = []
         for figure in BENCHES[name]():
-            results[name].append(figure)
+            figures.append(figure)
             print(figure.row(), flush=True)
-    if not names:
-        RESULTS.write_text(page(results))
-        print(f"wrote {RESULTS}")
-    return 0 if all(figure.holds for figures in results.values() for figure in figures) else 1
+        holds &= all(figure.holds for figure in figures)
+        before = RESULTS.read_text() if RESULTS.exists() else ""
+        RESULTS.write_text(page(sections(before) | {name: section(figures, stamp())}))
+    return 0 if holds else 1
 
 
-def page(results: dict[str, list[Figure]]) -> str:
-    """RESULTS.md: the machine, the versions, and a table for each bench."""
+def page(found: dict[str, str]) -> str:
+    """RESULTS.md, a section for each bench."""
+    said = "Written by `./dev bench [NAME...]`. Ratios were measured pair by pair in one run; the median is given."
+    return "\n".join(["# Results", "", said, *(f"\n## {name}\n\n{found[name]}" for name in BENCHES if name in found), ""])
+
+
+def sections(text: str) -> dict[str, str]:
+    """What a page says of each bench."""
+    _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def section(figures: list[Figure], where: str) -> str:
+    """What was measured, and where and when."""
+    rows = [figure.row() for figure in figures]
+    return "\n".join([where, "", "| what | measured | held to | holds | |", "| --- | ---: | ---: | --- | --- |", *rows])
+
+
+def stamp() -> str:
+    """When, of which commit, on which machine, with which versions."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("pydantic", "anyio", "dagger-io", "uv"))
-    lines = [
-        "# Results",
-        "",
-        "Written by `./dev bench`. Ratios were measured pair by pair in one run; the median is given.",
-        "",
-        f"- date: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}",
-        f"- machine: {os.cpu_count()} processors, {platform.system()} {platform.release()}, {platform.machine()}",
-        f"- Python {platform.python_version()}, {versions}",
-        f"- peers: {peer.versions()}",
-    ]
-    for name, figures in results.items():
-        lines += ["", f"## {name}", "", "| what | measured | held to | holds | |", "| --- | ---: | ---: | --- | --- |"]
-        lines += [figure.row() for figure in figures]
-    return "\n".join([*lines, ""])
+    moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    changed = " with changes" if git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}") else ""
+    commit = f"{git('rev-parse', '--short', 'HEAD')}{changed}"
+    machine = f"{os.cpu_count()} processors, {platform.system()} {platform.release()}, {platform.machine()}"
+    return f"{moment}, commit {commit}, {machine}; Python {platform.python_version()}, {versions}; peers: {peer.versions()}"
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +101,33 @@ def dagger_engine(dagger_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real Dagger engine: one that answers or is configured, else one started for the session; skipped where neither can be."""
     if dagger_address:
         monkeypatch.setenv(RUNNER, dagger_address)
+
+
+@pytest.fixture(scope="session")
+def shared_session(dagger_address: str) -> Iterator[dict[str, str]]:
+    """The variables by which actions of many tests join one session with the engine: to open one takes longer than most actions.
+
+    Without the program `dagger` there are none, and each test has a session of its own, as a run has.
+    """
+    program = shutil.which("dagger")
+    if program is None:
+        yield {}
+        return
+    env = {**os.environ, **({RUNNER: dagger_address} if dagger_address else {})}
+    with subprocess.Popen(
+        [program, "session"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        said = json.loads(process.stdout.readline()) if process.stdout else {}
+        yield {"DAGGER_SESSION_PORT": str(said["port"]), "DAGGER_SESSION_TOKEN": said["session_token"]}
+        if process.stdin:
+            process.stdin.close()  # that is how it is told to end
+
+
+@pytest.fixture
+def dagger_session(dagger_engine: None, shared_session: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real Dagger engine, in a session that other tests are in too."""
+    for name, value in shared_session.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import cancel, faults, hashing, journal, makespan, noop, peer, project, scheduling
+from benchmarks.__main__ import page, section, sections
 from benchmarks.figure import ROOT, Figure, seconds
 from benchmarks.graph import SHAPES, WIDTH, Graph, Shape, below, layered
 from benchmarks.makespan import Case
@@ -255,3 +256,13 @@ def test_what_a_run_that_was_asked_to_stop_leaves_behind_is_seen(tmp_path: Path)
         "recorded as failed",
         "it was not cleaned up",
     ]
+
+
+def test_what_was_not_measured_now_stays_on_the_page_as_it_was() -> None:
+    before = page({"noop": section([Figure("a", 1.0, "s", 2.0)], "then"), "startup": section([], "then")})
+    assert before.index("## startup") < before.index("## noop")
+    after = sections(page(sections(before) | {"startup": section([Figure("b", 3.0, "s", 2.0)], "now")}))
+    assert after["noop"] == sections(before)["noop"]
+    assert after["startup"].startswith("now\n\n| what")
+    assert "| b | 3 s | at most 2 | **no** |" in after["startup"]
+    assert page(sections(before)) == before

@@ -88,7 +88,7 @@ def test_the_tests_reach_the_service_and_the_service_its_database(acceptance: Ac
     assert all_passed(report).passed
 
 
-@pytest.mark.usefixtures("dagger_engine")
+@pytest.mark.usefixtures("dagger_session")
 def test_the_same_in_containers(acceptance: AcceptanceTests, run_stage: RunStage, project: Project, store: Store) -> None:
     report = run_stage(acceptance, engine=open_engine("dagger", project, store))
     assert report.bad() == ()

@@ -245,7 +245,7 @@ def test_the_docker_build_is_for_the_dagger_engine_alone() -> None:
     assert DockerfileImage.engines == {"dagger"}
 
 
-@pytest.mark.usefixtures("dagger_engine")
+@pytest.mark.usefixtures("dagger_session")
 def test_the_digest_of_one_input_is_equal_on_host_and_dagger(
     project: Project, run_stage: RunStage, store: Store, journal: Journal
 ) -> None:
@@ -258,7 +258,7 @@ def test_the_digest_of_one_input_is_equal_on_host_and_dagger(
     assert found["subject"] == here
 
 
-@pytest.mark.usefixtures("dagger_engine")
+@pytest.mark.usefixtures("dagger_session")
 def test_a_dockerfile_becomes_an_image(project: Project, run_stage: RunStage, store: Store) -> None:
     write_app(project)
     version = ".".join(map(str, sys.version_info[:2]))
@@ -272,7 +272,7 @@ def test_a_dockerfile_becomes_an_image(project: Project, run_stage: RunStage, st
     assert len(layers_of(store, built)) > 1
 
 
-@pytest.mark.usefixtures("dagger_engine")
+@pytest.mark.usefixtures("dagger_session")
 def test_a_dockerfile_whose_command_fails_fails_the_stage(project: Project, run_stage: RunStage, store: Store) -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     (project.root / "Dockerfile").write_text(f"FROM python:{version}-slim\nRUN echo the reason >&2; exit 7\n")

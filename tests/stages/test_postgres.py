@@ -68,7 +68,7 @@ def test_only_what_is_thrown_away_does_not_wait_for_the_disk() -> None:
     assert not {"fsync", "synchronous_commit", "full_page_writes"} & {word.split("=")[0] for word in stays.split()}
 
 
-@pytest.mark.usefixtures("dagger_engine")
+@pytest.mark.usefixtures("dagger_session")
 def test_the_same_server_runs_in_a_container(
     integration: IntegrationTests, run_stage: RunStage, project: Project, store: Store
 ) -> None:

@@ -29,7 +29,7 @@ def execute(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Action]
     """Run one action on the engine; what it wrote is in `result.log`."""
     store = Store(tmp_path / "store")
     if request.param == "dagger":
-        request.getfixturevalue("dagger_engine")
+        request.getfixturevalue("dagger_session")
 
     def run(action: Action) -> ActionResult:
         async def main() -> ActionResult:

@@ -13,7 +13,7 @@ from typing import Self
 class Load:
     """Three users on one port: one keeps its connection, one takes a new one for each request, one sends POSTs on a kept one."""
 
-    def __init__(self, port: int, *, path: str = "/", posts: bool = True, pause: float = 0.01) -> None:
+    def __init__(self, port: int, *, path: str = "/", posts: bool = True, pause: float = 0.02) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.posted: list[str] = []
