@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,9 @@ from pipeline.engine import Engine
 from pipeline.engines.choose import RUNNER, runner
 from pipeline.errors import LockgateError
 from pipeline.run import Outcome
+from pipeline.scratch import Scratch, sweep
 from pipeline.settings import Settings
+from tests.memory import roomy
 from tests.pipeline.engines.own_engine import an_engine
 from tests.running import run_pipeline
 
@@ -27,6 +30,26 @@ settings.register_profile("everywhere", deadline=None, suppress_health_check=[He
 settings.load_profile("everywhere")  # a busy machine is no failure
 
 T = TypeVar("T")
+
+DIRECTORY, ROOM = "lockgate-tests-", 8 << 30
+"""How the name of a directory in memory begins, and how many bytes have to be free: a run of all tests takes 3 GB."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have directories of tests in memory where there is room for them, unless `--basetemp` names another place.
+
+    They are gone when the tests have ended. Most of what tests wait for else is the disk, with files nobody keeps.
+    """
+    if hasattr(config, "workerinput") or config.option.basetemp or (place := roomy(ROOM)) is None:
+        return
+    sweep(place, DIRECTORY)
+    scratch = Scratch(place, DIRECTORY)
+    config.add_cleanup(scratch.remove)
+    config.option.basetemp = str(scratch.path / "tests")
+    others = scratch.path / "tmp"
+    others.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(others)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

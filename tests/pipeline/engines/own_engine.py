@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from pipeline.engines.choose import answers
+from tests import memory
 
 PROGRAM = "dagger-engine"
 HOMES = "lockgate-dagger-"
@@ -27,9 +28,8 @@ HOMES = "lockgate-dagger-"
 STARTS, ENDS = 60.0, 60.0
 """Seconds an engine has to listen, and to end."""
 
-MEMORY, ROOM = Path("/dev/shm"), 6 << 30
-"""Where the data of an engine lies if there are so many bytes of room, and of memory: what is thrown away in the end need not
-reach the disk, and every test would wait for the disk."""
+ROOM = 6 << 30
+"""Bytes of memory in which the data of an engine lies, if there are so many: every test would wait for the disk."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def _address(home: Path) -> str:
 
 def _engines() -> Iterator[dict[str, Any]]:
     """What is known of each engine that tests have started: its directory and number, and the file that its users hold."""
-    for directory in {MEMORY, Path(tempfile.gettempdir())}:
+    for directory in {memory.PLACE, Path(tempfile.gettempdir())}:
         for about in directory.glob(f"{HOMES}*/engine.json"):
             with contextlib.suppress(FileNotFoundError):  # another session has just ended it
                 yield json.loads(about.read_text())
@@ -98,7 +98,7 @@ def _users(place: Path) -> Path:
 
 def _started(program: str, place: Path) -> Path:
     """The directory of an engine that answers."""
-    home = Path(tempfile.mkdtemp(prefix=HOMES, dir=_roomy()))  # not a test's own: a socket's path has to be short
+    home = Path(tempfile.mkdtemp(prefix=HOMES, dir=memory.roomy(ROOM)))  # not a test's own: a socket's path has to be short
     with (home / "log").open("wb") as log:
         command = [program, "--addr", _address(home), "--root", str(home / "root")]
         engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -114,13 +114,6 @@ def _started(program: str, place: Path) -> Path:
         time.sleep(0.1)
     engine.returncode = 0  # who ends it need not be this process
     return home
-
-
-def _roomy() -> Path | None:
-    """In memory where there is enough of it; None for the directory of temporary files."""
-    if MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= ROOM:
-        return MEMORY
-    return None
 
 
 def _sweep() -> None:
