@@ -65,8 +65,9 @@ class Pipeline:
     def __getitem__(self, name: str) -> Stage[Any]:
         """The stage of that name. Raises WiringError with the nearest name when there is none."""
         if name not in self._by_name:
-            whole = name.partition("[")[0]
-            if isinstance(self._by_name.get(whole), FanOut):
+            fan_outs = (given for given, stage in self._by_name.items() if isinstance(stage, FanOut))
+            whole = next((given for given in fan_outs if name.startswith(f"{given}[")), None)
+            if whole is not None:
                 raise WiringError(
                     f"{name} is no stage of the pipeline: the parts of {whole} are known while it runs",
                     right=whole,
@@ -91,7 +92,10 @@ class Pipeline:
         return stage in self._names
 
     def grown(self, whole: Stage[Any], parts: Iterable[Stage[Any]], names: Mapping[Stage[Any], str]) -> Pipeline:
-        """This pipeline with further stages, given after what they rest on, of which `whole` takes the results of `parts`."""
+        """This pipeline with further stages, given after what they rest on, of which `whole` takes the results of `parts`.
+
+        Raises WiringError as a pipeline does that is built with them.
+        """
         new = object.__new__(Pipeline)
         place = self.stages.index(whole)
         new.name = self.name
@@ -104,6 +108,9 @@ class Pipeline:
         new._used = {**self._used, **used, whole: (*self._used[whole], *parts)}
         new.always = self.always
         new._needs = new._inputs | {stage: new._used[stage] for stage in new.always} if new.always else new._inputs
+        for stage, name in names.items():
+            _check_effect(stage, name)
+            _check_issuer(stage, name)
         return new
 
     def needs(self, stage: Stage[Any]) -> tuple[Stage[Any], ...]:

@@ -318,9 +318,9 @@ class Effects:
         """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut short."""
         name = self._pipeline.name_of(stage)
         below: set[str] = set()
-        for planned in self._journal.events(run, kind=("run.started", "run.planned")):
-            for step in planned.data.get("stages", ()):  # in topological order
-                if not {name, *below}.isdisjoint(step["inputs"]):
+        for event in self._journal.events(run, kind=("run.started", "run.planned", "stage.expanded")):
+            for step in event.data.get("stages", ()):  # in topological order
+                if event.stage in below or not {name, *below}.isdisjoint(step["inputs"]):
                     below.add(step["name"])
         cleaning = set(map(self._pipeline.name_of, self._pipeline.always))  # which says nothing of what was there before
         failed = {event.stage for event in self._journal.events(run, kind="stage.failed")} - cleaning

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.condition import Only
+from pipeline.data import Artifact
 from pipeline.errors import StageFailed, WiringError
 from pipeline.names import is_label, member_name
-from pipeline.stage import Effect, Stage, default_name, edges
+from pipeline.stage import Effect, Stage, default_name, edges, uses
 
 if TYPE_CHECKING:
     from pipeline.dag import Pipeline
@@ -98,7 +99,7 @@ def further(pipeline: Pipeline, stage: FanOut[Any, Any], parts: Mapping[str, Sta
         for new in _resting(pipeline, stage, whole, part):
             if new not in found:
                 name = _name(whole, label, "" if new is part else default_name(new), names)
-                _check_part(new, name)
+                _check_part(new, name, stage)
                 found[new] = name
                 names.add(name)
     if len(found) > stage.most:
@@ -122,14 +123,21 @@ def _resting(pipeline: Pipeline, stage: Stage[Any], whole: str, part: Stage[Any]
             done.add(current)
             yield current
         elif source in pipeline:
-            if source not in pipeline.inputs(stage):
-                name = pipeline.name_of(source)
-                raise WiringError(
-                    f"a part of {whole} takes {name}, which is not one of the inputs of {whole}",
-                    right=f"a field of {type(stage).__name__} that holds {name}, which is handed on to the part",
-                )
+            _check_input(pipeline, stage, whole, current, source)
         else:
             path.append((source, iter(edges(source))))
+
+
+def _check_input(pipeline: Pipeline, stage: Stage[Any], whole: str, part: Stage[Any], source: Stage[Any]) -> None:
+    """What a part takes of the pipeline is part of the key of the whole: it would be cached over it otherwise."""
+    takes = any(source is used for _, used in uses(part))
+    if source not in (pipeline.used(stage) if takes else pipeline.inputs(stage)):
+        name = pipeline.name_of(source)
+        how = f"{whole} only comes after" if source in pipeline.inputs(stage) else f"is not one of the inputs of {whole}"
+        raise WiringError(
+            f"a part of {whole} takes {name}, which {how}",
+            right=f"a field of {type(stage).__name__} that holds {name}, which is handed on to the part",
+        )
 
 
 def _name(whole: str, label: str, inner: str, taken: set[str]) -> str:
@@ -153,8 +161,16 @@ def _check_result(stage: FanOut[Any, Any], whole: str, label: str, part: Stage[A
         )
 
 
-def _check_part(part: Stage[Any], name: str) -> None:
-    """A run is planned, and what guards it is decided, before it starts: what comes later must not need any of that."""
+def _is_artifact(stage: Stage[Any]) -> bool:
+    result = stage.result_type()
+    return isinstance(result, type) and issubclass(result, Artifact)
+
+
+def _check_part(part: Stage[Any], name: str, stage: FanOut[Any, Any]) -> None:
+    """A run is planned, and what guards it is decided, before it starts: what comes later must not need any of that.
+
+    Evidence about something that only its parts know could vouch for anything: of a whole that is cached nobody sees them.
+    """
     wrong = {
         f"has a side effect ({part.effect.value})": part.effect is not Effect.PURE,
         "reads the project or the machine": type(part).observe is not Stage.observe,
@@ -163,6 +179,8 @@ def _check_part(part: Stage[Any], name: str) -> None:
         "has parts of its own": isinstance(part, FanOut),
         "has a condition": part.only != Only(),
         "always runs": part.always,
+        "confirms side effects": part.confirms,
+        "makes an artifact, which the whole is not": _is_artifact(part) and not _is_artifact(stage),
     }
     for why, holds in wrong.items():
         if holds:

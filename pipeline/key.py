@@ -201,7 +201,8 @@ def _source(name: str) -> tuple[str, str, frozenset[str]] | None:
         return None
     named = _named(name, module, path)
     if name.partition(".")[0] not in ("gates", "stages"):
-        named |= _imports(Path(path))  # a user's file may import a constant, or import inside a function
+        package = name if Path(path).name == "__init__.py" else name.rpartition(".")[0]
+        named |= _imports(Path(path), package)  # a user's file may import a constant, or import inside a function
     return path, digest.of_file(Path(path)), frozenset(other for other in named if isinstance(other, str))
 
 
@@ -222,14 +223,16 @@ def _named(name: str, module: types.ModuleType | None, path: str) -> set[Any]:
     return {other for other in found if not (isinstance(other, str) and other.startswith(below) and "__path__" in names)}
 
 
-def _imports(path: Path) -> set[str | None]:
-    """Every module a file imports, at its top or in a function, and what it may import from it."""
+def _imports(path: Path, package: str) -> set[str | None]:
+    """Every module a file of `package` imports, at its top or in a function, and what it may import from it."""
     found: set[str | None] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join([*around, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return found
 
 

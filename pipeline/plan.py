@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -75,6 +75,19 @@ class Plan(Frozen):
     def judged(self, stage: Stage[Any]) -> bool:
         """Whether a stage of this plan takes the result of `stage`, and so is to weigh it; what only cleans up does not."""
         return any(stage in self.pipeline.used(step.stage) and (stage.always or not step.stage.always) for step in self.steps)
+
+    def grown(self, pipeline: Pipeline, whole: Stage[Any], names: Mapping[Stage[Any], str]) -> Plan:
+        """This plan with further stages before `whole`, which rests on them; where it is to run again, its parts are too."""
+        place = next(number for number, step in enumerate(self.steps) if step.stage is whole)
+        name = self.steps[place].name
+        further = (Step(stage, given, Decision.RUN, f"a part of {name}") for stage, given in names.items())
+        parts = (names[stage] for stage in pipeline.used(whole) if stage in names) if name in self.world.again else ()
+        return replace(
+            self,
+            pipeline=pipeline,
+            steps=(*self.steps[:place], *further, *self.steps[place:]),
+            world=replace(self.world, again=self.world.again.union(parts)),
+        )
 
     def settled(self) -> bool:
         """Whether nothing is left to do: no stage runs, and no cached result is a concern that nobody judges."""

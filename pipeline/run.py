@@ -8,9 +8,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -49,6 +49,14 @@ class Outcome:
     run: str
     exit: Exit
     failed: dict[str, str]
+
+
+class Begun(NamedTuple):
+    """An attempt of a fan-out that waits for its parts: its number, when it began, and how many actions it had."""
+
+    attempt: int
+    started: float
+    actions: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +110,11 @@ class Runner:
         self._working, self._taking_back, self._sending = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.CancelScope()
         self._parts: dict[Stage[Any], Mapping[str, Stage[Any]]] = {}
         """Of each fan-out whose parts are known, those, by label."""
-        self._begun: dict[Stage[Any], float] = {}
-        """When a fan-out began that waits for its parts."""
+        self._whole: dict[Stage[Any], Stage[Any]] = {}
+        """Of each stage that became known while the run went on the fan-out that rests on it."""
+        self._passing: set[Stage[Any]] = set()
+        """Fan-outs that rest on a result which no later run may take."""
+        self._begun: dict[Stage[Any], Begun] = {}
         self._stops = 0
         self._let_in = 0.0
         """When the event loop last had its turn."""
@@ -319,17 +330,18 @@ class Runner:
         before = self._attempted.get(self._name(stage), 0)
         last_one = before + (1 if stage.effect is Effect.ONCE else 1 + stage.retry.times)
         begun = self._begun.pop(stage, None)
-        for attempt in range(before + 1, last_one + 1):
+        for attempt in range(begun.attempt if begun else before + 1, last_one + 1):
             if begun is None:
                 self._journal.note(
                     self._event("stage.started", stage, attempt=attempt, reason=step.reason, effect=stage.effect.value)
                 )
-            started, begun = begun or time.monotonic(), None
+            _, started, actions = begun or Begun(attempt, time.monotonic(), 0)
+            begun = None
             try:
                 if isinstance(stage, FanOut) and stage not in self._parts:
                     await self._fan_out(stage, attempt, started)
                     return
-                kept = await self._attempt(stage, attempt)
+                kept = await self._attempt(stage, attempt, actions)
                 self._finish(stage, step, kept, time.monotonic() - started)
                 return
             except BaseException as error:
@@ -353,16 +365,18 @@ class Runner:
         grown = self._pipeline.grown(stage, parts.values(), names)
         seconds = self._journal.durations(names.values())
         urgent = priorities(grown, names, seconds, least=self._schedule.priority[stage])
-        self._seconds |= seconds
-        self._pipeline, self._plan = grown, replace(self._plan, pipeline=grown)
-        if self._remote is not None:
-            self._remote.grow(stage, names)
-        self._journal.note(expanded(grown, stage, names, self.id))
         self._schedule.grow(stage, grown, urgent)
-        self._parts[stage], self._begun[stage] = dict(parts), started
+        self._seconds |= seconds
+        self._plan = self._plan.grown(grown, stage, names)
+        self._pipeline, self._world = grown, self._plan.world
+        if self._remote is not None:
+            self._remote.grow(self._plan, stage, names)
+        self._journal.note(expanded(grown, stage, names, self.id))
+        self._parts[stage], self._begun[stage] = dict(parts), Begun(attempt, started, work.actions)
+        self._whole |= dict.fromkeys(names, stage)
 
-    async def _attempt(self, stage: Stage[Any], attempt: int) -> records.Kept:
-        work, name = self._work(stage, attempt=attempt), self._name(stage)
+    async def _attempt(self, stage: Stage[Any], attempt: int, actions: int) -> records.Kept:
+        work, name = self._work(stage, attempt=attempt, actions=actions), self._name(stage)
         about = self._about(stage)
         value = await self._effects.begin(stage, about, again=name in self._world.again, say=work.say)
         if value is None:
@@ -392,7 +406,9 @@ class Runner:
     def _finish(self, stage: Stage[Any], step: Step, kept: records.Kept, seconds: float) -> None:
         """Keep the result, and journal in one go what follows from it: nobody sees a verification without what it confirms."""
         self._results[stage] = kept.result
-        key = step.key if kept.result.reusable() else None
+        key = step.key if kept.result.reusable() and stage not in self._passing else None
+        if key is None and stage in self._whole:
+            self._passing.add(self._whole[stage])  # whose key says nothing of this result
         record = records.of(kept, parts=step.parts or "{}", run=self.id, seconds=seconds)
         if key is not None:
             records.save(self._store, key, record)
@@ -407,7 +423,8 @@ class Runner:
 
     def _forget_evidence(self, stage: Stage[Any]) -> None:
         """Evidence that a judge said no to is made again by the next run: what was found may have been the machine's fault."""
-        for source in self._pipeline.used(stage):
+        evidence = self._pipeline.used(stage)
+        for source in (*evidence, *(part for whole in evidence for part in self._parts.get(whole, {}).values())):
             key = self._done[source].key
             if key is not None:
                 self._store.forget(key)
@@ -430,8 +447,8 @@ class Runner:
 
     def _found_wrong(self, stage: Stage[Any]) -> bool:
         """Whether the stage's result was refused or anything below it failed, as opposed to being cut short."""
-        refused = stage in self._done and stage in self._failed
-        return refused or any(other in self._failed and not other.always for other in self._pipeline.downstream(stage))
+        refused, below = stage in self._done and stage in self._failed, self._pipeline.downstream(stage)
+        return refused or any(not below.isdisjoint({other, self._whole.get(other)}) for other in self._failed if not other.always)
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""
@@ -462,6 +479,7 @@ class Runner:
         attempt: int,
         results: Callable[[Stage[Any]], Any] | None = None,
         interrupted: bool = False,
+        actions: int = 0,
     ) -> Work:
         name = self._name(stage)
         return Work(
@@ -479,6 +497,7 @@ class Runner:
             listen=self._listen,
             interrupted=interrupted,
             parts=self._parts.get(stage, {}),
+            actions=actions,
         )
 
     def _engine_of(self, stage: Stage[Any]) -> Engine:

@@ -67,11 +67,7 @@ class Schedule:
         self._missing = {stage: len(self._named(stage)) for stage in self.wanted}
         self._below = {stage: [] for stage in self.wanted}
         for stage in self.wanted:
-            if stage.resources.memory > self.capacity.memory > 0:
-                raise WiringError(
-                    f"{self.pipeline.name_of(stage)} needs {stage.resources.memory} MiB of memory",
-                    right=f"at most {self.capacity.memory} MiB, or a larger `memory` in [tool.pipeline]",
-                )
+            self._check_fits(stage, self.pipeline)
             for source in self._named(stage):
                 self._below[source].append(stage)
             if self._missing[stage] == 0:
@@ -81,6 +77,14 @@ class Schedule:
         """The stages that must have ended first; one that always runs may come after some that take no part."""
         inputs = self.pipeline.inputs(stage)
         return tuple(source for source in inputs if source in self.wanted) if stage.always else inputs
+
+    def _check_fits(self, stage: Stage[Any], pipeline: Pipeline) -> None:
+        """Raise WiringError for a stage that would wait for ever."""
+        if stage.resources.memory > self.capacity.memory > 0:
+            raise WiringError(
+                f"{pipeline.name_of(stage)} needs {stage.resources.memory} MiB of memory",
+                right=f"at most {self.capacity.memory} MiB, or a larger `memory` in [tool.pipeline]",
+            )
 
     def settle(self, stage: Stage[Any]) -> None:
         """The stage has a result, or never will: what waited for it may be ready now."""
@@ -108,8 +112,11 @@ class Schedule:
     def grow(self, whole: Stage[Any], further: Pipeline, parts: Mapping[Stage[Any], float]) -> None:
         """Let `parts`, with the urgency of each, come before `whole`, which was taken and is to be taken again after them.
 
-        What they need besides each other is settled. `further` is the pipeline with them.
+        What they need besides each other is settled. `further` is the pipeline with them. Raises WiringError, and changes
+        nothing, where one of them would wait for ever.
         """
+        for part in parts:
+            self._check_fits(part, further)
         self.pipeline = further
         self.wanted |= frozenset(parts)
         self.priority |= parts

@@ -43,13 +43,14 @@ class Work:
         listen: Callable[[str, bytes], None],
         interrupted: bool = False,
         parts: Mapping[str, Stage[Any]] = MappingProxyType({}),
+        actions: int = 0,
     ) -> None:
         self.interrupted, self.parts = interrupted, parts
         self.run, self.name, self.attempt, self.observed = run, name, attempt, observed
         self.store, self.project, self.facts = store, project, facts
         self._results, self._engine, self._journal = results, engine, journal
         self._logs, self._listen = logs, listen
-        self._actions = 0
+        self.actions = actions
 
     @property
     def engine(self) -> str:
@@ -68,8 +69,8 @@ class Work:
 
     async def execute(self, action: Action) -> ActionResult:
         """Run an action on the run's engine; its log joins the stage's log. A failing command is a result too."""
-        self._actions += 1
-        number = self._actions
+        self.actions += 1
+        number = self.actions
         log = self._logs() / f"{self.attempt}-{number}.log"
         _made(log.parent)
         self.record("action.started", number=number, argv=list(action.argv), digest=action.digest())
@@ -88,7 +89,7 @@ class Work:
     def say(self, text: str) -> None:
         """Write a line to the stage's log."""
         line = text.encode() + b"\n"
-        note = _made(self._logs()) / f"{self.attempt}-{self._actions}.note.log"
+        note = _made(self._logs()) / f"{self.attempt}-{self.actions}.note.log"
         try:
             with note.open("ab") as file:
                 file.write(line)

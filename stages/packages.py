@@ -59,4 +59,5 @@ def moved(finding: Finding, place: str) -> Finding:
     if place == ".":
         return finding
     fingerprint = of_text(f"{place}\n{finding.fingerprint}")
-    return finding.model_copy(update={"path": posixpath.join(place, finding.path), "fingerprint": fingerprint})
+    path = posixpath.join(place, finding.path) if finding.path else ""
+    return finding.model_copy(update={"path": path, "fingerprint": fingerprint})

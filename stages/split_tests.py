@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gates.tests import Case, TestReport
-from pipeline import Blob, FanOut, Service, Stage, StageFailed, Tree, Work
+from pipeline import Blob, FanOut, Service, Stage, StageFailed, Tree, WiringError, Work
 from stages.coverage import json_action, measured
 from stages.pytest import UnitTests
 from stages.scripts import combine
@@ -40,6 +40,11 @@ class SplitTests(FanOut[TestReport, TestReport]):
     cover: tuple[str, ...] = ()
     reruns: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.into < 1:
+            raise WiringError(f"SplitTests has its tests split into {self.into} parts", right="1 or more")
+
     async def parts(self, work: Work) -> Mapping[str, Stage[TestReport]]:
         found = chosen((entry.path for entry in work.store.entries(work[self.source])), self.tests, self.files)
         if not found:
@@ -65,16 +70,18 @@ class SplitTests(FanOut[TestReport, TestReport]):
             cover=self.cover,
             reruns=self.reruns,
             timeout=self.timeout,
+            retry=self.retry,
             resources=self.resources,
         )
 
     async def join(self, work: Work, parts: Mapping[str, TestReport]) -> TestReport:
         reports = tuple(parts.values())
+        ran = tuple(report for report in reports if report.cases)
         return TestReport(
             tool=reports[0].tool,
             cases=tuple(case for report in reports for case in report.cases),
             report=work.store.put(joined([work.store.read(report.report) for report in reports])),
-            coverage=await self._coverage(work, reports) if self.cover else None,
+            coverage=await self._coverage(work, ran) if self.cover and ran else None,
         )
 
     async def _coverage(self, work: Work, reports: tuple[TestReport, ...]) -> Blob:

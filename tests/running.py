@@ -35,6 +35,7 @@ def run_pipeline(
     fail_fast: bool = False,
     remote: Access | None = None,
     workers: Callable[[Engine, str], AbstractAsyncContextManager[Workers]] | None = None,
+    capacity: Capacity = Capacity(cpu=2),  # noqa: B008 - frozen
 ) -> tuple[Outcome, dict[str, Any]]:
     """Plan and run everything; the outcome, and the results of the stages that have one."""
     chosen = engine or HostEngine(store, project.home, project.secret)
@@ -62,7 +63,7 @@ def run_pipeline(
                 store=store,
                 journal=journal,
                 project=project,
-                options=Options(capacity=Capacity(cpu=2), fail_fast=fail_fast),
+                options=Options(capacity=capacity, fail_fast=fail_fast),
                 remote=await stack.enter_async_context(sharing) if sharing else None,
                 workers=await stack.enter_async_context(workers(entered, run)) if workers else None,
             )

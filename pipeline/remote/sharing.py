@@ -55,8 +55,9 @@ class Sharing:
             except BaseExceptionGroup as several:  # of the block: what goes on behind the run raises nothing
                 raise several.exceptions[0] from several
 
-    def grow(self, whole: Stage[Any], parts: Iterable[Stage[Any]]) -> None:
+    def grow(self, plan: Plan, whole: Stage[Any], parts: Iterable[Stage[Any]]) -> None:
         """Let the run have further stages, on which `whole` rests: who is trusted with it is trusted with them."""
+        self._plan = plan
         self._taken |= dict.fromkeys(parts, self._taken[whole])
 
     async def fetch(self, stage: Stage[Any], step: Step) -> Record | None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from pipeline import (
     BrokenOff,
     CommandFailed,
     Effect,
+    FanOut,
     Journal,
     Pipeline,
     Project,
@@ -98,8 +99,23 @@ class Dying(Opens):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Splits(FanOut[Number, Number]):
+    """Has a part that fails, and rests on nothing."""
+
+    of: Stage[Number]
+
+    async def parts(self, work: Work) -> Mapping[str, Stage[Number]]:
+        return {"bad": Fails(of=Constant(value=1))}
+
+    async def join(self, work: Work, parts: Mapping[str, Number]) -> Number:
+        return parts["bad"]
+
+
 def pipeline(kind: str, value: int) -> Pipeline:
     """One of the stages above, and one below it."""
+    if kind == "dying after parts":
+        dying = Dying(of=Constant(value=value))
+        return Pipeline("thing", send=dying, below=Splits(of=dying))
     if kind == "dying":
         dying = Dying(of=Constant(value=value))
         return Pipeline("thing", send=dying, below=Fails(of=dying))
@@ -478,9 +494,10 @@ def test_a_stage_that_can_undo_and_cannot_tell_is_not_sent_again_blindly_either(
     assert bench.sent.read_text() == "1\n1\n"
 
 
-def test_what_failed_before_the_run_was_killed_is_not_taken_for_merely_interrupted(bench: Bench) -> None:
-    bench.die("dying", 1)
-    assert [event.stage for event in bench.journal.events(kind="stage.failed")] == ["below"]
+@pytest.mark.parametrize(("kind", "bad"), [("dying", "below"), ("dying after parts", "below[bad]")])
+def test_what_failed_before_the_run_was_killed_is_not_taken_for_merely_interrupted(bench: Bench, kind: str, bad: str) -> None:
+    bench.die(kind, 1)
+    assert [event.stage for event in bench.journal.events(kind="stage.failed")] == [bad]
     source = Constant(value=2)
     send = Opens(of=source, after=(Fails(of=source),))
     bench.run(Pipeline("thing", send=send, below=Half(of=send)))
@@ -494,7 +511,10 @@ def test_what_was_found_wrong_is_asked_of_the_run_that_was_killed_not_of_todays_
     assert bench.sent.read_text() == "1\ntook back 1\n"
 
 
-def test_what_failed_before_the_run_was_stopped_is_not_taken_for_merely_interrupted(bench: Bench) -> None:
+@pytest.mark.parametrize("below", [Fails, Splits])
+def test_what_failed_before_the_run_was_stopped_is_not_taken_for_merely_interrupted(
+    bench: Bench, below: Callable[..., Stage[Number]]
+) -> None:
     class Stops(Half):
         """Ends the run from within once the stage beside it has failed."""
 
@@ -505,7 +525,7 @@ def test_what_failed_before_the_run_was_stopped_is_not_taken_for_merely_interrup
 
     send = Opens(of=Constant(value=1))
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group of the interrupt, as anyio makes it
-        bench.run(Pipeline("thing", send=send, bad=Fails(of=send), long=Stops(of=send)))
+        bench.run(Pipeline("thing", send=send, bad=below(of=send), long=Stops(of=send)))
     assert caught.group_contains(KeyboardInterrupt) if isinstance(caught.value, BaseExceptionGroup) else True
     assert bench.sent.read_text() == "1\ntook back 1\n"
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -17,14 +17,16 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from gates import Check, QualityGate
-from gates.verdict import passed
+from gates.verdict import Verdict, failed, passed
 from pipeline import (
+    Action,
     Effect,
     FanOut,
     Journal,
     Only,
     Pipeline,
     Project,
+    Resources,
     Result,
     Retry,
     Stage,
@@ -35,11 +37,13 @@ from pipeline import (
 )
 from pipeline.errors import Exit
 from pipeline.history import RunHistory, one
+from pipeline.project import log_directory
 from pipeline.run import Outcome
+from pipeline.schedule import Capacity
 from pipeline.settings import Settings
 from tests import warm
 from tests.pipeline.cli.test_cli import PYTHONPATH
-from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sends, Sum
+from tests.pipeline.toys import Constant, FromFile, Half, Make, Number, Sends, Sum, Thing
 from tests.running import run_pipeline
 
 
@@ -95,6 +99,13 @@ class Lengths(FanOut[Number, Number]):
 
     async def join(self, work: Work, parts: Mapping[str, Number]) -> Number:
         return Number(value=sum(part.value for part in parts.values()))
+
+
+class Weighs(Stage[Number]):
+    of: Stage[Thing]
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=work[self.of].value)
 
 
 class Bench:
@@ -227,6 +238,7 @@ REFUSED: dict[str, tuple[Callable[[str], Any], str]] = {
     "a source": (lambda text: FromFile(path="n"), r"whole\[a\], .*reads the project or the machine"),
     "a source below": (lambda text: Half(of=FromFile(path="n")), r"whole\[a/from_file\], .*reads the project or the machine"),
     "another fan-out": (lambda text: Lengths(of=Lines()), "reads the project"),
+    "an artifact below": (lambda text: Weighs(of=Make(of=Constant(value=1))), r"whole\[a/make\], .*makes an artifact, which the"),
     "a condition": (lambda text: Constant(value=1, only=Only(branch=("main",))), "has a condition"),
     "another type": (
         lambda text: Make(of=Constant(value=1)),
@@ -245,6 +257,20 @@ def test_what_a_run_cannot_take_in_while_it_goes_on_is_refused(bench: Bench, wha
     with pytest.raises(AssertionError, match=why):
         raise AssertionError(said)
     assert bench.did() == []
+
+
+def test_parts_may_make_artifacts_where_the_whole_is_one(bench: Bench) -> None:
+    class Makes(FanOut[Thing, Thing]):
+        async def parts(self, work: Work) -> Mapping[str, Stage[Thing]]:
+            return {"a": Make(of=Constant(value=3))}
+
+        async def join(self, work: Work, parts: Mapping[str, Thing]) -> Thing:
+            return parts["a"]
+
+    outcome, results = run_pipeline(
+        Pipeline("thing", whole=Makes()), bench.project, Store(bench.project.home / "store"), bench.journal
+    )
+    assert (outcome.failed, results["whole"]) == ({}, Thing(value=3))
 
 
 def test_a_gate_that_is_made_while_the_run_goes_on_is_refused(bench: Bench) -> None:
@@ -270,6 +296,13 @@ def test_a_part_takes_nothing_of_the_pipeline_that_the_whole_does_not_name(bench
     }
     outcome, _, _ = bench.run(Lengths(of=Lines(), make=lambda text: Half(of=whole)))
     assert "whole is" not in outcome.failed["whole"]
+
+
+def test_a_part_of_a_member_of_a_matrix_is_no_stage_of_the_pipeline() -> None:
+    lines = Lines()
+    made = Pipeline("thing", whole=(Lengths(of=lines, most=1), Lengths(of=lines, most=2)))
+    with pytest.raises(WiringError, match=r"the parts of whole\[1\] are known while it runs"):
+        made["whole[1][a]"]
 
 
 def test_a_fan_out_has_no_side_effect_itself() -> None:
@@ -322,6 +355,152 @@ def test_a_join_that_fails_is_tried_again_without_the_parts(bench: Bench) -> Non
     assert (outcome.failed, results["whole"].value) == ({}, 6)
     assert bench.did() == ["whole[a]", "whole[bb]", "whole[ccc]"]
     assert bench.did("asked") == ["for parts"]
+
+
+def test_what_a_part_takes_is_an_input_of_which_the_whole_takes_the_result(bench: Bench) -> None:
+    class After(Lengths):
+        async def parts(self, work: Work) -> Mapping[str, Stage[Number]]:
+            return {"a": Half(of=self.after[0])}  # no part of the key of the whole, which would be cached over a change of it
+
+    other = Constant(value=2)
+    outcome, _, _ = bench.run(After(of=Lines(), after=(other,)))
+    assert "a part of whole takes constant, which whole only comes after" in outcome.failed["whole"]
+    waits = Lengths(of=Lines(), after=(other,), make=lambda text: Length(text=text, after=(other,)))
+    assert bench.run(waits)[0].failed == {}
+
+
+class Signed(Result):
+    """What only a class that there is not may issue."""
+
+    issuer: ClassVar[str] = "nowhere.Signs"
+
+
+class Forges(Stage[Signed]):
+    async def run(self, work: Work) -> Signed:
+        return Signed()
+
+
+class Undoes(Stage[Number]):
+    async def run(self, work: Work) -> Number:
+        return Number(value=1)
+
+    async def undo(self, work: Work, result: Any) -> None: ...
+
+
+class OfAny(FanOut[Result, Number]):
+    make: Callable[[], Stage[Any]]
+
+    async def parts(self, work: Work) -> Mapping[str, Stage[Result]]:
+        return {"a": self.make()}
+
+    async def join(self, work: Work, parts: Mapping[str, Result]) -> Number:
+        return Number(value=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Forges, r"whole[a] returns Signed, which only nowhere.Signs may issue"),
+        (Undoes, r"whole[a] defines undo and has no side effect"),
+    ],
+)
+def test_a_part_is_checked_as_the_stages_of_a_pipeline_are(bench: Bench, make: Callable[[], Stage[Any]], why: str) -> None:
+    outcome, _, _ = bench.run(OfAny(make=make))
+    assert why in outcome.failed["whole"]
+
+
+def test_a_part_that_would_never_fit_fails_the_whole(bench: Bench) -> None:
+    large = Resources(memory=200)
+    whole = Lengths(of=Lines(), make=lambda text: Length(text=text, resources=large))
+    outcome, _, _ = bench.run(whole, capacity=Capacity(cpu=2, memory=100))
+    assert (outcome.exit, "whole[a] needs 200 MiB of memory" in outcome.failed["whole"]) == (Exit.FAILED, True)
+    assert bench.run(whole, capacity=Capacity(cpu=2, memory=200))[1]["whole"].value == 6
+
+
+class Counts(Stage[Number]):
+    """How often it ran before."""
+
+    async def run(self, work: Work) -> Number:
+        with (work.project.root / "counts").open("a+") as file:
+            file.seek(0)
+            before = len(file.read())
+            file.write("x")
+        return Number(value=before)
+
+
+class Fleeting(Number):
+    def reusable(self) -> bool:
+        return False
+
+
+class CountsAnew(Stage[Fleeting]):
+    async def run(self, work: Work) -> Fleeting:
+        return Fleeting(value=(await Counts().run(work)).value)
+
+
+@pytest.mark.parametrize("make", [CountsAnew, lambda: Sum(parts=(CountsAnew(),))])
+def test_a_whole_that_rests_on_what_no_later_run_may_take_is_made_again(bench: Bench, make: Callable[[], Stage[Any]]) -> None:
+    class Last(FanOut[Number, Number]):
+        async def parts(self, work: Work) -> Mapping[str, Stage[Number]]:
+            return {"a": make()}
+
+        async def join(self, work: Work, parts: Mapping[str, Number]) -> Number:
+            return Number(value=parts["a"].value)
+
+    assert [bench.run(Last())[1]["whole"].value for _ in range(3)] == [0, 1, 2]
+
+
+def test_evidence_that_a_judge_said_no_to_is_made_again_with_its_parts(bench: Bench) -> None:
+    def some(found: Number) -> Verdict:
+        return passed("some", "some") if found.value else failed("some", "none", wanted="some")
+
+    bench.lines("a")
+    whole = Lengths(of=Lines(), make=lambda text: Counts())
+    pipeline, store = Pipeline("thing", whole=whole, check=Check(evidence=whole, rule=some)), Store(bench.project.home / "store")
+    exits = [run_pipeline(pipeline, bench.project, store, bench.journal)[0].exit for _ in range(3)]
+    assert exits == [Exit.FAILED, Exit.PASSED, Exit.PASSED]
+
+
+def test_a_whole_that_is_to_run_again_has_its_parts_run_again(bench: Bench) -> None:
+    bench.run(Lengths(of=Lines()))
+    bench.did()
+    _, _, history = bench.run(Lengths(of=Lines()), again=frozenset({"whole"}))
+    assert bench.did() == ["whole[a]", "whole[bb]", "whole[ccc]"]
+    assert states(history)["lines"] == "cached"
+
+
+def test_what_a_part_takes_is_for_the_part_to_weigh(bench: Bench) -> None:
+    class Worrying(Number):
+        def concern(self) -> str:
+            return "no"
+
+    class Worries(Stage[Worrying]):
+        async def run(self, work: Work) -> Worrying:
+            return Worrying(value=1)
+
+    bench.lines("a")
+    outcome, results, _ = bench.run(Lengths(of=Lines(), make=lambda text: Sum(parts=(Worries(),))))
+    assert (outcome.failed, results["whole"].value) == ({}, 1)
+
+
+def test_the_parts_and_the_join_are_of_one_attempt_with_one_log(bench: Bench) -> None:
+    class Prints(Lengths):
+        async def parts(self, work: Work) -> Mapping[str, Stage[Number]]:
+            await work.execute(Action(argv=("echo", "parts")))
+            if work.attempt == 1:
+                raise StageFailed("not yet")
+            return await super().parts(work)
+
+        async def join(self, work: Work, parts: Mapping[str, Number]) -> Number:
+            await work.execute(Action(argv=("echo", "join")))
+            if work.attempt == 2:
+                raise StageFailed("not yet")
+            return await super().join(work, parts)
+
+    outcome, _, history = bench.run(Prints(of=Lines(), retry=Retry(times=2, wait=0)))
+    assert (outcome.failed, history.stages["whole"].attempts) == ({}, 3)
+    logs = {path.name: path.read_text().strip() for path in log_directory(bench.project.home, outcome.run, "whole").iterdir()}
+    assert logs == {"1-1.log": "parts", "2-1.log": "parts", "2-2.log": "join", "3-1.log": "join"}
 
 
 def test_what_a_stage_returned_when_it_last_ran_may_divide_its_work(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -89,6 +90,29 @@ def test_what_a_function_rests_on_is_part_of_its_form(before: str, after: str | 
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         forms.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
     assert forms[0] != forms[1]
+
+
+@pytest.mark.parametrize(
+    ("package", "rule"),
+    [
+        ("from .other import limit\n", "import package\ndef rule(n): return n <= package.limit()\n"),
+        ("from . import other\n", "import package\ndef rule(n): return n <= package.other.limit()\n"),
+        ("", "from package.near import LIMIT\ndef rule(n): return n <= LIMIT\n"),
+    ],
+)
+def test_what_is_imported_from_beside_is_part_of_a_form(package: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text(rule)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text(package)
+    (tmp_path / "package" / "near.py").write_text("from .other import LIMIT\n")
+    show = "from pipeline.digest import of_json; from pipeline.key import plain; print(of_json(plain(rules.rule, 'x')))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    forms = set()
+    for number in (50, 1):
+        (tmp_path / "package" / "other.py").write_text(f"LIMIT = {number}\ndef limit(): return {number}\n")
+        shutil.rmtree(tmp_path / "package" / "__pycache__", ignore_errors=True)
+        forms.add(warm.run(["-c", f"import rules; {show}"], cwd=tmp_path, env=env).stdout)
+    assert len(forms) == 2
 
 
 def test_what_else_was_imported_and_by_whom_is_no_part_of_a_form(tmp_path: Path) -> None:

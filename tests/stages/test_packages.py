@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gates import MaxFindings, Ruling
-from gates.findings import Findings
+from gates.findings import Finding, Findings, Severity
 from pipeline import Journal, Pipeline, Project, Stage, Store, Tree
 from pipeline.history import fold
 from stages.bandit import Bandit, BanditTool
-from stages.packages import EachPackage, packages
+from stages.packages import EachPackage, moved, packages
 from stages.sarif import findings_from_sarif, scored
 from stages.source import WorkingCopy
 from stages.subtree import Subtree
@@ -57,6 +57,11 @@ def test_only_the_packages_that_changed_are_scanned_again(project: Project, jour
 def test_the_same_finding_in_two_packages_is_two_findings(project: Project, run_stage: RunStage) -> None:
     found = run_stage(write(project, **{**TWO, "web/src/a.py": INJECTION}))
     assert len({finding.fingerprint for finding in found.findings}) == 2
+
+
+def test_what_is_found_in_no_file_is_in_none_of_the_source() -> None:
+    one = Finding(rule="R", severity=Severity.LOW, path="", line=0, message="it lacks a licence", fingerprint="x")
+    assert (moved(one, "api").path, moved(one, "api").fingerprint == moved(one, "web").fingerprint) == ("", False)
 
 
 def test_without_a_package_nothing_is_clean(project: Project, run_stage: RunStage) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gates import AllPassed, Ruling, Status
 from gates.tests import Case
-from pipeline import Facts, Journal, Pipeline, Project, Store
+from pipeline import Facts, Journal, Pipeline, Project, Retry, Store, WiringError
 from pipeline.history import fold
 from stages.coverage import Coverage
 from stages.environment import Tool
@@ -87,6 +87,28 @@ def test_coverage_is_that_of_all_parts(project: Project, store: Store, journal: 
     assert outcome.failed == {}
     (file,) = [file for file in results["coverage"].files if file.path == "src/thing.py"]
     assert (file.lines, file.covered_lines) == (4, 4)
+
+
+def test_a_part_whose_tests_are_all_left_out_measures_nothing_and_is_no_matter(
+    project: Project, run_stage: RunStage, store: Store
+) -> None:
+    files = {"tests/test_a.py": "import thing\n\ndef test_it(): assert thing.one()\n", "tests/test_b.py": "NOTHING = 1\n"}
+    report = run_stage(replace(write(project, **files), cover=("src",)))
+    assert (AllPassed()(report).ruling, report.coverage is not None) == (Ruling.PASSED, True)
+    (project.root / "tests" / "test_a.py").write_text("")
+    report = run_stage(replace(write(project), cover=("src",)))
+    assert (report.cases, report.coverage) == ((), None)
+
+
+def test_a_part_is_tried_again_as_the_whole_says(project: Project, journal: Journal, store: Store) -> None:
+    unit = replace(write(project, **{"tests/test_a.py": GOOD}), args=("--no-such-option",), retry=Retry(times=1, wait=0))
+    outcome, _ = run_pipeline(Pipeline("thing", unit=unit), project, store, journal)
+    assert fold(journal.events(outcome.run))[outcome.run].stages["unit[1]"].attempts == 2
+
+
+def test_there_is_at_least_one_part() -> None:
+    with pytest.raises(WiringError, match=r"SplitTests has its tests split into 0 parts"):
+        SplitTests(source=WorkingCopy(), environment=Tool(name="pytest"), into=0)
 
 
 def test_no_test_file_is_no_pass(project: Project, run_stage: RunStage) -> None:
