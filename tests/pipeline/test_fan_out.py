@@ -274,12 +274,12 @@ def test_parts_may_make_artifacts_where_the_whole_is_one(bench: Bench) -> None:
 
 
 def test_a_gate_that_is_made_while_the_run_goes_on_is_refused(bench: Bench) -> None:
-    class Gates(FanOut[Result, Number]):
+    class Gates(FanOut[Result, Thing]):
         async def parts(self, work: Work) -> Mapping[str, Stage[Result]]:
             return {"a": gate("a")}
 
-        async def join(self, work: Work, parts: Mapping[str, Result]) -> Number:
-            return Number(value=1)
+        async def join(self, work: Work, parts: Mapping[str, Result]) -> Thing:
+            return Thing(value=1)
 
     assert "whole[a], a part that is made while the run goes on, is a gate" in bench.run(Gates())[0].failed["whole"]
 
