@@ -110,7 +110,9 @@ def said(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return str(error) if isinstance(error, LockgateError) else f"{name}: {error}"
-    except (Exception, SystemExit):  # raised by its `__str__`; the exception itself is the one to tell of
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # raised by its `__str__`; the exception itself is the one to tell of
         return f"{name}, which cannot be put into words"
 
 

@@ -87,6 +87,7 @@ def further(pipeline: Pipeline, stage: FanOut[Any, Any], parts: Mapping[str, Sta
     """
     whole = pipeline.name_of(stage)
     found: dict[Stage[Any], str] = {}
+    names = set[str]()
     for label, part in parts.items():
         if not (isinstance(label, str) and is_label(whole, label)):
             raise WiringError(f"{whole} has a part {label!r}", right="a label that can be seen, typed and made a directory of")
@@ -95,17 +96,17 @@ def further(pipeline: Pipeline, stage: FanOut[Any, Any], parts: Mapping[str, Sta
                 f"one stage is the part {found[part]} and the part {member_name(whole, label)}", right="a stage for each"
             )
         _check_result(stage, whole, label, part)
-        names = set(found.values())
         for new in _resting(pipeline, stage, whole, part):
             if new not in found:
                 name = _name(whole, label, "" if new is part else default_name(new), names)
                 _check_part(new, name, stage)
                 found[new] = name
                 names.add(name)
-    if len(found) > stage.most:
-        raise StageFailed(
-            f"{whole} would come to {len(found)} stages", right=f"at most {stage.most}, or a larger `most` of {whole}"
-        )
+        if len(found) > stage.most:
+            raise StageFailed(
+                f"{whole} would come to {max(len(found), len(parts))} stages or more",
+                right=f"at most {stage.most}, or a larger `most` of {whole}",
+            )
     return found
 
 

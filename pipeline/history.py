@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.damage import UNFIT, damaged
 from pipeline.journal import Event, Journal, cached
 
 
@@ -153,10 +154,13 @@ def _add_to_stage(stage: StageHistory, event: Event) -> None:
 
 
 def fold(events: Iterable[Event]) -> dict[str, RunHistory]:
-    """All runs that the events tell of, the oldest first."""
+    """All runs that the events tell of, the oldest first. Raises Damaged for an event that is not as one of its kind."""
     runs: dict[str, RunHistory] = {}
     for event in events:
-        runs.setdefault(event.run, RunHistory(id=event.run)).add(event)
+        try:
+            runs.setdefault(event.run, RunHistory(id=event.run)).add(event)
+        except UNFIT as error:
+            raise damaged(event.data, error) from error
     return runs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import secrets
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import digest
+from pipeline.damage import UNFIT, Row, damaged, told
 from pipeline.journal_file import JournalFile
 from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
 
@@ -25,7 +25,7 @@ TOGETHER = 500
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
 
-ENCODER, DECODER = json.JSONEncoder(sort_keys=True, separators=(",", ":")), json.JSONDecoder()
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 LOOKED_BACK = 10
 """Runs in which a stage is looked for that was found cached."""
@@ -69,10 +69,13 @@ class Cached(NamedTuple):
 
 
 def cached(event: Event) -> Iterable[Cached]:
-    """The stages that an event of the kind `stage.cached` tells of: several, or the one it is about."""
+    """The stages that an event of the kind `stage.cached` tells of: several, or the one it is about. Raises Damaged."""
     if event.stage:
         return [Cached.of(event)]
-    return itertools.starmap(Cached, event.data["stages"])
+    try:
+        return [Cached(*row) for row in event.data["stages"]]
+    except UNFIT as error:
+        raise damaged(event.data, error) from error
 
 
 def each(event: Event) -> Iterator[Event]:
@@ -216,7 +219,7 @@ class Journal:
         """What a run tells of stages that needed no work; of the cached ones together."""
         query = f"select {COLUMNS} from event left join text on text.digest = event.text where event.run = ? and event.kind in ({', '.join('?' * len(SETTLED[1:]))}) order by event.seq"  # noqa: E501, S608 # nosec B608 - fixed words and marks
         for seq, run_, at, kind, stage, data in self._rows(query, [run, *SETTLED[1:]]):
-            yield Event(seq=seq, run=run_, at=at, kind=kind, stage=stage, data=json.loads(data))
+            yield self._event(seq, run_, at, kind, stage, data)
 
     def events(self, run: str = "", *, kind: str | tuple[str, ...] = "", stage: str = "", after: int = 0) -> Iterator[Event]:
         """Events in the order they were written, all of them or those of one run, of one kind or several, of one stage.
@@ -237,7 +240,7 @@ class Journal:
         where = " and ".join(conditions)
         query = f"select {COLUMNS} from event left join text on text.digest = event.text where {where} order by event.seq"  # noqa: S608 # nosec B608 - fixed words
         for seq, run_, at, kind_, stage_, data in self._rows(query, parameters):
-            event = Event(run_, kind_, stage_, DECODER.decode(data), at, seq)
+            event = self._event(seq, run_, at, kind_, stage_, data)
             if stage_ or kind_ != "stage.cached":
                 if not stage or stage_ == stage:
                     yield event
@@ -253,8 +256,8 @@ class Journal:
         if seq:
             found = next(self.events(after=seq - 1, stage=stage, kind=kinds))
         if "stage.cached" in kinds:
-            for cached in self._cached_together(after=seq or 0, run=run):
-                for event in each(cached):
+            for together in self._cached_together(after=seq or 0, run=run):
+                for event in each(together):
                     if event.stage == stage:
                         return event
         return found
@@ -271,7 +274,7 @@ class Journal:
             f"left join text on text.digest = event.text where event.seq in ({latest}) order by event.seq desc"
         )
         for seq, run_, at, data in self._rows(query, [after, *([run] if run else [])]):
-            yield Event(seq=seq, run=run_, at=at, kind="stage.cached", data=json.loads(data))
+            yield self._event(seq, run_, at, "stage.cached", "", data)
 
     def runs(self) -> list[str]:
         """The ids of all runs, the oldest first."""
@@ -284,7 +287,7 @@ class Journal:
         appended from now on nothing is known.
         """
         query = (
-            "select seq, kind, key, data from event where stage = ? and kind in ('stage.finished', 'stage.cached') "
+            "select seq, kind, key, run, at, data from event where stage = ? and kind in ('stage.finished', 'stage.cached') "
             "order by seq desc limit 1"
         )
         cached_lately = functools.cache(self._cached_lately)
@@ -295,9 +298,9 @@ class Journal:
         def last_key(stage: str) -> str | None:
             if not any_result():
                 return None
-            seq, kind, key, data = next(iter(self._rows(query, [stage])), (0, "", None, ""))
+            seq, kind, key, run, at, data = next(iter(self._rows(query, [stage])), (0, "", None, "", 0.0, ""))
             if kind == "stage.cached":  # of format 1, which had no column for it
-                key = json.loads(data)["key"]
+                key = self._event(seq, run, at, kind, stage, data).data["key"]
             later, cached_key = cached_lately().get(stage, (0, ""))
             if later > seq:
                 return cached_key
@@ -311,8 +314,7 @@ class Journal:
         query = "select run from event where kind = 'run.started' order by seq desc limit ?"
         for (run,) in self._rows(query, [LOOKED_BACK]):
             for event in self._cached_together(after=0, run=run):
-                for row in event.data["stages"]:
-                    one = Cached(*row)
+                for one in cached(event):
                     if event.seq > found.get(one.name, (0, ""))[0]:  # of runs that overlap the later one to start may be first
                         found[one.name] = (event.seq, one.key)
         return found
@@ -324,15 +326,14 @@ class Journal:
         for (run,) in runs:
             found += [key for (key,) in self._rows("select key from event where run = ? and key is not null", [run])]
             for event in self._cached_together(after=0, run=run):
-                found += [Cached(*row).key for row in event.data["stages"]]
+                found += [one.key for one in cached(event)]
         return found
 
     def used(self) -> dict[str, float]:
         """For each key, when a result was last made or found under it, in seconds since the epoch."""
         found: dict[str, float] = dict(self._rows("select key, max(at) from event where key is not null group by key"))
         for event in self._cached_together(after=0):
-            for row in event.data["stages"]:
-                one = Cached(*row)
+            for one in cached(event):
                 found[one.key] = max(found.get(one.key, 0.0), event.at)
         return found
 
@@ -355,10 +356,11 @@ class Journal:
 
     def durations(self, stages: Iterable[str]) -> dict[str, float]:
         """For each of the stages that ever gave a result, the seconds its latest execution took."""
-        query = "select data from event where stage = ? and kind = 'stage.finished' order by seq desc limit 1"
+        columns = "seq, run, at, kind, stage, data"
+        query = f"select {columns} from event where stage = ? and kind = 'stage.finished' order by seq desc limit 1"  # noqa: S608 # nosec B608 - fixed words
         if not self._rows("select 1 from event where kind = 'stage.finished' limit 1"):
             return {}
-        found = {stage: next((json.loads(data) for (data,) in self._rows(query, [stage])), None) for stage in stages}
+        found = {stage: next((self._event(*row).data for row in self._rows(query, [stage])), None) for stage in stages}
         return {stage: data["seconds"] for stage, data in found.items() if data and data.get("seconds") is not None}
 
     def close(self) -> None:
@@ -366,6 +368,10 @@ class Journal:
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self.rows.select(query, parameters)
+
+    def _event(self, seq: int, run: str, at: float, kind: str, stage: str, data: str) -> Event:
+        """What a row tells. Raises Damaged where that is not what was written."""
+        return Event(run, kind, stage, told(data, at, Row(seq, run, kind, stage, self.where)), at, seq)
 
 
 class _Row(NamedTuple):

@@ -146,7 +146,8 @@ class JournalFile:
                 where=self.where,
                 next=f"set PIPELINE_HOME to a directory that can be {doing}",
             )
-        if isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        no_text = isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in text  # as Python says of a value that is none
+        if no_text or getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             return JournalError(
                 f"the journal cannot be used: {text}",
                 where=self.where,

@@ -294,7 +294,8 @@ class Store:
         try:
             self._lay_entries(entries, destination, lay)
         except StoreError:
-            self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
+            if not self.has(tree):  # else it is the destination that cannot be written
+                self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
             raise
 
     def _lay_entries(self, entries: Iterable[Entry], destination: Path, lay: Lay) -> None:

@@ -21,6 +21,8 @@ from pipeline.session import open_journal
 
 LONGEST = 1 << 20
 """Bytes of a line that are taken at once: a log may be one line, and larger than memory."""
+NUMBERED = re.compile(r"\d+-\d+\.")
+"""How the name of a log begins."""
 OVERLAP = 4096
 """Characters of the piece before in which what is searched for may begin."""
 
@@ -138,9 +140,9 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
 
 
 def _files(project: Project, run: RunHistory, stage: StageHistory) -> list[Path]:
-    """The log files of a stage in the order they were written, from the run that executed it."""
+    """The log files of a stage in the order they were written, from the run that executed it; what else lies there is none."""
     directory = log_directory(project.home, stage.made_in or run.id, stage.name)
-    files = directory.glob("*.log") if directory.is_dir() else ()
+    files = (file for file in directory.glob("*.log") if NUMBERED.match(file.name)) if directory.is_dir() else ()
     return sorted(files, key=lambda file: (_order(file), ".note." in file.name))
 
 

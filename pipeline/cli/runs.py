@@ -6,12 +6,15 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.cli.paint import Paint
+from pipeline.damage import Damaged
 from pipeline.errors import Exit
 from pipeline.history import RunHistory, one
+from pipeline.journal import Journal
 from pipeline.project import Project
 from pipeline.session import open_journal
 
@@ -20,12 +23,25 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     journal = open_journal(project)
     paint = Paint.on_stream(out, arguments.color)
-    runs = [found for run in journal.runs()[-arguments.limit :] if (found := one(journal, run))]
-    if not runs and arguments.output == "text":
+    runs, damaged = _readable(journal, journal.runs()[-arguments.limit :])
+    if not runs and not damaged and arguments.output == "text":
         print(f"no runs yet in {project.home}; python -m pipeline run", file=out)
     for run in runs:
         print(_json(run) if arguments.output == "json" else _line(run, paint), file=out)
+    if damaged:
+        raise damaged[0]
     return Exit.PASSED
+
+
+def _readable(journal: Journal, ids: Iterable[str]) -> tuple[list[RunHistory], list[Damaged]]:
+    """The runs of which everything can be read, and what is wrong with the others."""
+    runs, damaged = list[RunHistory](), list[Damaged]()
+    for run in ids:
+        try:
+            runs += filter(None, [one(journal, run)])
+        except Damaged as error:
+            damaged.append(error)
+    return runs, damaged
 
 
 def _line(run: RunHistory, paint: Paint) -> str:

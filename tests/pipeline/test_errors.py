@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline import CommandFailed
+from pipeline.errors import said
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,11 @@ def test_the_line_that_says_why_a_command_failed_is_quoted(output: str, said: st
 def test_a_long_command_shows_that_it_goes_on() -> None:
     error = CommandFailed(("python", "-m", "pytest", "-p", "no:cacheprovider"), 1, "")
     assert str(error).startswith("`python -m pytest -p ...` ended")
+
+
+def test_an_exception_that_cannot_be_put_into_words_is_told_of_all_the_same() -> None:
+    class Odd(BaseException):
+        def __str__(self) -> str:
+            raise Odd
+
+    assert said(Odd()) == "Odd, which cannot be put into words"

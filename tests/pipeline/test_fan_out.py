@@ -198,8 +198,26 @@ def test_a_part_that_fails_blocks_the_whole_and_the_others_are_not_run_again(ben
 def test_more_parts_than_there_may_be_are_refused_before_one_runs(bench: Bench) -> None:
     bench.lines(*(str(number) for number in range(21)))
     outcome, _, _ = bench.run(Lengths(of=Lines()))
-    assert outcome.failed == {"whole": "whole would come to 21 stages\n  expected: at most 20, or a larger `most` of whole"}
+    assert outcome.failed == {
+        "whole": "whole would come to 21 stages or more\n  expected: at most 20, or a larger `most` of whole"
+    }
     assert bench.did() == []
+
+
+def test_parts_of_which_nobody_knows_the_number_are_refused_at_the_first_too_many(bench: Bench) -> None:
+    class Unnumbered(dict[str, Stage[Number]]):
+        def items(self) -> Any:
+            return ((str(number), Constant(value=number)) for number in range(1000))
+
+    class Whole(FanOut[Number, Number]):
+        async def parts(self, work: Work) -> Mapping[str, Stage[Number]]:
+            return Unnumbered()
+
+        async def join(self, work: Work, parts: Mapping[str, Number]) -> Number:
+            return Number(value=0)
+
+    outcome, _, _ = bench.run(Whole(most=20))
+    assert outcome.failed["whole"].startswith("whole would come to 21 stages or more")
 
 
 def test_a_whole_may_have_no_parts(bench: Bench) -> None:

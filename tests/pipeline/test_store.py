@@ -68,6 +68,16 @@ def test_every_single_byte_flip_of_a_blob_is_found(store: Store) -> None:
         assert not store.has(blob)
 
 
+def test_a_tree_stays_where_it_cannot_be_laid_out_for_want_of_a_disk(store: Store, tmp_path: Path) -> None:
+    tree = store.tree([Entry("null", "file", store.put(b"x" * 100).digest, 100)])
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "null").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match="the disk is full"):
+        store.lay_out(tree, full)
+    assert store.has(tree)
+
+
 def test_a_damaged_file_is_found_when_a_tree_is_laid_out(store: Store, tmp_path: Path) -> None:
     blob = store.put(b"content")
     tree = store.tree([Entry("file", "file", blob.digest, blob.size)])
