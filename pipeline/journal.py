@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import digest
-from pipeline.damage import UNFIT, Row, damaged, told
+from pipeline.damage import UNFIT, damaged, told
 from pipeline.journal_file import JournalFile
 from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
 
@@ -371,7 +371,7 @@ class Journal:
 
     def _event(self, seq: int, run: str, at: float, kind: str, stage: str, data: str) -> Event:
         """What a row tells. Raises Damaged where that is not what was written."""
-        return Event(run, kind, stage, told(data, at, Row(seq, run, kind, stage, self.where)), at, seq)
+        return Event(run, kind, stage, told(data, at, (seq, run, kind, stage, self.where)), at, seq)
 
 
 class _Row(NamedTuple):

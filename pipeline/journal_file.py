@@ -33,7 +33,7 @@ class JournalFile:
         self._written: dict[Path, os.stat_result] = {}
         self._lost = ""
 
-    @property
+    @cached_property
     def where(self) -> str:
         return str(self.path)
 

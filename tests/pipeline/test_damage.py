@@ -43,7 +43,7 @@ CACHED = Event(run="r", kind="stage.cached", data={"stages": [["unit", "k", "res
     ("kind", "data", "why"),
     [
         ("run.started", '{pipeline":"p"}', "JSONDecodeError"),
-        ("run.started", "", "JSONDecodeError"),
+        ("run.started", "", "does not begin as JSON does"),
         ("run.started", "7", "TypeError"),
         ("run.started", '{"pipeline":"p","enghne":"host"}', "it has no 'engine'"),
         ("run.planned", '{"stages":[{"oame":"unit"}]}', "KeyError: 'name'"),
