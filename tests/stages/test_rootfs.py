@@ -240,7 +240,7 @@ def test_a_layer_that_was_damaged_in_the_store_is_not_unpacked(store: Store, tmp
 
 
 def test_an_image_that_takes_too_long_is_given_up(run_stage: RunStage, store: Store, tmp_path: Path) -> None:
-    members = [member(str(number), content=bytes(50_000_000)) for number in range(20)]
+    members = [member(str(number), content=bytes(50_000_000)) for number in range(8)]
     found = of_layers(store, layer(tmp_path / "bomb", members, "w:gz"))
     with pytest.raises(StageDidNotPass, match=r"took longer than 0.2 s"):
         run_stage(Rootfs(image=Given(image=found), timeout=0.2))
