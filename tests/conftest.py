@@ -58,8 +58,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """As many workers as processors this process may use: what most tests do is work, and one more only slows the others."""
-    return len(os.sched_getaffinity(0))
+    """One worker more than processors that this process may use: while one waits for a server, a container or a limit of time,
+    another one works."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 RunStage = Callable[..., Any]
