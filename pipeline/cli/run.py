@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.cli.console import View, console
 from pipeline.cli.plan import nothing, opened, selection, show
-from pipeline.errors import Exit
+from pipeline.errors import ConfigError, Exit
 from pipeline.events import new_id, run_finished, run_planned, run_resumed, run_started, settled
-from pipeline.journal import Event
+from pipeline.history import one
+from pipeline.journal import Event, Journal
 from pipeline.lease import Lease
 from pipeline.plan import Plan, World, plan, skips
 from pipeline.repeat import fingerprint, remember
+from pipeline.resumption import check_cut_off
 from pipeline.selection import Selection, check_alone, select
 from pipeline.session import Session, in_use
 from pipeline.stage import Stage
@@ -130,6 +132,17 @@ def keep_small(session: Session) -> None:
         lock.give_back()
 
 
+def _check_not_ended(journal: Journal, run: str, lease: Lease) -> None:
+    """Raise ConfigError for a run that came to its end between the look at it and the lease."""
+    found = one(journal, run)
+    try:
+        if found is not None:
+            check_cut_off(found)
+    except ConfigError:
+        lease.end()
+        raise
+
+
 def execute(
     session: Session, plan: Plan, view: View, *, jobs: int, fail_fast: bool, workers: str = "", resume: RunHistory | None = None
 ) -> int:
@@ -155,6 +168,8 @@ def execute(
     carrier = carried(workers, remote)
     lease = Lease(session.journal, session.project.home, run, resume.about.get("number", 0) if resume else 0)
     number = lease.take()
+    if resume:
+        _check_not_ended(session.journal, resume.id, lease)
 
     async def work() -> None:
         session.journal.append(_begins(session, plan, run, number + 1 if resume else 0), run_planned(plan, run))

@@ -7,14 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from pipeline import Event, Journal
+from pipeline import Event, Journal, Project
+from pipeline.cli import resume
+from pipeline.cli.main import main
 from pipeline.errors import ConfigError, JournalError
-from pipeline.history import one
+from pipeline.history import RunHistory, one
 from pipeline.lease import Lease
 from tests import warm
 from tests.pipeline.cli.test_cli import PYTHONPATH
@@ -296,6 +298,32 @@ def test_of_two_that_resume_one_run_at_once_one_goes_on(place: Place) -> None:
     assert 0 in {process.returncode for process in both} <= {0, 2}
     did = place.did()
     assert [did.count(name) for name in ("opens", "confirmed", "last")] == [1, 1, 1]
+
+
+def test_a_run_that_ended_after_it_was_looked_at_does_not_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever was at work on it had resumed it before the look, and ends it before this process has the lease."""
+    place.die("opens before")
+    (place.root / "die").write_text("confirmed before")
+    assert place("resume").code == -signal.SIGKILL
+    (run,), take = place.journal.runs(), Lease.take
+
+    def late(lease: Lease) -> int:
+        monkeypatch.setattr(Lease, "take", take)
+        assert place("resume").code == 0
+        return lease.take()
+
+    def stale(directory: Project, wanted: str) -> RunHistory:
+        found = one(place.journal, run)
+        assert found is not None
+        monkeypatch.setattr(Lease, "take", late)
+        return replace(found, about={**found.about, "number": 2})
+
+    monkeypatch.setattr(resume, "wanted", stale)
+    assert main(["resume", "-C", str(place.root)]) == 2
+    assert f"run {run} has ended (passed)" in capsys.readouterr().err
+    assert [place.did().count(name) for name in ("opens", "confirmed", "last")] == [1, 1, 1]
 
 
 def test_the_logs_of_attempts_before_the_kill_are_kept(place: Place) -> None:
