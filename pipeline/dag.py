@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
-from pipeline.data import Artifact
+from pipeline.data import is_artifact
 from pipeline.errors import WiringError, did_you_mean
 from pipeline.fan_out import FanOut
 from pipeline.names import checked_name, is_label, member_name
@@ -339,7 +339,7 @@ def _check_evidence(stage: Stage[Any], pipeline: Pipeline) -> None:
             raise WiringError(
                 f"{pipeline.name_of(stage)}: {name} does not descend from {subject}", right=f"evidence found where {subject} runs"
             )
-        others = sorted(pipeline.name_of(other) for other in about - made_from if _is_artifact(other))
+        others = sorted(pipeline.name_of(other) for other in about - made_from if is_artifact(other.result_type()))
         if others:
             raise WiringError(
                 f"{pipeline.name_of(stage)}: {name} is evidence about {', '.join(others)}, not about {subject}",
@@ -373,8 +373,3 @@ def _by_origin(sources: Iterable[tuple[str, Patterns]]) -> dict[str, str]:
     for origin, files in sources:
         found.setdefault(origin, []).append(str(files))
     return {origin: ", ".join(sorted(set(texts))) for origin, texts in found.items()}
-
-
-def _is_artifact(stage: Stage[Any]) -> bool:
-    result = stage.result_type()
-    return isinstance(result, type) and issubclass(result, Artifact)

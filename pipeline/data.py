@@ -38,6 +38,11 @@ class Artifact(Result):
     """Something that can be released. Evidence has to be about the artifact it vouches for."""
 
 
+def is_artifact(result: Any) -> bool:
+    """Whether a type of results is one of artifacts."""
+    return isinstance(result, type) and issubclass(result, Artifact)
+
+
 class Blob(Result):
     """A file's bytes by digest; `size` in bytes."""
 

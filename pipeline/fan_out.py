@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import typing
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.condition import Only
-from pipeline.data import Artifact
+from pipeline.data import is_artifact
 from pipeline.errors import StageFailed, WiringError
 from pipeline.names import is_label, member_name
-from pipeline.stage import Effect, Stage, default_name, edges, uses
+from pipeline.stage import Effect, Stage, declared, default_name, edges, uses
 
 if TYPE_CHECKING:
     from pipeline.dag import Pipeline
@@ -70,11 +69,10 @@ class FanOut(Stage[Whole_co], Generic[Part, Whole_co]):
 
 def _declared(cls: type) -> tuple[Any, Any]:
     """What stands in the `FanOut[...]` a class is derived from. Raises WiringError where the class leaves it open."""
-    for base in cls.__mro__:
-        for origin in getattr(base, "__orig_bases__", ()):
-            if typing.get_origin(origin) is FanOut and not any(isinstance(a, TypeVar) for a in typing.get_args(origin)):
-                part, whole = typing.get_args(origin)
-                return part, whole
+    for arguments in declared(cls, FanOut):
+        if not any(isinstance(one, TypeVar) for one in arguments):
+            part, whole = arguments
+            return part, whole
     raise WiringError(
         f"{cls.__name__} does not say what its parts and itself return", right=f"class {cls.__name__}(FanOut[Part, Whole])"
     )
@@ -162,11 +160,6 @@ def _check_result(stage: FanOut[Any, Any], whole: str, label: str, part: Stage[A
         )
 
 
-def _is_artifact(stage: Stage[Any]) -> bool:
-    result = stage.result_type()
-    return isinstance(result, type) and issubclass(result, Artifact)
-
-
 def _check_part(part: Stage[Any], name: str, stage: FanOut[Any, Any]) -> None:
     """A run is planned, and what guards it is decided, before it starts: what comes later must not need any of that.
 
@@ -181,7 +174,7 @@ def _check_part(part: Stage[Any], name: str, stage: FanOut[Any, Any]) -> None:
         "has a condition": part.only != Only(),
         "always runs": part.always,
         "confirms side effects": part.confirms,
-        "makes an artifact, which the whole is not": _is_artifact(part) and not _is_artifact(stage),
+        "makes an artifact, which the whole is not": is_artifact(part.result_type()) and not is_artifact(stage.result_type()),
     }
     for why, holds in wrong.items():
         if holds:

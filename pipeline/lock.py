@@ -12,6 +12,16 @@ import anyio
 from pipeline.store import unwritable
 
 
+async def until_taken(try_take: Callable[[], bool], waiting: Callable[[], None], *, pause: float) -> None:
+    """Try, with so many seconds in between, until it is taken; `waiting` is called once when it is not at once."""
+    told = False
+    while not try_take():
+        if not told:
+            waiting()
+        told = True
+        await anyio.sleep(pause)
+
+
 class Lock:
     """Held by at most one process of this machine at a time, or by all that hold it `shared`.
 
@@ -54,12 +64,7 @@ class Lock:
 
     async def take(self, waiting: Callable[[], None]) -> None:
         """Return once the lock is held; `waiting` is called once when somebody else holds it."""
-        told = False
-        while not self.try_take():
-            if not told:
-                waiting()
-            told = True
-            await anyio.sleep(0.1)
+        await until_taken(self.try_take, waiting, pause=0.1)
 
     def give_back(self) -> None:
         """Let somebody else take it; nothing when it is not held."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import JournalError
+from pipeline.lock import until_taken
 from pipeline.postgres import Database
 
 if TYPE_CHECKING:
@@ -51,14 +52,7 @@ class SharedLock:
 
     async def take(self, waiting: Callable[[], None]) -> None:
         """Return once the lock is held; `waiting` is called once when somebody else holds it."""
-        import anyio
-
-        told = False
-        while not self.try_take():
-            if not told:
-                waiting()
-            told = True
-            await anyio.sleep(WAIT)
+        await until_taken(self.try_take, waiting, pause=WAIT)
 
     def check(self) -> None:
         """Raises JournalError when the lock was held and is lost, or ever was."""

@@ -183,11 +183,15 @@ class Stage(Frozen, ABC, Generic[T_co]):
 @functools.cache
 def declared_result(cls: type) -> Any:
     """What stands in the `Stage[...]` a class is derived from; None where nothing does."""
+    return next((result for (result,) in declared(cls, Stage)), None)
+
+
+def declared(cls: type, generic: type) -> Iterator[tuple[Any, ...]]:
+    """What stands in each `generic[...]` that a class, or one above it, is derived from; the nearest first."""
     for base in cls.__mro__:
         for origin in getattr(base, "__orig_bases__", ()):
-            if typing.get_origin(origin) is Stage:
-                return typing.get_args(origin)[0]
-    return None
+            if typing.get_origin(origin) is generic:
+                yield typing.get_args(origin)
 
 
 COMMON = frozenset({"after", "only", "timeout", "retry", "resources", "always"})

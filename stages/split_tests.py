@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gates.tests import Case, TestReport
-from pipeline import Blob, FanOut, Service, Stage, StageFailed, Tree, WiringError, Work
+from pipeline import Blob, FanOut, Stage, StageFailed, WiringError, Work
 from stages.coverage import json_action, measured
 from stages.pytest import UnitTests
 from stages.scripts import combine
 
 
-class SplitTests(FanOut[TestReport, TestReport]):
+class SplitTests(FanOut[TestReport, TestReport], UnitTests):
     """pytest over the test files of `source` in up to `into` stages at once; together they give one report.
 
     All fields but `into` and `files` are those of `UnitTests`, and mean the same for each part. A file is the least that is
@@ -26,19 +26,8 @@ class SplitTests(FanOut[TestReport, TestReport]):
     Raises StageFailed where no file matches.
     """
 
-    source: Stage[Tree]
-    environment: Stage[Tree]
     into: int = 4
     files: tuple[str, ...] = ("test_*.py", "*_test.py")
-    tests: tuple[str, ...] = ("tests",)
-    paths: tuple[str, ...] = ("src",)
-    packages: tuple[Stage[Tree], ...] = ()
-    markers: str = ""
-    args: tuple[str, ...] = ()
-    services: tuple[Stage[Service], ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    cover: tuple[str, ...] = ()
-    reruns: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
