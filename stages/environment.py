@@ -15,8 +15,9 @@ LOCKS = Path(__file__).parent / "locks"
 class PythonEnvironment(Stage[Tree]):
     """The packages of a lock with hashes (`uv pip compile --generate-hashes`) as a tree for PYTHONPATH.
 
-    This is the one action that reaches the network; wheels only, every hash checked. Fails when a
-    package has no wheel for the platform, or a hash is missing or wrong.
+    This is the one action that reaches the network; wheels only, every hash checked. The tree holds byte code, which
+    Python checks against its source by hash. Fails when a package has no wheel for the platform, or a hash is missing
+    or wrong.
     """
 
     source: Stage[Tree]
@@ -58,7 +59,7 @@ async def install(work: Work, lock: Blob) -> Tree:
         argv=("python", "install.py", "{root}/uv/uv", "requirements.lock", "site"),
         inputs={"requirements.lock": lock, "install.py": work.store.put_file(Path(installer.__file__))},
         tools={"uv": uv_tree(work.store)},
-        env={"UV_CACHE_DIR": "{root}/.cache/uv"},
+        env={"UV_CACHE_DIR": "{root}/.cache/uv", "PYTHONHASHSEED": "0"},
         outputs=("site",),
         caches={".cache/uv": "uv"},
         network=True,

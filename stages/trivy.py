@@ -107,7 +107,8 @@ class TrivyImage(Stage[Findings]):
     """What `scanners` find in an image, in its layers or, of a tree, in the layout or root file system that it is.
 
     Targets are packages where vulnerabilities are looked for, else files. `database` and `days` as for
-    TrivyFileSystem; they are needed for `vuln`.
+    TrivyFileSystem; they are needed for `vuln`. Trivy reads byte code a byte at a time, which takes longer than all the
+    rest: where it was made from sources in the same image, `args=("--skip-dirs=**/__pycache__",)` leaves it out.
     """
 
     image: Stage[Image | Tree]

@@ -167,7 +167,11 @@ types = TypeCheck(source=tested, environment=testing)
 metrics = Metrics(source=tested)
 bandit = Bandit(source=code)
 secrets = TrivySecrets(source=tested)
-image_secrets = TrivyImage(image=rootfs, scanners=("secret",))
+image_secrets = TrivyImage(
+    image=rootfs,
+    scanners=("secret",),
+    args=("--skip-dirs=app/site/**/__pycache__",),  # made from what lies beside it, and Trivy is very slow on it
+)
 licences = Licences(environment=runtime)
 size = ImageSize(image=image)
 audit = PipAudit(

@@ -3,24 +3,33 @@
     python install.py UV LOCK OUT
     python install.py UV NAME.whl OUT
 
-Of a lock: wheels only, every hash checked. Of a wheel: that wheel alone, without what it depends on, offline.
-No byte code. What names the place or the moment of the installation is taken out: scripts with the
-interpreter's path in their first line (`python -m TOOL` runs them all), where a wheel came from, and the
-lines of both in RECORD. Programs shipped in wheels stay in `bin/`.
+Of a lock: wheels only, every hash checked, with byte code: else each program would compile all it imports whenever
+it starts, as it can keep nothing. Of a wheel: that wheel alone, without what it depends on, offline, no byte code.
+
+What names the place or the moment of the installation is taken out: scripts with the interpreter's path in their
+first line (`python -m TOOL` runs them all), where a wheel came from, and the lines of both in RECORD. Programs
+shipped in wheels stay in `bin/`. PYTHONHASHSEED has to be set, as the order of a set's elements is in byte code.
 """
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 ORIGIN = ("direct_url.json", "uv_cache.json")
 """Files of a dist-info directory that say where and when its wheel was found."""
 
 
+TESTS = {"test", "tests"}
+
+
 def main(uv: str, what: str, out: str) -> int:
-    wanted = ["--offline", what] if what.endswith(".whl") else ["--require-hashes", "--requirements", what]
+    wheel = what.endswith(".whl")
+    wanted = ["--offline", what] if wheel else ["--require-hashes", "--requirements", what]
     command = [
         uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable, "--target", out,
         "--no-deps", "--only-binary", ":all:", "--link-mode", "copy", "--no-progress", *wanted,
@@ -39,7 +48,23 @@ def main(uv: str, what: str, out: str) -> int:
         (site / name).unlink(missing_ok=True)
     for cache in list(site.rglob("__pycache__")):
         shutil.rmtree(cache)
+    if not wheel:
+        compile_modules(site)
     return 0
+
+
+def compile_modules(site: Path) -> None:
+    """Byte code that is checked by the hash of its source (PEP 552), in the order of the names: no date, no place, no chance.
+
+    None where it would hardly be used: of packages' own tests, and where an extension module of that name is loaded
+    instead. Modules that this interpreter cannot compile have none: packages ship some for other versions.
+    """
+    warnings.simplefilter("ignore")  # what a package's author should have written otherwise is no news here
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    for module in sorted(site.rglob("*.py")):
+        name = module.relative_to(site)
+        if TESTS.isdisjoint(name.parts) and not any(module.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES):
+            py_compile.compile(str(module), dfile=name.as_posix(), invalidation_mode=mode, quiet=2)
 
 
 def remove_scripts(programs: Path) -> set[str]:
