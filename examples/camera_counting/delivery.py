@@ -170,7 +170,8 @@ secrets = TrivySecrets(source=tested)
 image_secrets = TrivyImage(
     image=rootfs,
     scanners=("secret",),
-    args=("--skip-dirs=app/site/**/__pycache__",),  # made from what lies beside it, and Trivy is very slow on it
+    # What packages come with as byte code was made from the sources beside it, and Trivy is very slow on it.
+    args=("--skip-dirs=app/site/**/__pycache__",),
 )
 licences = Licences(environment=runtime)
 size = ImageSize(image=image)

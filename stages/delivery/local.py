@@ -13,6 +13,7 @@ from pipeline import Store, Work
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
+from pipeline.trust import trust
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
@@ -71,15 +72,12 @@ class LocalTarget:
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
-        from ssl import PROTOCOL_TLS_CLIENT, SSLContext
-
         import httpx
 
         instances = self._running(group)
         if not instances:
             return "none of its instances runs"
-        nobody = SSLContext(PROTOCOL_TLS_CLIENT)  # plain HTTP is asked, often: to load whom TLS trusts would take longer
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=nobody) as client:
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=trust(_address(instances[0]).url)) as client:
             for one in instances:
                 address = _address(one)
                 if not (await _accepts(address) and process.listens(one, address.port)):

@@ -43,7 +43,7 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
     child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
-    while not _environment(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
+    while not any(_items(child.pid)) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
         time.sleep(0.001)
     return child.pid
 
@@ -111,9 +111,13 @@ def _reap(pid: int) -> None:
 def _family(process: Process) -> Iterator[int]:
     """Who has the mark, and who is in the session of the first of them: programs that write their title over their
     environment, as PostgreSQL does, have no mark."""
-    first = _environment(process.pid).get(MARK) == process.mark or _unreaped(process.pid)
+    mark, session = _item(process.mark), str(process.pid)
+    marked = mark in _items(process.pid)
+    if marked:
+        yield process.pid  # whoever asks whether anybody is there need not look at everybody else
+    first = marked or _unreaped(process.pid)
     for pid in _pids():
-        if _environment(pid).get(MARK) == process.mark or (first and _stat(pid)[3:4] == [str(process.pid)]):
+        if pid != process.pid and (mark in _items(pid) or (first and _stat(pid)[3:4] == [session])):
             yield pid
 
 
@@ -124,9 +128,11 @@ def _unreaped(pid: int) -> bool:
 
 
 def _marked(prefix: str) -> Iterator[Process]:
+    begin = _item(prefix)
     for pid in _pids():
-        env = _environment(pid)
-        if MARK in env and env[MARK].startswith(prefix):
+        items = _items(pid)
+        if any(item.startswith(begin) for item in items):
+            env = _environment(items)
             yield Process(pid, env[MARK], env)
 
 
@@ -134,13 +140,20 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _environment(pid: int) -> dict[str, str]:
-    """The environment a process was started with; empty for one that is gone, a zombie or somebody else's."""
+def _items(pid: int) -> list[bytes]:
+    """The environment a process was started with (`NAME=VALUE`); empty for one that is gone, a zombie or somebody else's."""
     try:
-        text = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return {}
-    pairs = (item.split(b"=", 1) for item in text.split(b"\0") if b"=" in item)
+        return []
+
+
+def _item(mark: str) -> bytes:
+    return os.fsencode(f"{MARK}={mark}")
+
+
+def _environment(items: list[bytes]) -> dict[str, str]:
+    pairs = (item.split(b"=", 1) for item in items if b"=" in item)
     return {os.fsdecode(name): os.fsdecode(value) for name, value in pairs}
 
 

@@ -28,7 +28,7 @@ from tests.stages.delivery.small import TOP
 
 async def gone(pid: int) -> None:
     with anyio.fail_after(10):
-        while process._environment(pid):
+        while any(process._items(pid)):
             await anyio.sleep(0.01)
 
 
@@ -365,7 +365,7 @@ def test_a_command_that_a_killed_run_left_ends_before_anything_begins(target: Lo
             assert (code, "No such process" in said) == (1, True)
         else:
             await target.start(release(image))
-        assert not process._environment(pid)
+        assert not any(process._items(pid))
         assert not left.path.exists()
 
     anyio.run(main)
