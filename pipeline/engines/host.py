@@ -43,7 +43,10 @@ LEVELS = (("net", "mount", "pid"), ("net", "mount"), ("net",), ())
 PATIENCE = 2.0
 """Seconds that a cancelled action has for each of: an interrupt, a request to end, being killed."""
 
-LAUNCHER = (sys.executable, "-I", "-S")
+IMPORTED = "import sys; sys.path.append(sys.argv[1]); import sandbox; sys.exit(sandbox.main(sys.argv[2]))"
+"""Runs the sandbox as a module: as a script it would be compiled for every action."""
+
+LAUNCHER = (sys.executable, "-I", "-S", "-c", IMPORTED, os.path.dirname(sandbox.__file__))
 """What runs the sandbox: the interpreter without anybody's site-packages."""
 
 
@@ -191,7 +194,7 @@ class HostEngine:
         described = place / "spec.json"
         described.touch(mode=0o600)
         described.write_text(json.dumps(spec))
-        command = [*LAUNCHER, sandbox.__file__, str(described)]
+        command = [*LAUNCHER, str(described)]
         try:
             process = await anyio.open_process(
                 command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, env={"LANG": "C.UTF-8"}
@@ -222,7 +225,7 @@ def best_level() -> tuple[str, ...]:
             description: dict[str, Any] = {"parent": os.getpid(), "leave": level, "binds": [], "services": []}
             command = {"argv": [sys.executable, "-I", "-S", "-c", "pass"], "cwd": str(scratch.path), "env": {}}
             spec.write_text(json.dumps(description | command))
-            tried = subprocess.run([*LAUNCHER, sandbox.__file__, str(spec)], capture_output=True, timeout=30, check=False)
+            tried = subprocess.run([*LAUNCHER, str(spec)], capture_output=True, timeout=30, check=False)
         if tried.returncode == 0:
             return level
     return ()

@@ -1,6 +1,4 @@
-"""The program that surrounds one action on the host. Standard library only; run as a script.
-
-    python -I -S sandbox.py SPEC.json
+"""The process that surrounds one action on the host, run as `main` of this module. Standard library only.
 
 It leaves the namespaces it can (network, mounts, processes), lays tools in place read-only, starts the
 services, waits until they are ready, runs the command, and ends everything it started. Its exit code is
@@ -276,7 +274,3 @@ def main(path: str) -> int:
         print(f"sandbox: {error}", file=sys.stderr)
         return FAILED
     return guarded(spec)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

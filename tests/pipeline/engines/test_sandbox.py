@@ -21,7 +21,7 @@ def run(place: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     """The sandbox around a command that leaves a file."""
     spec = {"parent": os.getpid(), "leave": [], "binds": [], "services": [], "env": {"PATH": os.defpath}, "cwd": str(place)}
     (place / "spec.json").write_text(json.dumps({**spec, "argv": ["touch", "ran"], **more}))
-    command = [*host.LAUNCHER, sandbox.__file__, str(place / "spec.json")]
+    command = [*host.LAUNCHER, str(place / "spec.json")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

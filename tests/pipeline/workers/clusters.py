@@ -113,7 +113,8 @@ class Cluster:
 
 def dask(*words: str, home: Path) -> subprocess.Popen[bytes]:
     home.mkdir(parents=True)
-    env = {**os.environ, **LOGIN, "PYTHONPATH": str(ROOT), "PIPELINE_HOME": str(home)}
+    quiet = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # it looks a hundred times a second, also at nothing
+    env = {**os.environ, **LOGIN, **quiet, "PYTHONPATH": str(ROOT), "PIPELINE_HOME": str(home)}
     with (home / "log").open("wb") as log:
         return subprocess.Popen([sys.executable, "-m", "dask", *words], env=env, stdout=log, stderr=log, cwd=home)
 
