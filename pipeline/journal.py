@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import secrets
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from pipeline import digest
 from pipeline.damage import UNFIT, damaged, told
 from pipeline.journal_file import JournalFile
+from pipeline.json_text import json_text
 from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
 
 LONG = 4096
@@ -24,8 +24,6 @@ TOGETHER = 500
 
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
-
-ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 LOOKED_BACK = 10
 """Runs in which a stage is looked for that was found cached."""
@@ -409,7 +407,7 @@ def _row(event: Event) -> _Row:
     at = event.at or time.time()
     key = event.data.get("key") if event.kind == "stage.finished" else None
     made = event.data["result"] + event.data.get("concern", "") if key else None
-    data = ENCODER.encode(event.data)
+    data = json_text(event.data)
     if len(data) < LONG:
         return _Row(event, at, data, key, made, None, "")
     return _Row(event, at, "{}", key, made, digest.of_text(data), data)

@@ -138,7 +138,7 @@ class Naive:
         if name in SOURCES:
             return (name, self.files[name])
         slot = self.slots[name]
-        return (name, slot.tag, slot.plus, tuple(results[part] for part in slot.parts))
+        return (name, slot.tag, slot.plus, tuple((part, results[part]) for part in slot.parts))
 
     def has(self, key: Key) -> bool:
         return key in self.records and (key[0], self.records[key]) in self.texts
