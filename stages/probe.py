@@ -10,7 +10,7 @@ import anyio
 
 from gates.latency import LoadReport
 from pipeline import Effect, Stage, Work
-from pipeline.trust import trust
+from pipeline.authorities import authorities
 from stages.delivery.model import Deployment
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class WatchService(Stage[LoadReport]):
         url = work[self.deployment].address.url
         began = anyio.current_time()
         async with (
-            httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=trust(url)) as client,
+            httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=authorities(url)) as client,
             anyio.create_task_group() as group,
         ):
             for number in range(max(1, math.ceil(self.rate * self.seconds))):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Stage, Work
-from pipeline.trust import trust
+from pipeline.authorities import authorities
 from stages.delivery.model import Deployment
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class SmokeChecks(Stage[ProbeReport]):
         import httpx
 
         url = work[self.deployment].address.url
-        async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=trust(url)) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=authorities(url)) as client:
             return ProbeReport(url=url, probes=tuple([await ask(client, request) for request in self.requests]))
 
 

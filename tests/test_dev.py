@@ -1,8 +1,9 @@
-"""./dev run: what it leaves running, and what it does not."""
+"""./dev: how it makes its environment, and what a run leaves running and what not."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -163,3 +164,20 @@ def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) 
     assert checkout.serves()
     assert "took down 1 process" in checkout("run")
     assert not checkout.serves()
+
+
+def test_where_uv_is_not_installed_it_comes_first_and_installs_the_rest(checkout: Checkout) -> None:
+    entries = re.findall(r"^\S+==(?:.*\\\n)+.*\n", (TOP / "locks" / "run.lock").read_text(), re.MULTILINE)
+    wanted = [entry for entry in entries if entry.startswith(("uv==", "idna=="))]
+    assert len(wanted) == 2
+    (checkout.root / "locks" / "run.lock").write_text("".join(wanted))
+    shutil.rmtree(checkout.root / ".venv")
+    path = os.pathsep.join(place for place in os.environ["PATH"].split(os.pathsep) if not Path(place, "uv").exists())
+    with checkout.start("down", PATH=path) as done:  # which finds nothing of this library in that environment
+        output = done.communicate(timeout=120)[0]
+    assert "2 packages from locks/run.lock" in output
+    installers = {
+        place.parent.name.partition("-")[0]: place.read_text().strip()
+        for place in (checkout.root / ".venv").glob("lib/*/site-packages/*.dist-info/INSTALLER")
+    }
+    assert (installers["uv"], installers["idna"]) == ("pip", "uv"), output

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal, Self
 import anyio
 import httpx
 
+from pipeline.authorities import authorities
 from pipeline.store import CHUNK
-from pipeline.trust import trust
 
 if TYPE_CHECKING:
     from pipeline.remote.access import Access
@@ -81,7 +81,7 @@ class Client:
         self._http = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", **identity},
             timeout=httpx.Timeout(STALL, connect=CONNECT, pool=None),
-            verify=trust(access.address),
+            verify=authorities(access.address),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=READERS + WRITERS),
         )
         self._readers, self._writers = anyio.CapacityLimiter(READERS), anyio.CapacityLimiter(WRITERS)

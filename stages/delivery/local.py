@@ -10,10 +10,10 @@ from pathlib import Path
 import anyio
 
 from pipeline import Store, Work
+from pipeline.authorities import authorities
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
-from pipeline.trust import trust
 from stages.delivery import process
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
@@ -77,7 +77,7 @@ class LocalTarget:
         instances = self._running(group)
         if not instances:
             return "none of its instances runs"
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=trust(_address(instances[0]).url)) as client:
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=authorities(_address(instances[0]).url)) as client:
             for one in instances:
                 address = _address(one)
                 if not (await _accepts(address) and process.listens(one, address.port)):

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-def trust(url: str) -> SSLContext | Literal[True]:
+def authorities(url: str) -> SSLContext | Literal[True]:
     """For httpx's `verify`: what it trusts by itself where `url` has TLS, else nobody.
 
     Plain HTTP needs nobody's certificate, and to load the authorities takes longer than most requests do.
