@@ -15,20 +15,22 @@ LOCKS = Path(__file__).parent / "locks"
 class PythonEnvironment(Stage[Tree]):
     """The packages of a lock with hashes (`uv pip compile --generate-hashes`) as a tree for PYTHONPATH.
 
-    This is the one action that reaches the network; wheels only, every hash checked. The tree holds byte code, which
-    Python checks against its source by hash. Fails when a package has no wheel for the platform, or a hash is missing
-    or wrong.
+    This is the one action that reaches the network; wheels only, every hash checked. Fails when a package has no wheel
+    for the platform, or a hash is missing or wrong.
     """
 
     source: Stage[Tree]
     lock: str = "requirements.lock"
+    byte_code: bool = True
+    """Whether byte code is in the tree, so that no program compiles what it imports; Python checks it against its source by
+    hash. Without it the tree is the same wherever it is made: patch releases of Python compile some files differently."""
     retry: Retry = Retry(times=2, wait=2.0)
 
     def observe(self, project: Project) -> str:
         return uv_version()
 
     async def run(self, work: Work) -> Tree:
-        return await install(work, work.store.file(work[self.source], self.lock))
+        return await install(work, work.store.file(work[self.source], self.lock), byte_code=self.byte_code)
 
 
 class Tool(Stage[Tree]):
@@ -41,7 +43,7 @@ class Tool(Stage[Tree]):
         return f"{uv_version()} {shipped(self.name)}"
 
     async def run(self, work: Work) -> Tree:
-        return await install(work, work.store.put(shipped(self.name).encode()))
+        return await install(work, work.store.put(shipped(self.name).encode()), byte_code=True)
 
 
 def shipped(name: str) -> str:
@@ -53,10 +55,10 @@ def shipped(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-async def install(work: Work, lock: Blob) -> Tree:
+async def install(work: Work, lock: Blob, *, byte_code: bool) -> Tree:
     """Install a lock in an action of its own."""
     action = Action(
-        argv=("python", "install.py", "{root}/uv/uv", "requirements.lock", "site"),
+        argv=("python", "install.py", *(("--byte-code",) if byte_code else ()), "{root}/uv/uv", "requirements.lock", "site"),
         inputs={"requirements.lock": lock, "install.py": work.store.put_file(Path(installer.__file__))},
         tools={"uv": uv_tree(work.store)},
         env={"UV_CACHE_DIR": "{root}/.cache/uv", "PYTHONHASHSEED": "0"},

@@ -82,7 +82,8 @@ build_lock = WorkingCopy(include=("build.lock",))
 baselines = WorkingCopy(include=("baselines",))
 
 # Environments: only these stages reach the network.
-runtime = PythonEnvironment(source=runtime_lock, lock="requirements.lock")
+# What is shipped is the same wherever it is made, and so holds no byte code of whichever Python made it.
+runtime = PythonEnvironment(source=runtime_lock, lock="requirements.lock", byte_code=False)
 testing = PythonEnvironment(source=test_lock, lock="test.lock")
 building = PythonEnvironment(source=build_lock, lock="build.lock")
 
@@ -167,12 +168,7 @@ types = TypeCheck(source=tested, environment=testing)
 metrics = Metrics(source=tested)
 bandit = Bandit(source=code)
 secrets = TrivySecrets(source=tested)
-image_secrets = TrivyImage(
-    image=rootfs,
-    scanners=("secret",),
-    # What packages come with as byte code was made from the sources beside it, and Trivy is very slow on it.
-    args=("--skip-dirs=app/site/**/__pycache__",),
-)
+image_secrets = TrivyImage(image=rootfs, scanners=("secret",))
 licences = Licences(environment=runtime)
 size = ImageSize(image=image)
 audit = PipAudit(

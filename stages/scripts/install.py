@@ -1,10 +1,10 @@
 """Turn a lock, or one wheel, into a site-packages tree that is the same wherever it is made.
 
-    python install.py UV LOCK OUT
+    python install.py [--byte-code] UV LOCK OUT
     python install.py UV NAME.whl OUT
 
-Of a lock: wheels only, every hash checked, with byte code: else each program would compile all it imports whenever
-it starts, as it can keep nothing. Of a wheel: that wheel alone, without what it depends on, offline, no byte code.
+Of a lock: wheels only, every hash checked, with byte code where that is asked for: else each program would compile all
+it imports whenever it starts, as it can keep nothing. Of a wheel: that wheel alone, without what it depends on, offline.
 
 What names the place or the moment of the installation is taken out: scripts with the interpreter's path in their
 first line (`python -m TOOL` runs them all), where a wheel came from, and the lines of both in RECORD. Programs
@@ -27,9 +27,8 @@ ORIGIN = ("direct_url.json", "uv_cache.json")
 TESTS = {"test", "tests"}
 
 
-def main(uv: str, what: str, out: str) -> int:
-    wheel = what.endswith(".whl")
-    wanted = ["--offline", what] if wheel else ["--require-hashes", "--requirements", what]
+def main(uv: str, what: str, out: str, *, byte_code: bool) -> int:
+    wanted = ["--offline", what] if what.endswith(".whl") else ["--require-hashes", "--requirements", what]
     command = [
         uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable, "--target", out,
         "--no-deps", "--only-binary", ":all:", "--link-mode", "copy", "--no-progress", *wanted,
@@ -48,7 +47,7 @@ def main(uv: str, what: str, out: str) -> int:
         (site / name).unlink(missing_ok=True)
     for cache in list(site.rglob("__pycache__")):
         shutil.rmtree(cache)
-    if not wheel:
+    if byte_code:
         compile_modules(site)
     return 0
 
@@ -94,4 +93,5 @@ def names_removed(line: str, removed: set[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    byte_code = "--byte-code" in sys.argv
+    sys.exit(main(*(word for word in sys.argv[1:] if word != "--byte-code"), byte_code=byte_code))

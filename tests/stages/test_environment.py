@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Stage, Store
+from pipeline import Project, Stage, Store
 from pipeline.key import _module_files
-from stages.environment import PythonEnvironment, Tool
+from stages.environment import PythonEnvironment, Tool, shipped
+from stages.source import WorkingCopy
 from tests.conftest import RunStage
 
 
@@ -35,3 +36,9 @@ def test_every_module_comes_with_byte_code_that_holds_for_its_source_alone(
     command = [sys.executable, "-c", f"import {package.parent.name}"]
     done = subprocess.run(command, cwd=tmp_path / "site", capture_output=True, text=True, check=True)
     assert done.stdout == f"{package.parent.name} {package}\n"
+
+
+def test_an_environment_that_is_shipped_holds_none(project: Project, run_stage: RunStage, store: Store) -> None:
+    (project.root / "requirements.lock").write_text(shipped("assets"))
+    tree = run_stage(PythonEnvironment(source=WorkingCopy(), byte_code=False))
+    assert not [entry.path for entry in store.entries(tree) if entry.path.endswith(".pyc")]
