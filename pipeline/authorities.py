@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -13,7 +14,7 @@ def authorities(url: str) -> SSLContext | Literal[True]:
 
     Plain HTTP needs nobody's certificate, and to load the authorities takes longer than most requests do.
     """
-    if url.startswith("https:"):
+    if urlsplit(url).scheme == "https":
         return True
     from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import secrets
 import threading
 import time
@@ -10,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from pipeline import digest
 from pipeline.damage import UNFIT, damaged, told
+from pipeline.data import PLAIN
 from pipeline.journal_file import JournalFile
-from pipeline.json_text import json_text
 from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
 
 LONG = 4096
@@ -24,6 +28,8 @@ TOGETHER = 500
 
 SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
+
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 LOOKED_BACK = 10
 """Runs in which a stage is looked for that was found cached."""
@@ -407,7 +413,17 @@ def _row(event: Event) -> _Row:
     at = event.at or time.time()
     key = event.data.get("key") if event.kind == "stage.finished" else None
     made = event.data["result"] + event.data.get("concern", "") if key else None
-    data = json_text(event.data)
+    data = _encoded(event.data)
     if len(data) < LONG:
         return _Row(event, at, data, key, made, None, "")
     return _Row(event, at, "{}", key, made, digest.of_text(data), data)
+
+
+def _encoded(data: dict[str, Any]) -> str:
+    """As JSON in ASCII. What most events tell, a few plain values, takes a quarter of the time that `json` does."""
+    if all(type(value) in PLAIN for value in data.values()):
+        with contextlib.suppress(ValueError):  # text that is no UTF-8, as names of files may be
+            text = to_json(data)
+            if text.isascii():
+                return text.decode()
+    return ENCODER.encode(data)

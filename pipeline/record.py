@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from pipeline import digest
 from pipeline.data import Blob, Result, contents
 from pipeline.errors import StageFailed, StoreError
-from pipeline.json_text import json_text
 from pipeline.stage import Stage
 from pipeline.store import Store
 
@@ -73,7 +72,7 @@ def of(kept: Kept, *, parts: str, run: str, seconds: float) -> Record:
 
 def written(record: Record) -> bytes:
     """Three lines: the components, all else, and a digest of both, by which damage is noticed."""
-    text = f"{record.parts}\n{json_text(record[:-1])}".encode(errors="surrogateescape")
+    text = f"{record.parts}\n{digest.canonical(record[:-1]).decode()}".encode(errors="surrogateescape")
     return text + b"\n" + digest.of_bytes(text).encode()
 
 

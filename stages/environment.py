@@ -61,7 +61,7 @@ async def install(work: Work, lock: Blob, *, byte_code: bool) -> Tree:
         argv=("python", "install.py", *(("--byte-code",) if byte_code else ()), "{root}/uv/uv", "requirements.lock", "site"),
         inputs={"requirements.lock": lock, "install.py": work.store.put_file(Path(installer.__file__))},
         tools={"uv": uv_tree(work.store)},
-        env={"UV_CACHE_DIR": "{root}/.cache/uv", "PYTHONHASHSEED": "0"},
+        env={"UV_CACHE_DIR": "{root}/.cache/uv"},
         outputs=("site",),
         caches={".cache/uv": "uv"},
         network=True,

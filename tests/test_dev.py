@@ -166,18 +166,30 @@ def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) 
     assert not checkout.serves()
 
 
-def test_where_uv_is_not_installed_it_comes_first_and_installs_the_rest(checkout: Checkout) -> None:
+@pytest.mark.parametrize(
+    ("told", "installer"),
+    [({}, "uv"), ({"PIP_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}, "pip")],
+    ids=["pip is told nothing", "pip is told of an index"],
+)
+def test_where_uv_is_not_installed_it_comes_first_and_does_the_rest_unless_pip_knows_better(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, told: dict[str, str], installer: str
+) -> None:
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_PROXY", "PIP_CERT"):
+        monkeypatch.delenv(name, raising=False)
     entries = re.findall(r"^\S+==(?:.*\\\n)+.*\n", (TOP / "locks" / "run.lock").read_text(), re.MULTILINE)
     wanted = [entry for entry in entries if entry.startswith(("uv==", "idna=="))]
     assert len(wanted) == 2
     (checkout.root / "locks" / "run.lock").write_text("".join(wanted))
     shutil.rmtree(checkout.root / ".venv")
-    path = os.pathsep.join(place for place in os.environ["PATH"].split(os.pathsep) if not Path(place, "uv").exists())
-    with checkout.start("down", PATH=path) as done:  # which finds nothing of this library in that environment
+    programs = checkout.root / "programs"
+    programs.mkdir()
+    for name in ("sh", "sed", "grep", "head", "cat", "cksum", "dirname", "rm"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    with checkout.start("down", PATH=str(programs), **told) as done:  # which finds nothing of this library in that environment
         output = done.communicate(timeout=120)[0]
     assert "2 packages from locks/run.lock" in output
     installers = {
         place.parent.name.partition("-")[0]: place.read_text().strip()
         for place in (checkout.root / ".venv").glob("lib/*/site-packages/*.dist-info/INSTALLER")
     }
-    assert (installers["uv"], installers["idna"]) == ("pip", "uv"), output
+    assert (installers["uv"], installers["idna"]) == ("pip", installer), output

@@ -17,6 +17,9 @@ from pipeline import StageFailed
 
 MARK = "LOCKGATE_PROCESS"
 
+LOOKS = 100
+"""Milliseconds after which a process that shows no environment is taken to have none."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -43,7 +46,7 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
     child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
-    while not any(_items(child.pid)) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
+    while not _items(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
         time.sleep(0.001)
     return child.pid
 
@@ -112,12 +115,9 @@ def _family(process: Process) -> Iterator[int]:
     """Who has the mark, and who is in the session of the first of them: programs that write their title over their
     environment, as PostgreSQL does, have no mark."""
     mark, session = _item(process.mark), str(process.pid)
-    marked = mark in _items(process.pid)
-    if marked:
-        yield process.pid  # whoever asks whether anybody is there need not look at everybody else
-    first = marked or _unreaped(process.pid)
-    for pid in _pids():
-        if pid != process.pid and (mark in _items(pid) or (first and _stat(pid)[3:4] == [session])):
+    first = mark in _shown(process.pid) or _unreaped(process.pid)
+    for pid in sorted(_pids(), key=process.pid.__ne__):  # it first: who asks whether anybody is there need not look further
+        if mark in _items(pid) or (first and _stat(pid)[3:4] == [session]):
             yield pid
 
 
@@ -143,9 +143,19 @@ def _pids() -> Iterator[int]:
 def _items(pid: int) -> list[bytes]:
     """The environment a process was started with (`NAME=VALUE`); empty for one that is gone, a zombie or somebody else's."""
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        text = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return []
+    return [item for item in text.split(b"\0") if b"=" in item]
+
+
+def _shown(pid: int) -> list[bytes]:
+    """As `_items`, of a process that may just be becoming another program: for that moment the kernel shows nothing."""
+    for _ in range(LOOKS):
+        if (items := _items(pid)) or not _stat(pid):
+            return items
+        time.sleep(0.001)
+    return []
 
 
 def _item(mark: str) -> bytes:
@@ -153,7 +163,7 @@ def _item(mark: str) -> bytes:
 
 
 def _environment(items: list[bytes]) -> dict[str, str]:
-    pairs = (item.split(b"=", 1) for item in items if b"=" in item)
+    pairs = (item.split(b"=", 1) for item in items)
     return {os.fsdecode(name): os.fsdecode(value) for name, value in pairs}
 
 

@@ -8,9 +8,10 @@ it imports whenever it starts, as it can keep nothing. Of a wheel: that wheel al
 
 What names the place or the moment of the installation is taken out: scripts with the interpreter's path in their
 first line (`python -m TOOL` runs them all), where a wheel came from, and the lines of both in RECORD. Programs
-shipped in wheels stay in `bin/`. PYTHONHASHSEED has to be set, as the order of a set's elements is in byte code.
+shipped in wheels stay in `bin/`.
 """
 
+import errno
 import os
 import py_compile
 import shutil
@@ -23,8 +24,8 @@ from pathlib import Path
 ORIGIN = ("direct_url.json", "uv_cache.json")
 """Files of a dist-info directory that say where and when its wheel was found."""
 
-
 TESTS = {"test", "tests"}
+"""Directories in which packages have their own tests."""
 
 
 def main(uv: str, what: str, out: str, *, byte_code: bool) -> int:
@@ -60,10 +61,17 @@ def compile_modules(site: Path) -> None:
     """
     warnings.simplefilter("ignore")  # what a package's author should have written otherwise is no news here
     mode = py_compile.PycInvalidationMode.CHECKED_HASH
-    for module in sorted(site.rglob("*.py")):
+    extensions = {path for suffix in EXTENSION_SUFFIXES for path in site.rglob(f"*{suffix}")}
+    for module in sorted(path for path in site.rglob("*.py") if path.is_file()):
         name = module.relative_to(site)
-        if TESTS.isdisjoint(name.parts) and not any(module.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES):
+        loaded_instead = any(module.with_suffix(suffix) in extensions for suffix in EXTENSION_SUFFIXES)
+        if loaded_instead or not TESTS.isdisjoint(name.parts):
+            continue
+        try:
             py_compile.compile(str(module), dfile=name.as_posix(), invalidation_mode=mode, quiet=2)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # byte code has a longer name than its source
+                raise
 
 
 def remove_scripts(programs: Path) -> set[str]:
@@ -93,5 +101,5 @@ def names_removed(line: str, removed: set[str]) -> bool:
 
 
 if __name__ == "__main__":
-    byte_code = "--byte-code" in sys.argv
-    sys.exit(main(*(word for word in sys.argv[1:] if word != "--byte-code"), byte_code=byte_code))
+    *flags, uv, what, out = sys.argv[1:]
+    sys.exit(main(uv, what, out, byte_code="--byte-code" in flags))

@@ -9,7 +9,7 @@ import pytest
 from pipeline.authorities import authorities
 
 
-@pytest.mark.parametrize("url", ["https://example.org", "https://127.0.0.1:8443/x"])
+@pytest.mark.parametrize("url", ["https://example.org", "https://127.0.0.1:8443/x", "HTTPS://example.org"])
 def test_an_address_with_tls_is_held_against_what_everybody_trusts(url: str) -> None:
     assert authorities(url) is True
 

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import Event, Journal
 from pipeline.database import Database
 from pipeline.errors import JournalError
 from pipeline.formats import SQLITE, scripts
 from pipeline.history import fold
-from pipeline.journal import Cached
+from pipeline.journal import Cached, _row
 from pipeline.journal_file import JournalFile
 from pipeline.journal_server import JournalServer
 from pipeline.rows import Rows
@@ -48,6 +50,26 @@ def test_events_come_back_in_order_with_what_was_written(journal: Journal) -> No
     journal.append(Event(run="r", kind="c"))
     assert [(event.kind, event.data) for event in journal.events("r")] == [("a", {"x": [1, "é"]}), ("c", {})]
     assert [event.seq for event in journal.events()] == [1, 2, 3]
+
+
+texts = st.text() | st.text(st.characters(max_codepoint=0xDBFF))  # the last of them stand for bytes that are no UTF-8
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+nested = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=20)
+
+
+@given(st.dictionaries(texts, plain) | st.dictionaries(texts, nested))
+def test_any_data_is_read_back_as_it_was_from_one_line_of_ascii(data: dict[str, Any]) -> None:
+    row = _row(Event(run="r", kind="a", data=data))
+    text = row.long or row.data
+    assert json.loads(text) == data
+    assert text.isascii()
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("value", [object(), b"bytes", {1, 2}, {(1, 2): 3}, Path("x")])
+def test_data_that_json_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(TypeError):
+        _row(Event(run="r", kind="a", data={"it": value}))
 
 
 @pytest.mark.parametrize("statement", ["update event set kind = 'x'", "delete from event", "delete from text"])

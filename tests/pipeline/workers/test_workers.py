@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from pipeline.errors import EngineError, Exit
 from pipeline.workers.bench import NOTHING
 from pipeline.workers.cluster import Patience
 from tests.pipeline.remote.servers import Adversary, Nginx, adversary, needs_nginx, respond
-from tests.pipeline.workers.clusters import Cluster, Coordinator, cluster, eventually, left_running
+from tests.pipeline.workers.clusters import QUICK, Cluster, Coordinator, cluster, eventually, left_running
 from tests.pipeline.workers.toys import HangsOnce, Makes, Sends, Weighs, Whispers
 
 pytestmark = needs_nginx
@@ -120,10 +119,11 @@ def test_a_slow_worker_has_a_second_one_beside_it_and_what_it_did_is_ended(
     claim.mkdir()
     coordinator.run(pipeline, shared_cluster)
     claim.rmdir()
+    slow = QUICK.slow(coordinator.journal.durations(["hangs"])["hangs"])
     outcome, _ = coordinator.run(pipeline, shared_cluster, again=frozenset({"hangs"}))
     assert not outcome.failed
     (again,) = coordinator.events("workers.again")
-    assert re.search(r"longer than \d+\.\d s", again.data["reason"])
+    assert f"longer than {slow:.1f} s" in again.data["reason"]
     assert coordinator.placed()["hangs"] == again.data["worker"]
     eventually(lambda: not left_running(claim), "the slow one goes on")
 

@@ -28,7 +28,7 @@ from tests.stages.delivery.small import TOP
 
 async def gone(pid: int) -> None:
     with anyio.fail_after(10):
-        while any(process._items(pid)):
+        while process._items(pid):
             await anyio.sleep(0.01)
 
 
@@ -241,6 +241,18 @@ def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
     anyio.run(main)
 
 
+def test_a_program_that_is_just_becoming_another_one_is_there(tmp_path: Path) -> None:
+    """Meanwhile the system tells of no environment."""
+    script = 'exec sh -c "$0" "$0"'
+    pid = process.start("it:", ("sh", "-c", script, script), {"PATH": os.environ["PATH"]}, cwd=tmp_path, log=tmp_path / "log")
+    found = Process(pid, "it:", {})
+    try:
+        assert all(process.alive(found) for _ in range(300))
+    finally:
+        anyio.run(process.stop, found, 5.0)
+    assert not process.alive(found)
+
+
 def test_a_program_that_writes_over_its_environment_still_belongs_to_its_family(tmp_path: Path) -> None:
     async def main() -> None:
         script = "import os, subprocess; subprocess.run(['sleep', '60'], env={})"
@@ -365,7 +377,7 @@ def test_a_command_that_a_killed_run_left_ends_before_anything_begins(target: Lo
             assert (code, "No such process" in said) == (1, True)
         else:
             await target.start(release(image))
-        assert not any(process._items(pid))
+        assert not process._items(pid)
         assert not left.path.exists()
 
     anyio.run(main)
