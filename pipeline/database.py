@@ -17,6 +17,9 @@ CACHE = 65536
 PATIENCE = 30.0
 """Seconds to wait for other writers."""
 
+WAITING = 4096
+"""Pages that wait beside the file before they are taken up: as keys come in no order, the same ones are written many times."""
+
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What is raised where a file cannot be used: of one that is damaged, what SQLite says of it may be no text either."""
@@ -74,6 +77,7 @@ class Database:
                 db.execute("pragma journal_mode=wal")
                 db.execute(f"pragma synchronous={self._synchronous}")
                 db.execute(f"pragma cache_size=-{CACHE}")
+                db.execute(f"pragma wal_autocheckpoint={WAITING}")
                 self._migrate(db)
             except BaseException:
                 db.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -15,6 +14,6 @@ T = TypeVar("T")
 
 async def within(seconds: float, what: str, doing: Awaitable[T]) -> T:
     """What `doing` gives, which is cancelled after that many seconds. Raises StageTimeout, which says `what` took longer."""
-    with anyio.move_on_after(seconds if math.isfinite(seconds) else None):
+    with anyio.CancelScope(deadline=anyio.current_time() + seconds):
         return await doing
     raise StageTimeout(f"{what} took longer than {seconds:g} s", right="a larger timeout=, or less work")

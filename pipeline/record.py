@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from pipeline import digest
 from pipeline.data import Blob, Result, contents
 from pipeline.errors import StageFailed, StoreError
@@ -72,8 +74,15 @@ def of(kept: Kept, *, parts: str, run: str, seconds: float) -> Record:
 
 def written(record: Record) -> bytes:
     """Three lines: the components, all else, and a digest of both, by which damage is noticed."""
-    text = f"{record.parts}\n{digest.canonical(record[:-1]).decode()}".encode(errors="surrogateescape")
+    text = record.parts.encode(errors="surrogateescape") + b"\n" + _rest(record)
     return text + b"\n" + digest.of_bytes(text).encode()
+
+
+def _rest(record: Record) -> bytes:
+    try:
+        return to_json(record[:-1])  # a fifth of the time
+    except ValueError:  # text that is no UTF-8, as names of files may be
+        return digest.canonical(record[:-1])
 
 
 def read(text: bytes, key: str) -> Record | None:

@@ -13,8 +13,8 @@ from pipeline.database import ERRORS, Database, is_of_the_disk
 from pipeline.errors import StoreError
 
 SCHEMA = """
-create table record (key text primary key, data blob not null) strict, without rowid;
-create table text (digest text primary key, data blob not null) strict, without rowid;
+create table record (key text primary key, data blob not null) strict;
+create table text (digest text primary key, data blob not null) strict;
 create table generation (number integer not null) strict;
 insert into generation values (0);
 create table settled (print text primary key, generation integer not null, run text not null, contents text not null) strict;
@@ -62,7 +62,8 @@ class Results:
         """The records under those of the keys that have one."""
         with self._busy:
             there = self._there()
-            found, left = list[tuple[str, bytes]](), list[str]()
+            found: list[tuple[str, bytes]] = []
+            left: list[str] = []
             for key in keys:
                 if key not in self._records:
                     if there is None or key in there:

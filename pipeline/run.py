@@ -38,8 +38,11 @@ if TYPE_CHECKING:
     from pipeline.remote.sharing import Sharing
     from pipeline.workers.workers import Workers
 
-TOGETHER = 0.02
+TOGETHER = 0.1
 """Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
+
+WORTH = 1.0
+"""Seconds of work that are never done again because what came of them was still being gathered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +245,15 @@ class Runner:
                 self._schedule.give_back(stage)
                 if stage not in self._begun:
                     self._schedule.settle(stage)
+            if self._took(stage) >= WORTH:
+                self._journal.flush()
             await self._let_others_in()
             ready = self._ready()
+
+    def _took(self, stage: Stage[Any]) -> float:
+        """Seconds that this run has worked for the stage's result."""
+        record = self._done[stage].record if stage in self._done else None
+        return record.seconds if record is not None and record.run == self.id else 0.0
 
     async def _uncut(self, stage: Stage[Any], step: Step) -> None:
         """Work on a stage that always runs: once it has begun, only who leaves that to the next run cuts it off."""
@@ -262,7 +272,9 @@ class Runner:
 
     def _ready(self) -> list[tuple[Stage[Any], Step]]:
         """What is to be executed now. What needs no work on the way there is settled, and told together."""
-        ready, idle, others = list[tuple[Stage[Any], Step]](), list[Step](), list[Event]()
+        ready: list[tuple[Stage[Any], Step]] = []
+        idle: list[Step] = []
+        others: list[Event] = []
         while (stage := self._schedule.take()) is not None:
             step = self._settle_without_work(stage, idle, others)
             if step is None:

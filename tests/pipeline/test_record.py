@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
-from pipeline import Blob, Store, StoreError, record
+from pipeline import Blob, Store, StoreError, digest, record
 from tests.pipeline.toys import Constant, Number
 
 
@@ -28,3 +30,17 @@ def test_a_result_of_another_shape_is_refused_with_the_stage_it_is_of(store: Sto
 def test_a_result_that_is_gone_is_not_taken_for_one_of_another_shape(store: Store) -> None:
     with pytest.raises(StoreError, match="is not in the store"):
         record.result(store, Constant(value=0), "it", Blob(digest="0" * 64, size=1))
+
+
+ODD = some.text(alphabet=some.characters(codec="utf-8") | some.sampled_from("\udc80\udcff"))
+"""Also what stands for the bytes of a file's name that are no UTF-8."""
+
+
+@given(
+    summary=ODD,
+    seconds=some.floats(min_value=0, allow_infinity=False),
+    size=some.integers(min_value=0),
+)
+def test_a_record_is_read_as_it_was_written(summary: str, seconds: float, size: int) -> None:
+    kept = record.Record("0" * 64, size, "run", seconds, summary, "", [["1" * 64, size, -1]], '{"code":"x"}')
+    assert record.read(record.written(kept), digest.of_text(kept.parts)) == kept

@@ -206,6 +206,33 @@ def test_a_run_that_was_interrupted_goes_on_too_and_does_again_what_it_took_back
     assert place.did().count("opens") == 1
 
 
+SLOW = """
+import anyio
+import pipeline.run as running
+
+running.TOGETHER = 3600.0  # what waits to be written together waits for ever
+
+
+class Slow(Does):
+    async def run(self, work: Work) -> Number:
+        await anyio.sleep(running.WORTH)
+        return await super().run(work)
+
+
+slow = Slow(of=source)
+quick = Does(of=slow)
+kills = Does(of=quick)
+pipeline = Pipeline("thing", source=source, slow=slow, quick=quick, kills=kills)
+"""
+
+
+def test_what_took_a_second_is_written_at_once_and_what_took_none_may_be_done_again(place: Place) -> None:
+    (place.root / "delivery.py").write_text(DELIVERY + SLOW)
+    place.die("kills before")
+    assert place("resume").code == 0
+    assert place.did() == ["slow", "quick", "quick", "kills"]
+
+
 TIDIES = """
 tidies = Again(of=source, after=(pure,), always=True)
 pipeline = Pipeline("thing", source=source, pure=pure, tidies=tidies)
