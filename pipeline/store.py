@@ -314,6 +314,7 @@ class Store:
         """The tree laid out once, checked then and never again, and shared by everybody who reads it.
 
         Its files are read-only, which keeps out no one who may change that: only who cannot write there is to be led to it.
+        Whatever the umask, everybody may read it who may pass to it, as services that run as another user do.
         """
         place = self._trees / tree.digest
         if place.exists():
@@ -323,6 +324,7 @@ class Store:
             with Scratch(self._trees, NEW) as made:
                 fresh = made.path / "tree"
                 self._lay_tree(tree, fresh, self._share_file)
+                _let_others_read(fresh)
                 try:
                     fresh.rename(place)
                 except OSError as error:
@@ -480,7 +482,7 @@ class Store:
         """Whether the object could be given another name. Raises StoreError when it is damaged."""
         try:
             source = self.checked(Blob(digest=name, size=0))
-            source.chmod(source.stat().st_mode & 0o444)
+            source.chmod(0o444)
             os.link(source, destination)
         except OSError:
             return False
@@ -538,6 +540,13 @@ class _New:
         self.file.flush()
         place.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(place)
+
+
+def _let_others_read(directory: Path) -> None:
+    """Let everybody list and pass what is in a directory, where the umask keeps them from it."""
+    if directory.stat().st_mode & 0o055 != 0o055:
+        for base, _, _ in os.walk(directory):
+            os.chmod(base, 0o755)  # noqa: S103 - what keeps others out is above it
 
 
 def check_paths(entries: Mapping[str, Entry]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -164,6 +165,35 @@ def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) 
     assert checkout.serves()
     assert "took down 1 process" in checkout("run")
     assert not checkout.serves()
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="without flock, of util-linux, nobody waits")
+def test_who_comes_second_waits_until_the_first_has_prepared_the_environment(checkout: Checkout) -> None:
+    lock = checkout.root / ".pipeline" / "prepare.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with checkout.start("down") as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "waiting for another ./dev, which prepares .venv\n"
+            assert second.poll() is None
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert second.communicate(timeout=60)[0] == "nothing was running\n"
+    assert second.returncode == 0
+
+
+def test_it_works_where_the_shell_goes_elsewhere_by_names(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / checkout.root.name).mkdir()
+    done = subprocess.run(
+        ["sh", f"{checkout.root.name}/dev", "down"],
+        cwd=checkout.root.parent,
+        env={**os.environ, "CDPATH": str(other), "PYTHON": sys.executable, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "nothing was running\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -221,8 +221,8 @@ def children_of(parent: int) -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:
-                fields = stat.read().rpartition(")")[2].split()
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b")")[2].decode().split()  # its name may be any bytes
                 ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its first thread may have ended before the others
                 if int(fields[1]) == parent and not ended:
                     found.append(int(name))

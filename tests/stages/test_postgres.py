@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -229,6 +230,70 @@ def test_below_the_home_of_root_the_server_sees_its_own_files_alone(home: Path) 
         finally:
             assert server.stop() == 0
     assert (server.data / "pgpass").stat().st_uid != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+def test_what_is_mounted_below_the_data_stays_there(home: Path) -> None:
+    server, inner = Server(home / "site", home / "state" / "kept"), home / "state" / "kept" / "pg_wal"
+    server.start()
+    assert server.stop() == 0
+    kept = home / "wal"
+    shutil.copytree(inner, kept)
+    for path in (kept, *kept.rglob("*")):
+        os.chown(path, server.data.stat().st_uid, server.data.stat().st_gid)
+    if subprocess.run(["mount", "--bind", kept, inner], check=False).returncode:
+        pytest.skip("this system lets nobody mount")
+    try:
+        before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+        server.start()
+        server.psql("create table more as select 7 as number")
+        assert server.stop() == 0
+        assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} != before
+    finally:
+        subprocess.run(["umount", inner], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+def test_programs_and_data_may_lie_within_each_other(home: Path) -> None:
+    server = Server(home / "site", home / "site" / "state" / "kept")
+    server.start()
+    assert server.psql("select 1") == "1"
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+def test_programs_that_the_other_user_may_not_run_are_named(home: Path) -> None:
+    (home / "site").chmod(0o700)
+    done = started(home / "site", home / "state" / "kept")
+    assert done.returncode == 1
+    assert re.search(rf"the user \w+ may not run {home}/site/\S+: chmod -R o\+rX {home}/site\n", done.stderr)
+
+
+def test_a_place_without_programs_or_for_no_data_is_refused_in_one_line(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    for place, data, why in (
+        (tmp_path / "none", tmp_path / "data", "is not there: name the directory in which the wheel"),
+        (site, tmp_path / "loop", "Symlink loop|Too many levels of symbolic links|File exists"),
+        (site, tmp_path / "file", "File exists"),
+    ):
+        done = started(place, data)
+        assert done.returncode == 1
+        assert re.fullmatch(rf".*({why}).*\n", done.stderr)
+
+
+@pytest.mark.parametrize("said", ["no space: FATAL:  could not write", "initdb: error: could not write"])
+def test_why_it_failed_is_the_last_word(said: str) -> None:
+    told = program.told("initdb", 1, f"fine so far\n{said}\ninitdb: removing contents of data directory")
+    assert told[0] == "fine so far"
+    assert told[-1] == f"initdb ended with 1: {said}"
+
+
+def started(site: Path, data: Path) -> subprocess.CompletedProcess[str]:
+    """The script, which is expected to end by itself."""
+    env = {"PATH": os.environ["PATH"], "PGDATA": str(data), "PORT": str(free_port())}
+    command = [sys.executable, "-I", program.__file__, str(site)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,15 @@ def run(place: Path, **more: Any) -> subprocess.CompletedProcess[str]:
 def test_the_description_is_gone_once_it_was_read_for_it_may_hold_secrets(tmp_path: Path) -> None:
     assert run(tmp_path).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ran"]
+
+
+def test_what_an_action_leaves_is_ended_whatever_its_name(tmp_path: Path) -> None:
+    """The system shows 15 bytes of a name, and so may cut within a letter."""
+    program = tmp_path / "Prüfung-für-ähm"
+    shutil.copy(shutil.which("sleep") or "", program)
+    left = run(tmp_path, argv=["sh", "-c", '"$0" 600 >/dev/null 2>&1 & echo $!', str(program)])
+    assert (left.returncode, left.stderr) == (0, "")
+    assert not Path(f"/proc/{left.stdout.strip()}").exists()
 
 
 def test_nothing_is_run_for_a_parent_that_is_gone(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +253,47 @@ def test_a_program_that_is_just_becoming_another_one_is_there(tmp_path: Path) ->
     finally:
         anyio.run(process.stop, found, 5.0)
     assert not process.alive(found)
+
+
+def test_a_name_that_the_system_cut_within_a_letter_hides_nobody(tmp_path: Path) -> None:
+    program = tmp_path / "Prüfung-für-ähm"  # 15 bytes of it are shown
+    shutil.copy(shutil.which("sleep") or "", program)
+
+    async def main() -> None:
+        pid = process.start(f"{tmp_path}:", (str(program), "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        with pytest.raises(UnicodeDecodeError):
+            await anyio.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        (found,) = process.running(f"{tmp_path}:")
+        await process.stop(found)
+        assert not process.alive(found)
+
+    anyio.run(main)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has programs that others may run and not read")
+def test_a_program_that_could_not_be_found_again_is_ended_and_refused(tmp_path: Path) -> None:
+    """The system shows nothing of one that its user may run and not read."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o777)
+        program = Path(place, "sleep")
+        shutil.copy(shutil.which("sleep") or "", program)
+        program.chmod(0o711)
+        script = f"""
+import os
+from pathlib import Path
+from stages.delivery import process
+process.SHOWN = 0.2
+os.setgid(65534)
+os.setuid(65534)
+try:
+    process.start("it:", ({str(program)!r}, "600"), {{}}, cwd=Path({place!r}), log=Path({place!r}, "log"))
+except process.StageFailed as error:
+    print(error)
+os.wait()
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+        assert "does not show its environment" in done.stdout
+        assert "ChildProcessError" in done.stderr  # it has ended, and nobody need wait for it
 
 
 def test_a_program_that_writes_over_its_environment_still_belongs_to_its_family(tmp_path: Path) -> None:
