@@ -281,7 +281,10 @@ class Store:
         return Blob(digest=entry.target, size=entry.size)
 
     def lay_out(self, content: Blob | Tree, destination: Path) -> None:
-        """Write `content` at `destination`, private to the caller, each file checked on its way."""
+        """Write `content` at `destination`, for the caller to change, each file checked on its way.
+
+        Whatever the umask, an action finds the same modes, and a service may be run as another user.
+        """
         if isinstance(content, Blob):
             self._lay_file(content.digest, destination, False)
             return
@@ -293,6 +296,7 @@ class Store:
         check_paths({entry.path: entry for entry in entries})  # who else wrote to the store is not known
         try:
             self._lay_entries(entries, destination, lay)
+            _let_others_read(destination)
         except StoreError:
             if not self.has(tree):  # else it is the destination that cannot be written
                 self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
@@ -314,7 +318,6 @@ class Store:
         """The tree laid out once, checked then and never again, and shared by everybody who reads it.
 
         Its files are read-only, which keeps out no one who may change that: only who cannot write there is to be led to it.
-        Whatever the umask, everybody may read it who may pass to it, as services that run as another user do.
         """
         place = self._trees / tree.digest
         if place.exists():
@@ -324,7 +327,6 @@ class Store:
             with Scratch(self._trees, NEW) as made:
                 fresh = made.path / "tree"
                 self._lay_tree(tree, fresh, self._share_file)
-                _let_others_read(fresh)
                 try:
                     fresh.rename(place)
                 except OSError as error:
@@ -496,6 +498,7 @@ class Store:
                 while piece := file.read(CHUNK):
                     hasher.update(piece)
                     copy.write(piece)
+                os.fchmod(copy.fileno(), 0o755 if executable else 0o644)
         except FileNotFoundError as error:
             raise StoreError(f"{name[:12]} is not in the store", where=str(self.root)) from error
         except OSError as error:
@@ -503,8 +506,6 @@ class Store:
         if hasher.hexdigest() != name:
             destination.unlink()
             raise self._corrupt(name)
-        if executable:
-            destination.chmod(0o755)
 
     def _corrupt(self, name: str) -> StoreError:
         removed = self._drop(name)

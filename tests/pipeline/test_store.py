@@ -154,7 +154,7 @@ def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "home" / "store").iterdir() if path.is_file()] == []
 
 
-def test_a_shared_tree_can_be_read_by_services_of_other_users_whatever_the_umask(store: Store, tmp_path: Path) -> None:
+def test_what_is_laid_out_has_the_same_modes_whatever_the_umask(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)
     (source / "inner" / "data").write_text("data")
@@ -162,11 +162,13 @@ def test_a_shared_tree_can_be_read_by_services_of_other_users_whatever_the_umask
     (source / "program").chmod(0o755)
     before = os.umask(0o077)
     try:
-        place = store.shared(store.put_tree(source))
+        shared, own = store.shared(tree := store.put_tree(source)), tmp_path / "own"
+        store.lay_out(tree, own)
     finally:
         os.umask(before)
-    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place, *place.rglob("*"))}
-    assert found == {place.name: 0o755, "inner": 0o755, "data": 0o444, "program": 0o555}
+    for place, file, program in ((shared, 0o444, 0o555), (own, 0o644, 0o755)):
+        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place, *place.rglob("*"))}
+        assert found == {place.name: 0o755, "inner": 0o755, "data": file, "program": program}
 
 
 def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, tmp_path: Path) -> None:
