@@ -2,7 +2,8 @@
 
 A run has a side effect that can be taken back, then actions of every kind that is hard to end, and a stage that cleans up.
 Each run has a directory of its own for all that is temporary. Its name is in the environment of everything the run starts, or
-on its command line, so that what outlives the run is found among all processes of the machine.
+on its command line, so that what outlives the run is found among all processes of the machine; so are those in containers of a
+Dagger engine on this machine, with which the same is done where there is one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.figure import ROOT, Figure, python
+from pipeline.engines.choose import runner
 from pipeline.history import RunHistory, one
 from pipeline.journal import Journal
 
@@ -126,7 +129,7 @@ pipeline = Pipeline(
 LIMIT = 7.0
 """Seconds in which a run that was asked to stop has ended."""
 
-BEGINS = 2.0
+BEGINS = {"host": 2.0, "dagger": 4.0}
 """Seconds after its first effect in which all that a run starts is running; the instants are drawn from them."""
 
 EARLY = 0.25
@@ -144,23 +147,32 @@ class Found:
 
 
 def measure(*, times: int = 100) -> Iterator[Figure]:
+    yield from of("host", times)
+    if runner(os.environ) is None:
+        yield Figure("cancellations with Dagger", 0, "", detail="not measured: no Dagger engine can be reached")
+    else:
+        yield from of("dagger", times)
+
+
+def of(engine: str, times: int) -> Iterator[Figure]:
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(cancelled, range(times)))
+        found = list(threads.map(partial(cancelled, engine), range(times)))
     clean = sum(not one.wrong and one.seconds <= LIMIT for one in found)
     wrong = "; ".join(f"{number}: {', '.join(one.wrong)}" for number, one in enumerate(found) if one.wrong)
     about = f"SIGINT or SIGTERM, {sum(one.begun for one in found)} after the run had begun"
-    yield Figure(f"{times} cancellations at instants by chance: clean", clean, "", times, least=True, detail=wrong or about)
-    yield Figure("cancellations: the slowest", max(one.seconds for one in found), "s", LIMIT)
-    yield Figure("cancellations: processes that outlive their run", sum(one.orphans for one in found), "", 0)
+    what = f"cancellations on {engine}"
+    yield Figure(f"{times} {what}, at instants by chance: clean", clean, "", times, least=True, detail=wrong or about)
+    yield Figure(f"{what}: the slowest", max(one.seconds for one in found), "s", LIMIT)
+    yield Figure(f"{what}: processes that outlive their run", sum(one.orphans for one in found), "", 0)
 
 
-def cancelled(seed: int) -> Found:
+def cancelled(engine: str, seed: int) -> Found:
     """Start a run, ask it to stop, and look at what is left."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="lockgate-bench-") as place:
         root = Path(place)
         (root / "delivery.py").write_text(DELIVERY)
-        (root / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\njobs = 4\n')
+        (root / "pyproject.toml").write_text(f'[tool.pipeline]\nengine = "{engine}"\njobs = 4\n')
         (root / "tmp").mkdir()
         with (root / "said").open("wb") as said:
             process = subprocess.Popen(
@@ -174,7 +186,7 @@ def cancelled(seed: int) -> Found:
                 early = chance.random() < EARLY
                 while process.poll() is None and not (listens(process.pid) if early else (root / "did").exists()):
                     time.sleep(0.001)
-                time.sleep(chance.uniform(0, BEGINS))
+                time.sleep(chance.uniform(0, BEGINS[engine]))
                 asked = time.monotonic()
                 process.send_signal(chance.choice((signal.SIGINT, signal.SIGTERM)))
                 process.wait(10 * LIMIT)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -234,7 +235,7 @@ def test_what_was_done_twice_is_lost_or_wrong_does_not_pass(tmp_path: Path) -> N
 
 def test_runs_that_are_asked_to_stop_leave_nothing_behind() -> None:
     with ThreadPoolExecutor(4) as threads:  # they wait most of the time
-        assert [one.wrong for one in threads.map(cancel.cancelled, range(4))] == [()] * 4
+        assert [one.wrong for one in threads.map(partial(cancel.cancelled, "host"), range(4))] == [()] * 4
 
 
 def test_what_a_run_that_was_asked_to_stop_leaves_behind_is_seen(tmp_path: Path) -> None:
