@@ -31,7 +31,8 @@ async def down(project: Project) -> list[str]:
     found = left(project)
     for one in found:
         await process.stop(one)
-        shutil.rmtree(sockets(Path(one.mark.removesuffix(":"))), ignore_errors=True)  # of a router; nobody else has any
+    for router in (project.home / "state" / "router").glob("*"):  # also one that was killed
+        shutil.rmtree(sockets(router), ignore_errors=True)
     return [one.mark for one in found]
 
 

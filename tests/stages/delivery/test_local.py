@@ -20,6 +20,7 @@ from pipeline import Project, StageFailed, Store
 from pipeline.scratch import Scratch
 from stages.delivery import process
 from stages.delivery.down import down
+from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalTarget
 from stages.delivery.lock import alone
 from stages.delivery.process import Process
@@ -489,6 +490,15 @@ def test_everything_of_a_project_is_taken_down_the_instances_after_the_router(pr
         await process.stop(other)
 
     anyio.run(main)
+
+
+def test_what_a_killed_router_left_elsewhere_goes_too(project: Project) -> None:
+    state = project.home / "state" / "router" / "app"
+    state.mkdir(parents=True)
+    sockets(state).mkdir()
+    (sockets(state) / "admin.sock").touch()
+    assert anyio.run(down, project) == []
+    assert not sockets(state).exists()
 
 
 def test_only_one_at_a_time_holds_a_lock_and_the_next_says_that_it_waits(tmp_path: Path) -> None:
