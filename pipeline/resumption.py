@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from pipeline.errors import ConfigError, Exit
 from pipeline.history import RunHistory
 from pipeline.plan import Plan
@@ -26,9 +28,9 @@ def check_unchanged(plan: Plan, run: RunHistory) -> None:
     changed = [name for name, stage in run.stages.items() if stage.key and now.get(name, stage.key) != stage.key]
     if changed or now.keys() - run.stages.keys():
         names = ", ".join(sorted(changed) or sorted(now.keys() - run.stages.keys()))
+        explain = f"python -m pipeline explain --since {run.id} {shlex.quote(changed[0])}; " if changed else ""
         raise ConfigError(
             f"run {run.id} cannot go on: what {names} depends on is not what it was",
-            right="files, settings and tools as the run found them",
-            next="python -m pipeline run, which begins a new one; python -m pipeline explain --since "
-            f"{run.id} {next(iter(changed), 'STAGE')}",
+            right="files, settings and tools as the run found them, or a new run, which takes what is still true",
+            next=f"{explain}python -m pipeline run",
         )

@@ -107,6 +107,17 @@ def test_the_stage_of_the_tutorial_works_and_its_tests_pass(tmp_path: Path) -> N
     assert "4 passed" in done.stdout
 
 
+def test_the_commands_of_the_tutorial_show_what_the_page_says(tmp_path: Path) -> None:
+    for name, text in files(ROOT / "docs" / "write-a-stage.md").items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\n')
+    (tmp_path / "good.json").write_text("[1, 2]")
+    done = run(sys.executable, "-m", "pipeline", "run", cwd=tmp_path)
+    assert ": 1 JSON file, 0 broken" in done.stdout, done.stdout + done.stderr
+    logs = run(sys.executable, "-m", "pipeline", "logs", "parsed", cwd=tmp_path)
+    assert logs.stdout.splitlines() == ["== parsed: passed", "good.json: parsed"]
+
+
 MODULES = sorted(
     file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for package in ("pipeline", "gates", "stages")

@@ -58,3 +58,17 @@ def test_the_picture_is_whole_and_loads_nothing_from_elsewhere() -> None:
     assert "url(http" not in text
     assert "<script" not in text
     assert "docs/run.svg" in README
+
+
+def test_the_picture_shows_a_run_of_the_example_as_it_is() -> None:
+    picture = ET.parse(ROOT / "docs" / "run.svg")
+    text = "".join(picture.getroot().itertext()).replace("\xa0", " ")
+    command = [sys.executable, "-m", "pipeline", "-C", "examples/camera_counting", "list", "--output", "json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    stages = [json.loads(line)["stage"] for line in done.stdout.splitlines()]
+    shown = re.search(r"passed in [\d.]+s: (\d+) passed, (\d+) cached, (\d+) skipped", text)
+    assert shown is not None
+    assert sum(map(int, shown.groups())) == len(stages), "make it anew: the example has other stages now"
+    verdicts = re.findall(r"✓ ([\w,]+): (?:[A-Z]\w+|valid|all_probes_passed): ", text)
+    assert len(verdicts) > 10
+    assert {f"checks[{name}]" for name in verdicts} <= {*stages, *(f"checks[{s.partition('[')[2]}" for s in stages)}

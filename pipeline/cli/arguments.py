@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from pipeline.errors import did_you_mean
@@ -38,6 +39,13 @@ COMMANDS = {
 }
 
 
+PRUNED = "prune also takes, whatever its limits, all that no kept result names, such as evidence that a check said no to"
+
+
+UNTIL = ("--until", "--to")
+"""Options that others have for what stages named without an option mean here."""
+
+
 class Usage(Exception):
     """The words on the command line are off."""
 
@@ -52,12 +60,21 @@ class Parser(argparse.ArgumentParser):
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         values, unknown = super().parse_known_args(args, namespace)
-        for word in unknown:
+        for at, word in enumerate(unknown):
             if word.startswith("--"):
+                if word.partition("=")[0] in UNTIL and hasattr(values, "stages"):
+                    self._until(word, [*unknown[at + 1 :], *reversed(values.stages)])
                 known = [name for name in self._option_string_actions if name.startswith("--")]
                 near = did_you_mean(word.partition("=")[0], known)
                 self.error(f"unrecognized arguments: {word}\n  expected: {near}")
         return values, unknown
+
+    def _until(self, word: str, after: list[str]) -> NoReturn:
+        """Say how to go up to a stage. `after` are words of which the first that is no option may be its name."""
+        named = next((other for other in [word.partition("=")[2], *after] if other and not other.startswith("-")), "STAGE")
+        command = f"{self.prog} {shlex.quote(named)}"
+        right = f"the stage to go up to, without an option\n  next: {command}"
+        raise Usage(f"unrecognized arguments: {word}\n  expected: {right}")
 
 
 def parser() -> Parser:
@@ -105,7 +122,7 @@ def parser() -> Parser:
     made["logs"].add_argument("--search", default="", metavar="REGEX", help="only the lines in which it is found")
     for name in ("logs", "report"):
         made[name].add_argument("--run", default="", metavar="ID", help="a run, or how its id begins (the latest)")
-    made["cache"].add_argument("what", choices=("stats", "verify", "prune"))
+    made["cache"].add_argument("what", choices=("stats", "verify", "prune"), help=PRUNED)
     made["cache"].add_argument("--size", type=_positive, default=None, metavar="MIB", help="prune to so many MiB (store_size)")
     made["cache"].add_argument("--days", type=_positive, default=None, metavar="N", help="what was not used so long (store_days)")
     made["cache"].add_argument("--dry-run", action="store_true", help="say what would go, and do nothing")
@@ -154,9 +171,19 @@ def parse(words: list[str]) -> argparse.Namespace:
             skip = True
         elif not word.startswith("-"):
             if word not in COMMANDS:
-                raise Usage(f"there is no command {word!r}\n  expected: {did_you_mean(word, COMMANDS)}")
+                near = did_you_mean(word, COMMANDS)
+                raise Usage(f"there is no command {word!r}\n  expected: {near}\n  next: python -m pipeline --help")
             break
     values = top.parse_args(words)
     if getattr(values, "top_directory", None) and getattr(values, "directory", ".") == ".":
         values.directory = values.top_directory
     return values
+
+
+def directory(words: Sequence[str]) -> str:
+    """What `-C` says in a command line that is off otherwise; the last one counts."""
+    found = "."
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("-C"):
+            found = word[2:] or following or found
+    return found

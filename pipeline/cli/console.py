@@ -35,8 +35,8 @@ def console(arguments: argparse.Namespace, out: TextIO) -> View:
     if out.isatty() and paint.on:
         from pipeline.cli.live import Live
 
-        return Live(out, hint(arguments))
-    return Lines(out, paint, hint(arguments))
+        return Live(out, hint(arguments.directory))
+    return Lines(out, paint, hint(arguments.directory))
 
 
 class Stream:

@@ -33,8 +33,6 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     paint = Paint.on_stream(out, arguments.color)
     colour = {Decision.RUN: "yellow", Decision.CACHED: "green", Decision.SKIPPED: "dim"}[step.decision]
     print(f"{paint('bold', step.name)}: {paint(colour, step.decision.value)}, {step.reason}", file=out)
-    for one in missing:
-        print(f"  input {one.input}: {one.stage} is not known yet ({one.reason})", file=out)
     for cause in causes(plan, step):
         for line in reasons(why(plan, cause, session.store)):
             print(f"  {cause.name}: {line}", file=out)
@@ -44,6 +42,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
         print(f"  {change.component}", file=out)
         for detail in change.details or (f"{change.before or 'nothing'} -> {change.now or 'nothing'}",):
             print(f"    {detail}", file=out)
+    for one in missing:
+        print(f"  input {one.input}: {one.stage} is not known yet ({one.reason})", file=out)
     if parts and not found:
         print(paint("dim", f"  key {step.key}" if step.key else "  what is known of its key"), file=out)
         for name, value in sorted(parts.items()):

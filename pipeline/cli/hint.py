@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -10,9 +9,9 @@ import sys
 from pathlib import Path
 
 
-def hint(arguments: argparse.Namespace) -> str:
+def hint(directory: str) -> str:
     """As in `.venv/bin/python -m pipeline -C examples/counting`; the command is to follow."""
-    where = f" -C {shlex.quote(arguments.directory)}" if arguments.directory != "." else ""
+    where = f" -C {shlex.quote(directory)}" if directory != "." else ""
     return f"{interpreter()} -m pipeline{where}"
 
 

@@ -7,6 +7,7 @@ import codecs
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
 from pipeline.errors import ConfigError, Exit, LockgateError, did_you_mean
 from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
+from pipeline.journal import Journal
 from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
 
@@ -31,11 +33,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     run = wanted(project, arguments.run)
     if arguments.stage and arguments.stage not in run.stages:
-        raise LockgateError(
-            f"run {run.id} has no stage {arguments.stage!r}",
-            right=did_you_mean(arguments.stage, run.stages),
-            next="python -m pipeline list",
-        )
+        raise _lacks(run, arguments.stage, open_journal(project))
     pattern = _pattern(arguments.search)
     chosen = [run.stages[arguments.stage]] if arguments.stage else run.stages.values()
     if arguments.output == "json":
@@ -55,6 +53,17 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     for stage in chosen:
         _show(project, run, stage, paint, out, always=bool(arguments.stage))
     return Exit.PASSED
+
+
+def _lacks(run: RunHistory, stage: str, journal: Journal) -> LockgateError:
+    """The run has no such stage; the latest one that has it is named, if there is one."""
+    what = f"run {run.id} has no stage {stage!r}"
+    for other in reversed(journal.runs()):
+        planned = journal.events(other, kind=("run.started", "run.planned", "stage.expanded"))
+        if any(step["name"] == stage for event in planned for step in event.data.get("stages", ())):
+            command = f"python -m pipeline logs {shlex.quote(stage)} --run {other}"
+            return LockgateError(what, right=f"a run that has it: {other} is the latest", next=command)
+    return LockgateError(what, right=did_you_mean(stage, run.stages), next="python -m pipeline list")
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TextIO
 
-from pipeline.cli.arguments import Usage, parse, parser
+from pipeline.cli.arguments import Usage, directory, parse, parser
 from pipeline.cli.output import lost
 from pipeline.errors import Exit, LockgateError, said
 
@@ -20,7 +20,9 @@ def main(words: Sequence[str]) -> int:
     try:
         arguments = parse(list(words))
     except Usage as error:
-        print(f"error: {error}", file=sys.stderr)
+        from pipeline.cli.hint import hint
+
+        print(f"error: {error}".replace("python -m pipeline", hint(directory(words))), file=sys.stderr)
         return Exit.UNUSABLE
     except SystemExit:  # --help was shown
         return _written(out, Exit.PASSED)
@@ -44,7 +46,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     except LockgateError as error:
         from pipeline.cli.hint import hint
 
-        error.next = error.next.replace("python -m pipeline", hint(arguments))
+        error.next = error.next.replace("python -m pipeline", hint(arguments.directory))
         return _say(error, error.exit, verbose=arguments.verbose)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -281,7 +282,13 @@ def test_a_run_whose_files_changed_does_not_go_on_and_says_which_stage_they_are_
     done = place("resume")
     assert done.code == 2
     assert "cannot go on: what source depends on is not what it was" in done.err
-    assert "explain --since" in done.err
+    commands = done.err.splitlines()[-1].removeprefix("  next: ")
+    assert re.fullmatch(r"\S+ -m pipeline explain --since \S+ source; \S+ -m pipeline run", commands)
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    pasted = subprocess.run(
+        ["sh", "-ec", commands.replace("; ", "\n")], cwd=place.root, env=env, capture_output=True, text=True, check=False
+    )
+    assert (pasted.returncode, "source: run, observed changed" in pasted.stdout) == (0, True), pasted.stderr
 
 
 def test_without_a_run_there_is_nothing_to_go_on_with(place: Place) -> None:

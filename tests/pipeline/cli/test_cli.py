@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import pty
@@ -283,6 +284,7 @@ BAD: dict[str, tuple[dict[str, str], list[str], int, str]] = {
     "a misspelt command": ({}, ["rnu"], 2, "did you mean 'run'?"),
     "a misspelt option": ({}, ["run", "--fail-fats"], 2, "arguments: --fail-fats\n  expected: did you mean '--fail-fast'?"),
     "a misspelt option with a value": ({}, ["run", "--enigne", "host"], 2, "did you mean '--engine'?"),
+    "a stage to run up to": ({}, ["run", "--until", "gate"], 2, "the stage to go up to, without an option\n  next: "),
     "a wrong choice": ({}, ["run", "--engine", "docker"], 2, "invalid choice: 'docker'"),
     "a number that is none": ({}, ["run", "--jobs", "0"], 2, "'0' is no whole number above 0"),
     "an end of the program": (
@@ -313,6 +315,37 @@ def test_bad_input_gets_one_clear_message_and_the_right_exit_code(place: Place, 
     assert done.code == code
     assert message in done.err + done.out
     assert "Traceback" not in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["run", "--until", "gate"], "run gate"),
+        (["plan", "--to=gate"], "plan gate"),
+        (["run", "half", "--to", "checks[a]"], "run 'checks[a]'"),
+        (["run", "--dry-run", "--until"], "run STAGE"),
+    ],
+)
+def test_an_option_for_the_stage_to_go_up_to_is_answered_with_the_stage_s_name_alone(
+    place: Place, words: list[str], right: str
+) -> None:
+    done = place(*words)
+    assert (done.code, "did you mean" in done.err) == (2, False)
+    assert done.err.endswith(f"-m pipeline {right}\n")
+
+
+@pytest.mark.parametrize("words", [["run", "--jobs", "0", "-C", "{}"], ["-C", "{}", "run", "--egine"], ["-C{}", "nothing"]])
+def test_what_a_usage_error_tells_to_run_can_be_pasted(place: Place, words: list[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"}  # without the interpreter of these tests
+    words = [word.format(place.root.name) for word in words]
+    call = functools.partial(
+        subprocess.run, cwd=place.root.parent, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    done = call([sys.executable, "-m", "pipeline", *words])
+    command = done.stderr.splitlines()[-1].removeprefix("  next: ")
+    assert (done.returncode, f"{sys.executable} -m pipeline -C project" in command) == (2, True)
+    helped = call(["sh", "-c", command])
+    assert (helped.returncode, helped.stdout.startswith("usage: ")) == (0, True)
 
 
 def test_verbose_shows_the_whole_trace(place: Place) -> None:
@@ -560,12 +593,41 @@ def test_what_evidence_found_is_told_where_no_gate_tells_of_it(place: Place) -> 
     assert ", but t 1: 1 finding of note or worse in 1 file\n  high R1 a.py:7: bad\n== check" in place("logs").out
 
 
+def test_pruning_takes_evidence_that_said_no_and_a_report_that_lacks_it_says_how_to_have_it_again(place: Place) -> None:
+    text = LOOKS.replace('b"{}"', "b'{\"runs\": [{}]}'").replace(", after=(breaks,)", "")
+    place.write("delivery.py", text)
+    assert place("run").code == 1
+    run = json.loads(place("runs", "--output", "json").out)["run"]
+    assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 1
+    assert "all that no kept result names" in " ".join(place("cache", "--help").out.split())
+    assert "evicted 0 results and" in place("cache", "prune").out  # the verdict too, which is no scan
+    done = place("report", "--format", "sarif", "--run", run)
+    assert (done.code, done.out) == (2, "")
+    assert f"what looks found in run {run} is not there any more: it was evicted, or removed as damaged" in done.err
+    command = done.err.splitlines()[-1].removeprefix("  next: ")
+    assert "-m pipeline run looks; " in command
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    again = subprocess.run(["sh", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert '"runs": [\n' in again.stdout
+
+
 def test_logs_of_a_stage_that_there_is_not_are_refused_with_the_nearest_name(place: Place) -> None:
     place("run")
     done = place("logs", "hlaf")
     assert done.code == 2
     assert "has no stage 'hlaf'\n  expected: did you mean 'half'?\n  next: " in done.err
     assert done.err.endswith("python -m pipeline list\n")
+
+
+def test_logs_of_a_stage_that_only_an_earlier_run_had_lead_to_that_run(place: Place) -> None:
+    place("run")
+    place("run", "half", "--again", "half")
+    first, last = (json.loads(line)["run"] for line in place("runs", "--output", "json").out.splitlines())
+    done = place("logs", "make")
+    assert (done.code, done.err.splitlines()[0]) == (2, f"error: run {last} has no stage 'make'")
+    assert done.err.endswith(f"python -m pipeline logs make --run {first}\n")
+    assert place("logs", "make", "--run", first).out.startswith("== make: passed")
 
 
 ALONE = """
@@ -1415,11 +1477,11 @@ def test_explain_tells_what_it_knows_and_which_inputs_are_not_known_yet_and_why(
     place.write("delivery.py", (place.root / "delivery.py").read_text().replace("plus=1", "plus=2"))
     assert place("explain", "sum").out.splitlines() == [
         "sum: run, decided when source, half are known",
-        "  input parts[0]: source is not known yet (observed changed)",
-        "  input parts[1]: half is not known yet (after source: observed changed)",
         f"  source: observed: {of_bytes(b'8')[:12]} -> {of_bytes(b'9')[:12]}",
         "  setting plus",
         "    1 -> 2",
+        "  input parts[0]: source is not known yet (observed changed)",
+        "  input parts[1]: half is not known yet (after source: observed changed)",
     ]
     found = json.loads(place("explain", "sum", "--output", "json").out)
     assert found["unknown"][1] == {"input": "parts[1]", "stage": "half", "reason": "after source: observed changed"}
