@@ -547,7 +547,7 @@ def _let_others_read(directory: Path) -> None:
     """Let everybody list and pass what is in a directory, where the umask keeps them from it."""
     if directory.stat().st_mode & 0o055 != 0o055:
         for base, _, _ in os.walk(directory):
-            os.chmod(base, 0o755)  # noqa: S103 - what keeps others out is above it
+            os.chmod(base, 0o755)  # noqa: S103 # nosec B103 - what keeps others out is above it
 
 
 def check_paths(entries: Mapping[str, Entry]) -> None:
