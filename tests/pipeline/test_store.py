@@ -154,21 +154,22 @@ def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "home" / "store").iterdir() if path.is_file()] == []
 
 
-def test_what_is_laid_out_has_the_same_modes_whatever_the_umask(store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "source"
+def test_what_the_umask_keeps_from_others_is_kept_from_them_wherever_it_is_laid_out(store: Store, tmp_path: Path) -> None:
+    source, own = tmp_path / "source", tmp_path / "own"
     (source / "inner").mkdir(parents=True)
     (source / "inner" / "data").write_text("data")
-    (source / "program").write_text("#!/bin/sh")
-    (source / "program").chmod(0o755)
+    store.shared(store.put_tree(tmp_path / "source"))  # under the umask of before, so that anybody may pass
+    (source / "inner" / "data").write_text("private")
     before = os.umask(0o077)
     try:
-        shared, own = store.shared(tree := store.put_tree(source)), tmp_path / "own"
+        tree = store.put_tree(source)
+        shared = store.shared(tree)
         store.lay_out(tree, own)
     finally:
         os.umask(before)
-    for place, file, program in ((shared, 0o444, 0o555), (own, 0o644, 0o755)):
-        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place, *place.rglob("*"))}
-        assert found == {place.name: 0o755, "inner": 0o755, "data": file, "program": program}
+    laid = [path for place in (shared, own) for path in (place, *place.rglob("*"))]
+    assert [path for path in laid if path.stat().st_mode & 0o077] == []
+    assert len(laid) == 6
 
 
 def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, tmp_path: Path) -> None:

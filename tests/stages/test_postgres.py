@@ -29,6 +29,8 @@ from tests.conftest import RunStage
 
 LOCK = Path(__file__).parent / "locks" / "database.lock"
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+
 TESTS = """
 import os, psycopg
 def test_sql():
@@ -100,6 +102,8 @@ class Server:
 
     def start(self) -> None:
         env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port), "PGDATA": str(self.data)}
+        env["TMPDIR"] = str(self.data.parent)
+        self.data.parent.mkdir(exist_ok=True)
         self.process = subprocess.Popen([sys.executable, "-I", program.__file__, str(self.site)], env=env)
         while not answers({"ready": "postgresql", "port": self.port}):
             assert self.process.poll() is None
@@ -118,22 +122,19 @@ class Server:
     def session(self, statement: str, pgpass: Path) -> subprocess.Popen[str]:
         """The program `psql`, which never asks for a password."""
         return subprocess.Popen(
-            [
-                self.site / program.PROGRAMS / "psql",
-                "-Xwh",
-                "127.0.0.1",
-                "-p",
-                str(self.port),
-                "-U",
-                "postgres",
-                "-Atc",
-                statement,
-            ],
+            [self.site / program.PROGRAMS / "psql", "-Xwh127.0.0.1", f"-p{self.port}", "-Upostgres", "-Atc", statement],
             env={"PATH": os.environ["PATH"], "PGPASSFILE": str(pgpass)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+
+def started(site: Path, data: Path, *under: str) -> subprocess.CompletedProcess[str]:
+    """The script, which is expected to end by itself."""
+    env = {"PATH": os.environ["PATH"], "PGDATA": str(data), "PORT": str(free_port())}
+    command = [*under, sys.executable, "-I", program.__file__, str(site)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_the_data_stay_in_pgdata_and_the_server_ends_in_good_order(server: Server) -> None:
@@ -192,15 +193,12 @@ def test_data_of_a_server_that_was_killed_are_recovered_before_the_port_opens(se
 
 def test_a_directory_that_is_no_database_is_said_to_be_none(site: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something else")
-    env = {"PATH": os.environ["PATH"], "PGDATA": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-I", program.__file__, str(site)], env=env, capture_output=True, text=True, check=False
-    )
+    done = started(site, tmp_path)
     assert done.returncode == 1
     assert "exists but is not empty" in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked to be somebody else")
+@as_root
 def test_root_never_runs_the_server_itself(server: Server) -> None:
     server.start()
     assert server.data.stat().st_uid != 0
@@ -217,7 +215,14 @@ def home(site: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+@pytest.fixture
+def mounts() -> None:
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount")
+
+
+@as_root
+@pytest.mark.usefixtures("mounts")
 def test_below_the_home_of_root_the_server_sees_its_own_files_alone(home: Path) -> None:
     server = Server(home / "site", home / "state" / "kept")
     for number in ("7", "8"):
@@ -232,7 +237,8 @@ def test_below_the_home_of_root_the_server_sees_its_own_files_alone(home: Path) 
     assert (server.data / "pgpass").stat().st_uid != 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+@as_root
+@pytest.mark.usefixtures("mounts")
 def test_what_is_mounted_below_the_data_stays_there(home: Path) -> None:
     server, inner = Server(home / "site", home / "state" / "kept"), home / "state" / "kept" / "pg_wal"
     server.start()
@@ -241,8 +247,7 @@ def test_what_is_mounted_below_the_data_stays_there(home: Path) -> None:
     shutil.copytree(inner, kept)
     for path in (kept, *kept.rglob("*")):
         os.chown(path, server.data.stat().st_uid, server.data.stat().st_gid)
-    if subprocess.run(["mount", "--bind", kept, inner], check=False).returncode:
-        pytest.skip("this system lets nobody mount")
+    subprocess.run(["mount", "--bind", kept, inner], check=True)
     try:
         before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
         server.start()
@@ -253,7 +258,8 @@ def test_what_is_mounted_below_the_data_stays_there(home: Path) -> None:
         subprocess.run(["umount", inner], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+@as_root
+@pytest.mark.usefixtures("mounts")
 def test_programs_and_data_may_lie_within_each_other(home: Path) -> None:
     server = Server(home / "site", home / "site" / "state" / "kept")
     server.start()
@@ -261,9 +267,22 @@ def test_programs_and_data_may_lie_within_each_other(home: Path) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+@as_root
+def test_programs_that_the_umask_keeps_from_the_other_user_are_run_from_a_copy(site: Path, tmp_path: Path) -> None:
+    private = tmp_path / "site"
+    shutil.copytree(site, private, symlinks=True)
+    subprocess.run(["chmod", "-R", "go=", private], check=True)
+    server = Server(private, tmp_path / "kept")
+    server.start()
+    assert server.psql("select 1") == "1"
+    assert server.stop() == 0
+    assert [path for path in private.rglob("*") if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
+
+
+@as_root
+@pytest.mark.usefixtures("mounts")
 def test_programs_that_the_other_user_may_not_run_are_named(home: Path) -> None:
-    (home / "site").chmod(0o700)
+    (home / "site" / program.PROGRAMS / "postgres").chmod(0o644)
     done = started(home / "site", home / "state" / "kept")
     assert done.returncode == 1
     assert re.search(rf"the user \w+ may not run {home}/site/\S+: chmod -R o\+rX {home}/site\n", done.stderr)
@@ -289,22 +308,9 @@ def test_why_it_failed_is_the_last_word(said: str) -> None:
     assert told[-1] == f"initdb ended with 1: {said}"
 
 
-def started(site: Path, data: Path) -> subprocess.CompletedProcess[str]:
-    """The script, which is expected to end by itself."""
-    env = {"PATH": os.environ["PATH"], "PGDATA": str(data), "PORT": str(free_port())}
-    command = [sys.executable, "-I", program.__file__, str(site)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what nobody else may pass through")
+@as_root
 def test_root_without_the_right_to_mount_is_told_what_to_do(home: Path) -> None:
-    done = subprocess.run(
-        ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-I", program.__file__, str(home / "site")],
-        env={"PATH": os.environ["PATH"], "PGDATA": str(home / "kept")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = started(home / "site", home / "kept", "setpriv", "--bounding-set=-sys_admin")
     assert done.returncode == 1
     private = home if stat.S_IMODE(Path("/root").stat().st_mode) & stat.S_IXOTH else Path("/root")
     assert f"may not pass through {private} ([Errno 1] a mount namespace: Operation not permitted): chmod o+x" in done.stderr
