@@ -170,6 +170,9 @@ def test_what_an_interrupted_run_left_is_not_taken_for_kept(checkout: Checkout) 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="without flock, of util-linux, nobody waits")
 def test_who_comes_second_waits_until_the_first_has_prepared_the_environment(checkout: Checkout) -> None:
     lock = checkout.root / ".pipeline" / "prepare.lock"
+    stamp = checkout.root / ".venv" / "lockgate-stamp-run"
+    prepared = stamp.read_text()
+    stamp.unlink()
     lock.parent.mkdir()
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -177,9 +180,15 @@ def test_who_comes_second_waits_until_the_first_has_prepared_the_environment(che
             assert second.stdout is not None
             assert second.stdout.readline() == "waiting for another ./dev, which prepares .venv\n"
             assert second.poll() is None
+            stamp.write_text(prepared)
             fcntl.flock(held, fcntl.LOCK_UN)
             assert second.communicate(timeout=60)[0] == "nothing was running\n"
     assert second.returncode == 0
+
+
+def test_where_the_environment_is_prepared_nothing_is_written_for_it(checkout: Checkout) -> None:
+    (checkout.root / ".pipeline").touch()  # so that no lock can be made there, as where one may not write
+    assert checkout("down") == "nothing was running\n"
 
 
 def test_it_works_where_the_shell_goes_elsewhere_by_names(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> None:

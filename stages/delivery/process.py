@@ -55,14 +55,23 @@ def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path
     until = time.monotonic() + SHOWN
     while not _items(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
         if time.monotonic() > until:
-            os.killpg(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            raise StageFailed(
-                f"{argv[0]} does not show its environment to who started it, and could not be found again",
-                right="a program that may be read, and has no rights of its own (set-user-ID bit, file capabilities)",
-            )
+            raise _hidden(child.pid, argv[0])
         time.sleep(0.001)
     return child.pid
+
+
+def _hidden(pid: int, program: str) -> StageFailed:
+    """End what shows no environment, where that is allowed, and say so."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        left = ""
+    except PermissionError:
+        left = f"; process {pid} goes on, with rights of its own"
+    return StageFailed(
+        f"{program} does not show its environment to who started it, and could not be found again{left}",
+        right="a program that may be read, and has no rights of its own (set-user-ID bit, file capabilities)",
+    )
 
 
 def running(prefix: str) -> Iterator[Process]:
