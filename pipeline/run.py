@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 TOGETHER = 0.1
 """Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
 
+TURN = 0.02
+"""Seconds of work after which others have their turn: signals, and what waits for something else."""
+
 WORTH = 1.0
 """Seconds of work that are never done again because what came of them was still being gathered."""
 
@@ -119,8 +122,8 @@ class Runner:
         """Fan-outs that rest on a result which no later run may take."""
         self._begun: dict[Stage[Any], Begun] = {}
         self._stops = 0
-        self._let_in = 0.0
-        """When the event loop last had its turn."""
+        self._let_in, self._written = 0.0, 0.0
+        """When the event loop last had its turn, and when the journal was last written."""
         self._wanted = frozenset(step.stage for step in plan.steps)
         self._schedule = self._scheduled(self._wanted)
         self._cleanup = Cleanup(self._pipeline, self._wanted, self._effects.is_open)
@@ -223,7 +226,11 @@ class Runner:
         """Write what was noted, many stages at once: each time is a wait for the disk."""
         while True:
             await anyio.sleep(TOGETHER)
-            self._journal.flush()
+            self._flush()
+
+    def _flush(self) -> None:
+        self._journal.flush()
+        self._written = time.monotonic()
 
     def _start(self, workers: TaskGroup, ready: Iterable[tuple[Stage[Any], Step]]) -> None:
         for stage, step in ready:
@@ -245,9 +252,11 @@ class Runner:
                 self._schedule.give_back(stage)
                 if stage not in self._begun:
                     self._schedule.settle(stage)
-            if self._took(stage) >= WORTH:
-                self._journal.flush()
-            await self._let_others_in()
+            now = time.monotonic()
+            if self._took(stage) >= WORTH or now - self._written > TOGETHER:
+                self._flush()
+            if now - self._let_in > TURN:
+                await self._let_others_in()
             ready = self._ready()
 
     def _took(self, stage: Stage[Any]) -> float:
@@ -266,9 +275,8 @@ class Runner:
 
     async def _let_others_in(self) -> None:
         """Stages that wait for nothing would keep signals and the journal waiting."""
-        if time.monotonic() - self._let_in > TOGETHER:
-            await checkpoint()
-            self._let_in = time.monotonic()
+        await checkpoint()
+        self._let_in = time.monotonic()
 
     def _ready(self) -> list[tuple[Stage[Any], Step]]:
         """What is to be executed now. What needs no work on the way there is settled, and told together."""

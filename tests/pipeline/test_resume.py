@@ -234,6 +234,28 @@ def test_what_took_a_second_is_written_at_once_and_what_took_none_may_be_done_ag
     assert place.did() == ["slow", "quick", "quick", "kills"]
 
 
+MANY = """
+import pipeline.run as running
+
+running.TOGETHER, running.TURN = 0.0, 3600.0  # what was noted is written at once, though nobody else has a turn
+
+
+class Counts(Does):
+    number: int
+
+
+stages = {f"n{number}": Counts(of=source, number=number) for number in range(5)}
+pipeline = Pipeline("thing", source=source, **stages)
+"""
+
+
+def test_stages_that_wait_for_nothing_do_not_keep_the_journal_waiting(place: Place) -> None:
+    (place.root / "delivery.py").write_text(DELIVERY + MANY)
+    place.die("n4 before")
+    assert place("resume").code == 0
+    assert sorted(place.did()) == ["n0", "n1", "n2", "n3", "n4"]
+
+
 TIDIES = """
 tidies = Again(of=source, after=(pure,), always=True)
 pipeline = Pipeline("thing", source=source, pure=pure, tidies=tidies)
