@@ -43,6 +43,15 @@ def is_artifact(result: Any) -> bool:
     return isinstance(result, type) and issubclass(result, Artifact)
 
 
+SCANNED = {"report", "findings"}
+"""The fields of a result that carries a SARIF report."""
+
+
+def is_scan(result: Any) -> bool:
+    """Whether results of that type carry a SARIF report."""
+    return getattr(result, "model_fields", {}).keys() >= SCANNED
+
+
 class Blob(Result):
     """A file's bytes by digest; `size` in bytes."""
 

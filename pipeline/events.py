@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.dag import Pipeline
+from pipeline.data import is_scan
 from pipeline.journal import Cached, Event
 from pipeline.plan import Plan, Step, World
 from pipeline.stage import Stage
@@ -33,28 +34,24 @@ def run_resumed(pipeline: Pipeline, world: World, run: str, number: int, **about
 
 def expanded(pipeline: Pipeline, whole: Stage[Any], names: Mapping[Stage[Any], str], run: str) -> Event:
     """A stage has further stages do its work."""
-    stages = [
-        {"name": name, "type": type(stage).__name__, "inputs": [pipeline.name_of(source) for source in pipeline.inputs(stage)]}
-        for stage, name in names.items()
-    ]
+    stages = [{"name": name, **_about(pipeline, stage)} for stage, name in names.items()]
     inputs = [pipeline.name_of(source) for source in pipeline.inputs(whole)]
     return Event(run=run, kind="stage.expanded", stage=pipeline.name_of(whole), data={"inputs": inputs, "stages": stages})
 
 
 def run_planned(plan: Plan, run: str) -> Event:
     """What was decided for each stage: an event by itself, as it is the same from run to run and written once."""
-    name_of = plan.pipeline.name_of
     stages = [
-        {
-            "name": step.name,
-            "decision": step.decision.value,
-            "reason": step.reason,
-            "type": type(step.stage).__name__,
-            "inputs": [name_of(source) for source in plan.pipeline.inputs(step.stage)],
-        }
+        {"name": step.name, "decision": step.decision.value, "reason": step.reason, **_about(plan.pipeline, step.stage)}
         for step in plan.steps
     ]
     return Event(run=run, kind="run.planned", data={"stages": stages})
+
+
+def _about(pipeline: Pipeline, stage: Stage[Any]) -> dict[str, Any]:
+    """What a stage is, for reports that are written when the pipeline may be another."""
+    inputs = [pipeline.name_of(source) for source in pipeline.inputs(stage)]
+    return {"type": type(stage).__name__, "inputs": inputs, "scans": is_scan(stage.result_type())}
 
 
 def run_finished(run: str, code: int, failed: list[str]) -> Event:

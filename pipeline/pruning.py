@@ -1,10 +1,10 @@
-"""What of a store has to stay, whatever its size: what a release, an effect or a run that may go on still needs."""
+"""What of a store has to stay, whatever its size: what a release, an effect, a run that may go on or the latest report needs."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline import record as records
@@ -44,7 +44,7 @@ def prune(store: Store, journal: Journal, *, largest: int = 0, days: float = 0.0
     sizes = {**inventory.texts, **inventory.files}
     used, named = journal.used(), Named(store, sizes)
     results = [Kept(key, used.get(key, 0.0), objects) for key, objects in _needs(inventory, named)]
-    needed = named.by(_roots(journal))
+    needed = named.by([*_roots(journal), *_under_no_key(journal, inventory.records)])
     gone = evict(results, sizes, needed, largest=largest, oldest=time.time() - days * DAY if days else 0.0)
     left = sizes.keys() - set(gone.objects)
     return Pruned(
@@ -105,6 +105,14 @@ def _roots(journal: Journal) -> Iterator[str]:
     for run in runs:
         for event in journal.events(run, kind=("stage.finished", "stage.cached", "effect.done")):
             yield event.data["result"]
+
+
+def _under_no_key(journal: Journal, keys: Collection[str]) -> Iterator[str]:
+    """Digests that stay for reports of the latest run: of results that nothing else names, such as evidence that said no."""
+    for run in journal.runs()[-1:]:
+        for event in journal.events(run, kind=("stage.finished", "stage.cached")):
+            if event.data["key"] not in keys:
+                yield event.data["result"]
 
 
 def _unfinished(journal: Journal) -> list[str]:

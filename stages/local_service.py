@@ -46,7 +46,7 @@ class LocalService(Stage[Kept]):
                 port = free_port()
                 await anyio.to_thread.run_sync(lay_out, service, state, work.store)
                 argv, env = command(service, state, port, isolated_python(work.project.home / "python"), dict(self.keep))
-                process.start(mark(state), argv, env, cwd=state, log=state / "log")
+                await process.start(mark(state), argv, env, cwd=state, log=state / "log")
                 found = next(process.running(mark(state)), None)
             port = int(found.env["PORT"]) if found else 0
             address = Kept(host="127.0.0.1", port=port, data=str(state / "data"))

@@ -43,7 +43,7 @@ class Serves(Stage[Number]):
     async def run(self, work):
         state = work.state("service/it")
         if not list(process.running(f"{state}:")):
-            process.start(f"{state}:", ("sleep", "600"), {"PATH": os.defpath}, cwd=state, log=state / "log")
+            await process.start(f"{state}:", ("sleep", "600"), {"PATH": os.defpath}, cwd=state, log=state / "log")
         if "HANGS" in os.environ:
             await anyio.sleep(600)
         return Number(value=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from pipeline.errors import did_you_mean
@@ -39,7 +39,7 @@ COMMANDS = {
 }
 
 
-PRUNED = "prune also takes, whatever its limits, all that no kept result names, such as evidence that a check said no to"
+PRUNED = "prune also takes, whatever its limits, what no kept result names, as evidence that earlier runs said no to"
 
 
 UNTIL = ("--until", "--to")
@@ -59,22 +59,31 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it takes what the overloads of argparse take
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        values, unknown = super().parse_known_args(args, namespace)
-        for at, word in enumerate(unknown):
+        words = list(args or ())
+        values, unknown = super().parse_known_args(words, namespace)
+        for word in unknown:
             if word.startswith("--"):
                 if word.partition("=")[0] in UNTIL and hasattr(values, "stages"):
-                    self._until(word, [*unknown[at + 1 :], *reversed(values.stages)])
+                    command = shlex.join([*self.prog.split(), *_up_to(words)])
+                    right = "the stage to go up to, without an option"
+                    raise Usage(f"unrecognized arguments: {word}\n  expected: {right}\n  next: {command}")
                 known = [name for name in self._option_string_actions if name.startswith("--")]
                 near = did_you_mean(word.partition("=")[0], known)
                 self.error(f"unrecognized arguments: {word}\n  expected: {near}")
         return values, unknown
 
-    def _until(self, word: str, after: list[str]) -> NoReturn:
-        """Say how to go up to a stage. `after` are words of which the first that is no option may be its name."""
-        named = next((other for other in [word.partition("=")[2], *after] if other and not other.startswith("-")), "STAGE")
-        command = f"{self.prog} {shlex.quote(named)}"
-        right = f"the stage to go up to, without an option\n  next: {command}"
-        raise Usage(f"unrecognized arguments: {word}\n  expected: {right}")
+
+def _up_to(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command, with the stages alone where an option stood before them; the directory is said elsewhere."""
+    skip = False
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        option, _, value = word.partition("=")
+        if skip or word.startswith("-C"):
+            skip = word == "-C"
+        elif option not in UNTIL:
+            yield word
+        elif value or following.startswith("-"):
+            yield value or "STAGE"
 
 
 def parser() -> Parser:

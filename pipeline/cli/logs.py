@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import IO, Any, TextIO
 
 from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
+from pipeline.damage import UNFIT, Damaged
 from pipeline.errors import ConfigError, Exit, LockgateError, did_you_mean
 from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
 from pipeline.journal import Journal
@@ -25,6 +27,8 @@ LONGEST = 1 << 20
 """Bytes of a line that are taken at once: a log may be one line, and larger than memory."""
 NUMBERED = re.compile(r"\d+-\d+\.")
 """How the name of a log begins."""
+LOOKED_BACK = 100
+"""Runs among which one is looked for that has a stage."""
 OVERLAP = 4096
 """Characters of the piece before in which what is searched for may begin."""
 
@@ -56,14 +60,22 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 
 def _lacks(run: RunHistory, stage: str, journal: Journal) -> LockgateError:
-    """The run has no such stage; the latest one that has it is named, if there is one."""
+    """The run has no such stage; the latest one that has it is named, if it is one of the last runs."""
     what = f"run {run.id} has no stage {stage!r}"
-    for other in reversed(journal.runs()):
-        planned = journal.events(other, kind=("run.started", "run.planned", "stage.expanded"))
-        if any(step["name"] == stage for event in planned for step in event.data.get("stages", ())):
+    for other in reversed(journal.runs()[-LOOKED_BACK:]):
+        if stage in _planned(journal, other):
             command = f"python -m pipeline logs {shlex.quote(stage)} --run {other}"
             return LockgateError(what, right=f"a run that has it: {other} is the latest", next=command)
     return LockgateError(what, right=did_you_mean(stage, run.stages), next="python -m pipeline list")
+
+
+def _planned(journal: Journal, run: str) -> set[str]:
+    """The stages of a run as far as they can be read: who is led to another run need not hear that a third was damaged."""
+    found = set[str]()
+    with contextlib.suppress(Damaged, *UNFIT):
+        for event in journal.events(run, kind=("run.started", "run.planned", "stage.expanded")):
+            found.update(step["name"] for step in event.data.get("stages", ()))
+    return found
 
 
 def _pattern(text: str) -> re.Pattern[str]:

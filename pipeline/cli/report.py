@@ -7,19 +7,17 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.cli.logs import wanted
 from pipeline.errors import Exit, LockgateError
-from pipeline.history import RunHistory
+from pipeline.history import RunHistory, StageHistory
 from pipeline.project import Project
 from pipeline.reports.junit import junit
 from pipeline.reports.markdown import markdown
-from pipeline.reports.sarif import is_scan, merged
+from pipeline.reports.sarif import merged
 from pipeline.session import open_journal
-from pipeline.stage import Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
@@ -28,7 +26,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     run = wanted(project, arguments.run)
     if arguments.format == "sarif":
-        print(merged(run, Store(project.home / "store"), may_scan(project, run)), file=out)
+        print(merged(run, Store(project.home / "store"), Scanned(project, run)), file=out)
     else:
         shown = "json" if arguments.output == "json" else arguments.format
         print({"markdown": markdown, "junit": junit, "json": as_json}[shown](run), file=out)
@@ -40,21 +38,29 @@ def as_json(run: RunHistory) -> str:
     return json.dumps({**dataclasses.asdict(run), "state": run.state, "seconds": run.seconds}, indent=2)
 
 
-def may_scan(project: Project, run: RunHistory) -> Callable[[str], bool]:
-    """Whether a stage of the run may have scanned something: it may, unless the pipeline still has it, of the same class."""
+class Scanned:
+    """What the journal tells of the stages of a run, and the pipeline as it is now of which there still are."""
 
-    @functools.cache
-    def known() -> tuple[dict[str, Stage[Any]], dict[str, str]]:
+    def __init__(self, project: Project, run: RunHistory) -> None:
+        self._project, self._run = project, run
+
+    def may_scan(self, stage: StageHistory) -> bool:
+        """Whether it returned what carries a report; of runs that older versions journalled any stage may have."""
+        return self._scans.get(stage.name, True)
+
+    def may_run(self, name: str) -> bool:
+        """Whether there is such a stage; there may be where the pipeline cannot be read."""
         try:
-            pipeline = load(project)
+            return name in self._names
         except LockgateError:
-            return {}, {}
-        planned = open_journal(project).events(run.id, kind=("run.started", "run.planned"))  # the former in format 1
-        types = {step["name"]: step["type"] for event in planned for step in event.data.get("stages", ())}
-        return {pipeline.name_of(stage): stage for stage in pipeline}, types
+            return True
 
-    def may(name: str) -> bool:
-        stages, types = known()
-        return name not in stages or type(stages[name]).__name__ != types.get(name) or is_scan(stages[name])
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        pipeline = load(self._project)
+        return frozenset(pipeline.name_of(stage) for stage in pipeline)
 
-    return may
+    @functools.cached_property
+    def _scans(self) -> dict[str, bool]:
+        events = open_journal(self._project).events(self._run.id, kind=("run.planned", "stage.expanded"))
+        return {step["name"]: step["scans"] for event in events for step in event.data["stages"] if "scans" in step}

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.data import Blob
+from pipeline.data import SCANNED, Blob
 from pipeline.errors import StoreError
 from pipeline.history import RunHistory, StageHistory
-from pipeline.stage import Stage
 from pipeline.store import Store
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
-SCAN = {"report", "findings"}
-"""The fields of a result that carries a SARIF report."""
+
+class Scanned(Protocol):
+    """What is known besides the journal of the stages of a run."""
+
+    def may_scan(self, stage: StageHistory) -> bool:
+        """Whether what the stage returned may have carried a SARIF report."""
+        ...
+
+    def may_run(self, name: str) -> bool:
+        """Whether there still may be a stage of that name."""
+        ...
 
 
-def merged(run: RunHistory, store: Store, may_scan: Callable[[str], bool]) -> str:
+def merged(run: RunHistory, store: Store, known: Scanned) -> str:
     """One log with the runs of every result of this run that carries a SARIF report.
 
-    `may_scan` is asked of stages whose result is gone. Raises StoreError when one of them may, as an empty answer would read
-    as no findings.
+    Raises StoreError when the result of a stage that may scan is gone, as an empty answer would read as no findings.
     """
     runs: list[Any] = []
     scans, gone = list[StageHistory](), list[StageHistory]()
@@ -34,16 +40,12 @@ def merged(run: RunHistory, store: Store, may_scan: Callable[[str], bool]) -> st
         if found is not None:
             runs += [one | {"automationDetails": {"id": f"{stage.name}/"}} for one in found]  # one tool may scan twice
             scans += [stage] if found else []
-        elif may_scan(stage.name):
+        elif known.may_scan(stage):
             gone.append(stage)
     if gone:
-        raise _lost(run, store, scans, gone)
+        names = dict.fromkeys(stage.part_of or stage.name for stage in (*scans, *gone))
+        raise _lost(run, store, gone, [name for name in names if known.may_run(name)])
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}, indent=2)
-
-
-def is_scan(stage: Stage[Any]) -> bool:
-    """Whether what the stage returns carries a SARIF report."""
-    return getattr(stage.result_type(), "model_fields", {}).keys() >= SCAN
 
 
 def _runs(name: str, store: Store) -> list[Any] | None:
@@ -51,19 +53,19 @@ def _runs(name: str, store: Store) -> list[Any] | None:
     if not store.has_object(name):
         return None
     result = json.loads(store.read(Blob(digest=name, size=0)))
-    if not isinstance(result, dict) or not result.keys() >= SCAN:
+    if not isinstance(result, dict) or not result.keys() >= SCANNED:
         return []
     report = Blob(**result["report"])
     return list(json.loads(store.read(report))["runs"]) if store.has_object(report.digest) else None
 
 
-def _lost(run: RunHistory, store: Store, scans: list[StageHistory], gone: list[StageHistory]) -> StoreError:
+def _lost(run: RunHistory, store: Store, gone: list[StageHistory], again: list[str]) -> StoreError:
     names = ", ".join(stage.name for stage in gone)
-    again = dict.fromkeys(shlex.quote(stage.part_of or stage.name) for stage in (*scans, *gone))
+    words = "".join(f" {shlex.quote(name)}" for name in again)
     return StoreError(
         f"what {names} found in run {run.id} is not there any more: it was evicted, or removed as damaged, or never kept here",
         where=str(store.root),
-        right="the evidence of every scan, as nothing else tells that nothing was found; "
-        "pruning takes evidence that said no, whenever it was made",
-        next=f"python -m pipeline run {' '.join(again)}; python -m pipeline report --format sarif",
+        right="the evidence of every scan, as nothing else tells that nothing was found; pruning takes evidence that runs before "
+        "the latest said no to. What follows scans the files as they are now",
+        next=f"python -m pipeline run{words}; python -m pipeline report --format sarif",
     )

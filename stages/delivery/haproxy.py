@@ -171,7 +171,7 @@ class HAProxyRouter:
             self._socket.unlink(missing_ok=True)
         log = self.state / "haproxy.log"
         said_before = log.stat().st_size if log.exists() else 0
-        number = process.start(self._mark, tuple(argv), {"PATH": os.defpath, SETTINGS: settings}, cwd=self.state, log=log)
+        number = await process.start(self._mark, tuple(argv), {"PATH": os.defpath, SETTINGS: settings}, cwd=self.state, log=log)
         with anyio.move_on_after(10):
             while not await self._answers(number):
                 if not any(one.pid == number for one in self._running()):

@@ -68,7 +68,7 @@ class LocalTarget:
             await self._end_what_was_left()
             rootfs = await self._unpacked(release)
             for _ in range(missing):
-                self._start_one(release, rootfs)
+                await self._start_one(release, rootfs)
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
@@ -134,7 +134,7 @@ class LocalTarget:
         Who left it, with another session and another environment, is not found: a target isolates nobody.
         """
         mark, log = f"{place}:", place / "log"
-        pid = process.start(mark, argv, env, cwd=cwd, log=log)
+        pid = await process.start(mark, argv, env, cwd=cwd, log=log)
         try:
             return await process.ended(pid), log.read_bytes()
         finally:
@@ -169,12 +169,12 @@ class LocalTarget:
                 (self.state / name).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _start_one(self, release: Release, rootfs: Path) -> None:
+    async def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), "HOST": HOST, "PORT": str(port)})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
-        process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
+        await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
 
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}

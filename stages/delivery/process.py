@@ -33,30 +33,28 @@ class Process:
     env: Mapping[str, str]
 
 
-def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path, log: Path) -> int:
+async def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd: Path, log: Path) -> int:
     """Start a process that outlives this one; its number. Its output goes to the end of `log`.
 
     Raises StageFailed where it cannot be started, or could not be found again.
     """
+    pid = _detached(argv, {**env, MARK: mark}, cwd, log)
+    with anyio.move_on_after(SHOWN, shield=True):  # who is cancelled now would not know its number
+        while not _items(pid) and _stat(pid):  # the kernel shows it a moment after the program was loaded
+            await anyio.sleep(0.001)
+        return pid
+    raise _hidden(pid, argv[0])
+
+
+def _detached(argv: tuple[str, ...], env: Mapping[str, str], cwd: Path, log: Path) -> int:
     with log.open("ab") as output:
         try:
             child = subprocess.Popen(
-                argv,
-                env={**env, MARK: mark},
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         except OSError as error:
             raise StageFailed(f"{argv[0]} cannot be started: {error.strerror}", right="a program that is there") from error
     child.returncode = 0  # nobody here waits for it, and Popen need not warn of that
-    until = time.monotonic() + SHOWN
-    while not _items(child.pid) and _stat(child.pid):  # the kernel shows it a moment after the program was loaded
-        if time.monotonic() > until:
-            raise _hidden(child.pid, argv[0])
-        time.sleep(0.001)
     return child.pid
 
 

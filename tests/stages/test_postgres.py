@@ -268,14 +268,18 @@ def test_programs_and_data_may_lie_within_each_other(home: Path) -> None:
 
 
 @as_root
-def test_programs_that_the_umask_keeps_from_the_other_user_are_run_from_a_copy(site: Path, tmp_path: Path) -> None:
+def test_programs_that_the_umask_keeps_from_the_other_user_are_run_from_a_copy_that_goes_with_the_server(
+    site: Path, tmp_path: Path
+) -> None:
     private = tmp_path / "site"
     shutil.copytree(site, private, symlinks=True)
     subprocess.run(["chmod", "-R", "go=", private], check=True)
     server = Server(private, tmp_path / "kept")
     server.start()
     assert server.psql("select 1") == "1"
+    assert any(path.is_file() for path in tmp_path.glob("postgres-*/**/*"))
     assert server.stop() == 0
+    assert not any(path.is_file() for path in tmp_path.glob("postgres-*/**/*"))
     assert [path for path in private.rglob("*") if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
 
 

@@ -322,11 +322,13 @@ def test_bad_input_gets_one_clear_message_and_the_right_exit_code(place: Place, 
     [
         (["run", "--until", "gate"], "run gate"),
         (["plan", "--to=gate"], "plan gate"),
-        (["run", "half", "--to", "checks[a]"], "run 'checks[a]'"),
-        (["run", "--dry-run", "--until"], "run STAGE"),
+        (["run", "half", "--to", "checks[a]"], "run half 'checks[a]'"),
+        (["run", "--dry-run", "--until"], "run --dry-run STAGE"),
+        (["run", "--until", "--engine", "host"], "run STAGE --engine host"),
+        (["run", "--engine", "host", "half", "--until", "gate"], "run --engine host half gate"),
     ],
 )
-def test_an_option_for_the_stage_to_go_up_to_is_answered_with_the_stage_s_name_alone(
+def test_an_option_for_the_stage_to_go_up_to_is_answered_with_the_same_command_and_the_stage_s_name_alone(
     place: Place, words: list[str], right: str
 ) -> None:
     done = place(*words)
@@ -593,13 +595,15 @@ def test_what_evidence_found_is_told_where_no_gate_tells_of_it(place: Place) -> 
     assert ", but t 1: 1 finding of note or worse in 1 file\n  high R1 a.py:7: bad\n== check" in place("logs").out
 
 
-def test_pruning_takes_evidence_that_said_no_and_a_report_that_lacks_it_says_how_to_have_it_again(place: Place) -> None:
+def test_pruning_takes_evidence_that_earlier_runs_said_no_to_and_their_report_says_how_to_scan_anew(place: Place) -> None:
     text = LOOKS.replace('b"{}"', "b'{\"runs\": [{}]}'").replace(", after=(breaks,)", "")
     place.write("delivery.py", text)
     assert place("run").code == 1
     run = json.loads(place("runs", "--output", "json").out)["run"]
+    assert "what no kept result names" in " ".join(place("cache", "--help").out.split())
+    assert place("cache", "prune").out == "nothing to evict\n"  # the report of the latest run can still be written
     assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 1
-    assert "all that no kept result names" in " ".join(place("cache", "--help").out.split())
+    assert place("run", "source").code == 0
     assert "evicted 0 results and" in place("cache", "prune").out  # the verdict too, which is no scan
     done = place("report", "--format", "sarif", "--run", run)
     assert (done.code, done.out) == (2, "")
@@ -610,6 +614,13 @@ def test_pruning_takes_evidence_that_said_no_and_a_report_that_lacks_it_says_how
     again = subprocess.run(["sh", "-c", command], cwd=place.root, env=env, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert '"runs": [\n' in again.stdout
+
+
+def test_a_run_over_the_limits_keeps_what_its_own_report_needs(place: Place) -> None:
+    place.write("pyproject.toml", '[tool.pipeline]\nengine = "host"\nstore_size = 1000\n')
+    place.write("delivery.py", LOOKS.replace('b"{}"', "b'{\"runs\": [{}]}'").replace(", after=(breaks,)", ""))
+    assert place("run").code == 1
+    assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 1
 
 
 def test_logs_of_a_stage_that_there_is_not_are_refused_with_the_nearest_name(place: Place) -> None:

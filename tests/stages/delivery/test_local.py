@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -85,7 +88,7 @@ def test_an_instance_that_was_started_and_not_journalled_is_found_by_its_mark(
     async def main() -> None:
         wanted = release(image)
         rootfs = await target._unpacked(wanted)
-        target._start_one(wanted, rootfs)
+        await target._start_one(wanted, rootfs)
         again = local_target(project, store)
         found = await up(again, wanted)
         assert len(found.instances) == 1
@@ -197,7 +200,7 @@ def test_children_that_outlive_the_first_of_the_family_are_ended_too(tmp_path: P
         script = (
             "import os, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN) if os.fork() == 0 else None; signal.pause()"
         )
-        process.start(f"{tmp_path}:", (sys.executable, "-c", script), {}, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(f"{tmp_path}:", (sys.executable, "-c", script), {}, cwd=tmp_path, log=tmp_path / "log")
         (first,) = process.running(f"{tmp_path}:")
         with anyio.fail_after(10):
             while len(list(process._marked(f"{tmp_path}:"))) < 2:
@@ -212,7 +215,7 @@ def test_a_number_that_belongs_to_another_process_now_is_not_the_process(tmp_pat
     """As after the kernel gave the number away: same pid, no such mark. It is not alive, and stopping it harms nobody."""
 
     async def main() -> None:
-        process.start(f"{tmp_path}/other:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(f"{tmp_path}/other:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
         (other,) = process.running(f"{tmp_path}/other:")
         former = Process(other.pid, f"{tmp_path}/former:", {})
         assert not process.alive(former)
@@ -228,9 +231,14 @@ def state_of(pid: int) -> str:
     return stat.read_text().rpartition(")")[2].split()[0] if stat.exists() else ""
 
 
+def started(*argv: str, place: Path) -> int:
+    """The number of a process that goes on."""
+    return anyio.run(functools.partial(process.start, "it:", argv, {"PATH": os.environ["PATH"]}, cwd=place, log=place / "log"))
+
+
 def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
     async def main() -> None:
-        process.start(f"{tmp_path}:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(f"{tmp_path}:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
         (found,) = process.running(f"{tmp_path}:")
         os.kill(found.pid, signal.SIGKILL)
         with anyio.fail_after(10):
@@ -247,7 +255,7 @@ def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
 def test_a_program_that_is_just_becoming_another_one_is_there(tmp_path: Path) -> None:
     """Meanwhile the system tells of no environment."""
     script = 'exec sh -c "$0" "$0"'
-    pid = process.start("it:", ("sh", "-c", script, script), {"PATH": os.environ["PATH"]}, cwd=tmp_path, log=tmp_path / "log")
+    pid = started("sh", "-c", script, script, place=tmp_path)
     found = Process(pid, "it:", {})
     try:
         assert all(process.alive(found) for _ in range(300))
@@ -261,7 +269,7 @@ def test_a_name_that_the_system_cut_within_a_letter_hides_nobody(tmp_path: Path)
     shutil.copy(shutil.which("sleep") or "", program)
 
     async def main() -> None:
-        pid = process.start(f"{tmp_path}:", (str(program), "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        pid = await process.start(f"{tmp_path}:", (str(program), "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
         with pytest.raises(UnicodeDecodeError):
             await anyio.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         (found,) = process.running(f"{tmp_path}:")
@@ -271,36 +279,65 @@ def test_a_name_that_the_system_cut_within_a_letter_hides_nobody(tmp_path: Path)
     anyio.run(main)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has programs that others may run and not read")
-def test_a_program_that_could_not_be_found_again_is_ended_and_refused(tmp_path: Path) -> None:
-    """The system shows nothing of one that its user may run and not read."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        os.chmod(place, 0o777)
-        program = Path(place, "sleep")
-        shutil.copy(shutil.which("sleep") or "", program)
-        program.chmod(0o711)
-        script = f"""
-import os
+START_AS_NOBODY = """
+import os, sys
 from pathlib import Path
+import anyio
 from stages.delivery import process
 process.SHOWN = 0.2
-os.setgid(65534)
-os.setuid(65534)
+
+async def main():
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        await process.start("it:", tuple(sys.argv[1:]), {}, cwd=Path("/"), log=Path("/dev/null"))
+    except process.StageFailed as error:
+        print(error)
+
+anyio.run(main)
 try:
-    process.start("it:", ({str(program)!r}, "600"), {{}}, cwd=Path({place!r}), log=Path({place!r}, "log"))
-except process.StageFailed as error:
-    print(error)
-os.wait()
+    print("left", os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("all have ended")
 """
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
-        assert "does not show its environment" in done.stdout
-        assert "ChildProcessError" in done.stderr  # it has ended, and nobody need wait for it
+
+
+def start_as_nobody(name: str, mode: int, *words: str) -> str:
+    """What is said where a user without rights starts a copy of that program, of root's, with that mode."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        program = Path(place, name)
+        shutil.copy(shutil.which(name) or "", program)
+        program.chmod(mode)
+        if mode & stat.S_ISUID and os.statvfs(place).f_flag & os.ST_NOSUID:
+            pytest.skip("no program below /tmp has rights of its own: it is mounted nosuid")
+        command = [sys.executable, "-c", START_AS_NOBODY, str(program), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has programs that others may run and not read")
+def test_a_program_that_could_not_be_found_again_is_ended_and_refused() -> None:
+    """The system shows nothing of one that its user may run and not read."""
+    said = start_as_nobody("sleep", 0o711, "600")
+    assert "does not show its environment" in said
+    assert "all have ended" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes programs that have its rights")
+def test_of_a_program_that_could_not_be_found_again_and_has_other_rights_it_is_said_that_it_goes_on() -> None:
+    said = start_as_nobody("setpriv", 0o4755, "--reuid", "0", "sleep", "600")
+    found = re.search(r"process (\d+) goes on, with rights of its own", said)
+    assert found, said
+    assert "left (0, 0)" in said
+    os.kill(int(found[1]), signal.SIGKILL)
 
 
 def test_a_program_that_writes_over_its_environment_still_belongs_to_its_family(tmp_path: Path) -> None:
     async def main() -> None:
         script = "import os, subprocess; subprocess.run(['sleep', '60'], env={})"
-        process.start(f"{tmp_path}:", (sys.executable, "-c", script), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(
+            f"{tmp_path}:", (sys.executable, "-c", script), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log"
+        )
         (first,) = process.running(f"{tmp_path}:")
         with anyio.fail_after(10):
             while len(list(process._family(first))) < 2:
@@ -314,7 +351,7 @@ def test_a_program_that_writes_over_its_environment_still_belongs_to_its_family(
 
 def test_a_program_that_is_not_there_cannot_be_started(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="/no/such cannot be started: No such file"):
-        process.start("x:", ("/no/such",), {}, cwd=tmp_path, log=tmp_path / "log")
+        started("/no/such", place=tmp_path)
 
 
 def test_a_port_that_somebody_else_took_is_not_ready_although_it_answers(
@@ -325,7 +362,7 @@ def test_a_port_that_somebody_else_took_is_not_ready_although_it_answers(
         (address,) = (await up(target, first)).instances
         env = {"PATH": os.defpath, "PORT": str(address.port)}
         mark = f"{target.state}:{second.group}:{address.port}"
-        process.start(mark, ("sleep", "60"), env, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(mark, ("sleep", "60"), env, cwd=tmp_path, log=tmp_path / "log")
         assert await target.unready(second.group, "/readyz") == f"it does not listen on 127.0.0.1:{address.port}"
         assert await target.unready(first.group, "/readyz") is None
 
@@ -414,7 +451,7 @@ def test_a_command_that_a_killed_run_left_ends_before_anything_begins(target: Lo
     async def main() -> None:
         left = Scratch(target.state, ".once-")
         mark, env = f"{left.path}:", {"PATH": os.environ["PATH"]}
-        pid = process.start(mark, ("sleep", "600"), env, cwd=left.path, log=left.path / "log")
+        pid = await process.start(mark, ("sleep", "600"), env, cwd=left.path, log=left.path / "log")
         os.close(left._lock)  # as the system does when its process is killed
         if then == "a command":
             code, said = await target.run_once(release(image, PID=str(pid)), ("sh", "-c", "kill -0 $PID 2>&1"))
@@ -481,8 +518,10 @@ def test_everything_of_a_project_is_taken_down_the_instances_after_the_router(pr
     async def main() -> None:
         for kind in ("service/db", "deploy/app:r-1:80", "router/app", "another/thing"):
             mark = f"{project.home}/state/{kind}:"
-            process.start(mark, ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
-        process.start(f"{tmp_path}/home-2/state/x:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+            await process.start(mark, ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        await process.start(
+            f"{tmp_path}/home-2/state/x:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log"
+        )
         ended = [Path(mark).relative_to(project.home / "state").parts[0] for mark in await down(project)]
         assert ended[:2] == ["router", "deploy"]
         assert set(ended[2:]) == {"another", "service"}
