@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +26,7 @@ from pipeline.errors import BrokenOff, EngineError, Exit, JournalError, Lockgate
 from pipeline.events import expanded, run_finished, settled, shared
 from pipeline.fan_out import FanOut, further
 from pipeline.journal import Event, Journal
-from pipeline.limit import within
+from pipeline.limit import Limit
 from pipeline.plan import Decision, Plan, Step, decide, refusal
 from pipeline.project import Project, log_directory
 from pipeline.schedule import Capacity, Schedule, priorities
@@ -121,6 +121,7 @@ class Runner:
         self._passing: set[Stage[Any]] = set()
         """Fan-outs that rest on a result which no later run may take."""
         self._begun: dict[Stage[Any], Begun] = {}
+        self._limits: set[Limit] = set()
         self._stops = 0
         self._let_in, self._written = 0.0, 0.0
         """When the event loop last had its turn, and when the journal was last written."""
@@ -223,10 +224,12 @@ class Runner:
             raise _first(several) from several
 
     async def _keep_up(self) -> None:
-        """Write what was noted, many stages at once: each time is a wait for the disk."""
+        """Write what was noted, many stages at once, as each time is a wait for the disk; see to limits of what takes long."""
         while True:
             await anyio.sleep(TOGETHER)
             self._flush()
+            for limit in self._limits:
+                limit.arm()
 
     def _flush(self) -> None:
         self._journal.flush()
@@ -239,25 +242,40 @@ class Runner:
     async def _work_through(self, workers: TaskGroup, stage: Stage[Any], step: Step) -> None:
         """Work on a stage, and then on what is ready next; what else is ready is started beside it."""
         ready: list[tuple[Stage[Any], Step]] = [(stage, step)]
-        while ready:
-            (stage, step), *others = ready
-            self._start(workers, others)
+        with self._limited() as limit:
+            while ready:
+                (stage, step), *others = ready
+                self._start(workers, others)
+                await self._settled(stage, step, limit)
+                now = time.monotonic()
+                if self._took(stage) >= WORTH or now - self._written > TOGETHER:
+                    self._flush()
+                if now - self._let_in > TURN:
+                    await self._let_others_in()
+                ready = self._ready()
+
+    async def _settled(self, stage: Stage[Any], step: Step, limit: Limit) -> None:
+        """Work on a stage to its end, or until its parts are to be worked on."""
+        try:
+            if stage.always:
+                await self._uncut(stage, step)
+            elif not await self._was_shared(stage, step):
+                await self._attempts(stage, step, limit)
+        finally:
+            self._effects.end(stage)
+            self._schedule.give_back(stage)
+            if stage not in self._begun:
+                self._schedule.settle(stage)
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[Limit]:
+        """A limit that is seen to as long as the run goes on."""
+        with Limit() as limit:
+            self._limits.add(limit)
             try:
-                if stage.always:
-                    await self._uncut(stage, step)
-                elif not await self._was_shared(stage, step):
-                    await self._attempts(stage, step)
+                yield limit
             finally:
-                self._effects.end(stage)
-                self._schedule.give_back(stage)
-                if stage not in self._begun:
-                    self._schedule.settle(stage)
-            now = time.monotonic()
-            if self._took(stage) >= WORTH or now - self._written > TOGETHER:
-                self._flush()
-            if now - self._let_in > TURN:
-                await self._let_others_in()
-            ready = self._ready()
+                self._limits.discard(limit)
 
     def _took(self, stage: Stage[Any]) -> float:
         """Seconds that this run has worked for the stage's result."""
@@ -267,9 +285,9 @@ class Runner:
     async def _uncut(self, stage: Stage[Any], step: Step) -> None:
         """Work on a stage that always runs: once it has begun, only who leaves that to the next run cuts it off."""
         await checkpoint_if_cancelled()
-        with self._cleanup.uncut():
+        with self._cleanup.uncut(), self._limited() as limit:
             if not await self._was_shared(stage, step):
-                await self._attempts(stage, step)
+                await self._attempts(stage, step, limit)
             self._cleanup.left.discard(stage)
         await checkpoint_if_cancelled()  # the run may have been asked to stop meanwhile
 
@@ -345,7 +363,7 @@ class Runner:
             with contextlib.suppress(JournalError):  # whoever writes that the run has finished says so
                 await self._remote.end()
 
-    async def _attempts(self, stage: Stage[Any], step: Step) -> None:
+    async def _attempts(self, stage: Stage[Any], step: Step, limit: Limit) -> None:
         """Run the stage, again where its policy says so, and keep its result."""
         before = self._attempted.get(self._name(stage), 0)
         last_one = before + (1 if stage.effect is Effect.ONCE else 1 + stage.retry.times)
@@ -359,9 +377,9 @@ class Runner:
             begun = None
             try:
                 if isinstance(stage, FanOut) and stage not in self._parts:
-                    await self._fan_out(stage, attempt, started)
+                    await self._fan_out(stage, attempt, started, limit)
                     return
-                kept = await self._attempt(stage, attempt, actions)
+                kept = await self._attempt(stage, attempt, actions, limit)
                 self._finish(stage, step, kept, time.monotonic() - started)
                 return
             except BaseException as error:
@@ -374,10 +392,10 @@ class Runner:
                     return
                 await anyio.sleep(stage.retry.wait * 2 ** (attempt - before - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
-    async def _fan_out(self, stage: FanOut[Any, Any], attempt: int, started: float) -> None:
+    async def _fan_out(self, stage: FanOut[Any, Any], attempt: int, started: float, limit: Limit) -> None:
         """Add the parts of a stage to the run, which comes to the stage again when they have ended."""
         name, work = self._name(stage), self._work(stage, attempt=attempt)
-        parts = await within(stage.timeout, name, stage.parts(work))
+        parts = await limit.within(stage.timeout, name, stage.parts(work))
         names = further(self._pipeline, stage, parts)
         for new, why in ((new, refusal(new, self._world)) for new in names):
             if why:
@@ -395,21 +413,21 @@ class Runner:
         self._parts[stage], self._begun[stage] = dict(parts), Begun(attempt, started, work.actions)
         self._whole |= dict.fromkeys(names, stage)
 
-    async def _attempt(self, stage: Stage[Any], attempt: int, actions: int) -> records.Kept:
+    async def _attempt(self, stage: Stage[Any], attempt: int, actions: int, limit: Limit) -> records.Kept:
         work, name = self._work(stage, attempt=attempt, actions=actions), self._name(stage)
         about = self._about(stage)
         value = await self._effects.begin(stage, about, again=name in self._world.again, say=work.say)
         if value is None:
-            value = await self._value(stage, work, about)
+            value = await self._value(stage, work, about, limit)
         kept = records.keep(self._store, stage, name, value)
         if stage.effect is not Effect.PURE:
             self._effects.done(stage, about, kept.result, kept.blob.digest)
         return kept
 
-    async def _value(self, stage: Stage[Any], work: Work, about: str) -> Any:
+    async def _value(self, stage: Stage[Any], work: Work, about: str, limit: Limit) -> Any:
         """What the stage returns. Of an effect that nobody knows of when it raises, nothing is said."""
         try:
-            return await within(stage.timeout, self._name(stage), stage.run(work))
+            return await limit.within(stage.timeout, self._name(stage), stage.run(work))
         except BrokenOff:
             raise
         except StageFailed as error:

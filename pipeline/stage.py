@@ -82,7 +82,7 @@ class Stage(Frozen, ABC, Generic[T_co]):
     """Stages that must have passed first although nothing of theirs is used: a migration, the tests before a load test."""
     only: Only = Only()
     timeout: float = 3600.0
-    """Seconds that one attempt may take, and each call of `undo` and of `recover`."""
+    """Seconds that one attempt may take, give or take a tenth of a second, and each call of `undo` and of `recover`."""
     retry: Retry = Retry()
     resources: Resources = Resources()
     always: bool = False

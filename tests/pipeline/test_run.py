@@ -174,6 +174,43 @@ def test_a_stage_that_takes_too_long_fails_with_its_limit(bench: Bench) -> None:
     assert "slow took longer than 0.05 s" in outcome.failed["slow"]
 
 
+def test_after_a_stage_that_takes_too_long_the_next_attempt_and_the_next_stages_have_all_their_time(bench: Bench) -> None:
+    tries: list[int] = []
+
+    class Slow(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            tries.append(work.attempt)
+            await anyio.sleep(3600 if work.attempt == 1 else 0.25)
+            return Number(value=len(tries))
+
+    class Patient(Stage[Number]):
+        of: Stage[Number]
+
+        async def run(self, work: Any) -> Number:
+            await anyio.sleep(0.25)
+            found: Number = work[self.of]
+            return found
+
+    slow = Slow(timeout=0.2, retry=Retry(times=1, wait=0.001, on=(StageTimeout,)))
+    outcome, _, _ = bench.run(Pipeline("thing", slow=slow, beside=Patient(of=Constant(value=1))))
+    assert (list(outcome.failed), tries) == (["slow"], [1, 2])
+    tries.clear()
+    slow = Slow(timeout=0.5, retry=slow.retry)
+    outcome, history, _ = bench.run(Pipeline("thing", slow=slow, next=Patient(of=slow)))
+    assert (outcome.failed, tries, history.stages["next"].state) == ({}, [1, 2], "passed")
+
+
+def test_a_stage_that_always_runs_has_a_limit_of_its_own(bench: Bench) -> None:
+    class Slow(Stage[Number]):
+        async def run(self, work: Any) -> Number:
+            await anyio.sleep_forever()
+            return Number(value=0)
+
+    one = Constant(value=1)
+    outcome, _, _ = bench.run(Pipeline("thing", one=one, slow=Slow(timeout=0.05, always=True, after=(one,))))
+    assert "slow took longer than 0.05 s" in outcome.failed["slow"]
+
+
 def test_a_stage_that_asks_the_process_to_exit_fails_like_any_other(bench: Bench) -> None:
     class Exits(Stage[Number]):
         async def run(self, work: Any) -> Number:
