@@ -7,6 +7,10 @@ before, so Dagger's own cache of commands is passed by (its cache of images and 
 Dagger's API has no switch for a container's network, but the Dockerfiles it builds have one. So an action
 without network is the one `RUN --network=none` of a Dockerfile, and any other is a `with_exec`; both run
 `in_container.sh`, which sees for itself whether there is a network.
+
+A container that the engine starts in the very moment in which it is told to cancel may go on for good. So each
+looks every second for a file of its own in a volume, and ends when that is there: for each action that was cut off
+it is put there before the session ends. What is a volume of Dockerfiles is none of other containers, so there are two.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ if TYPE_CHECKING:
     import dagger
 
 WORK = "/work"
-OUT, ANSWER, SCRIPT = "/lockgate/out", "/lockgate/answer", "/lockgate/command.sh"
+OUT, ANSWER, SCRIPT, ENDED = "/lockgate/out", "/lockgate/answer", "/lockgate/command.sh", "/lockgate/ended"
 AUTHORITIES = "/lockgate/authorities"
 CLI = "_EXPERIMENTAL_DAGGER_CLI_BIN"
 BASE = {
@@ -65,6 +69,8 @@ BASE = {
 }
 CONNECT = 60.0
 """Seconds until a session must be there; the CLI on its own would try for ten minutes."""
+ENDS = 10.0
+"""Seconds in which those that were cut off are told to end."""
 FEW, SMALL = 32, 64 * 1024
 """Files of an action, and bytes of an input, that travel within the query: an upload costs a third of a second, however small."""
 HERE = Path(__file__).parent
@@ -79,6 +85,8 @@ class DaggerEngine:
         self._store, self._home, self._secret, self._image = store, home, secret, image
         self._stack = AsyncExitStack()
         self._client: dagger.Client | None = None
+        self._cut_off: dict[bool, list[str]] = {False: [], True: []}
+        """The names of actions that were cut off, without a network of their container and with one."""
 
     @property
     def platform(self) -> str:
@@ -118,7 +126,23 @@ class DaggerEngine:
         return client
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._stack.__aexit__(kind, error, trace)  # a session ends sooner after an error
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(ENDS):
+                for reaching, names in self._cut_off.items():
+                    await self._end(names, reaching=reaching)
+        finally:
+            await self._stack.__aexit__(kind, error, trace)  # a session ends sooner after an error
+
+    async def _end(self, names: list[str], *, reaching: bool) -> None:
+        """Have the containers of these actions end that go on although they were cancelled."""
+        import dagger
+
+        if not names or self._client is None:
+            return
+        old = f"find {ENDED} -type f -mmin +60 -delete"
+        action = Action(argv=("sh", "-c", f'{old}; cd {ENDED} && touch "$@"', "sh", *names), network=reaching)
+        with contextlib.suppress(dagger.DaggerError):  # no engine, no containers
+            await self._container(self._client, action, uuid.uuid4().hex).file(ANSWER).contents()
 
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         import dagger
@@ -133,8 +157,13 @@ class DaggerEngine:
                 if action.dockerfile:
                     await self._build(self._client, action, place)
                 else:
-                    container = await anyio.to_thread.run_sync(self._container, self._client, action)
-                    await _fetch(container, place)
+                    name = uuid.uuid4().hex
+                    container = await anyio.to_thread.run_sync(self._container, self._client, action, name)
+                    try:
+                        await _fetch(container, place)
+                    except anyio.get_cancelled_exc_class():
+                        self._cut_off[_reaches(action)].append(name)
+                        raise
             except dagger.DaggerError as error:
                 raise self._not_executed(action, error) from error
             return await anyio.to_thread.run_sync(self._read, action, place, log, listen, started)
@@ -157,69 +186,76 @@ class DaggerEngine:
         (place / "code").write_text(str(code))
         (place / "log").write_text(f"{said}\n")
 
-    def _container(self, client: dagger.Client, action: Action) -> dagger.Container:
-        """The container in which the command has run; nothing happens before something of it is asked for."""
+    def _container(self, client: dagger.Client, action: Action, name: str) -> dagger.Container:
+        """The container in which the command has run; nothing happens before something of it is asked for.
+
+        `name` is that of a file in ENDED, and told of no other action: so none is taken for one that ran before.
+        """
         check_layout(self._store, inputs=action.inputs, tools=action.tools, caches=action.caches)
         laid_out = self._laid_out(client, action.inputs, action.tools)
-        if action.network or action.services:  # a service could not be reached without a network
-            return self._with_exec(client, action, laid_out)
-        return self._with_run(client, action, laid_out)
+        with_its_kind = self._with_exec if _reaches(action) else self._with_run
+        return with_its_kind(client, action, name, laid_out)
 
-    def _with_run(self, client: dagger.Client, action: Action, context: dagger.Directory) -> dagger.Container:
+    def _with_run(self, client: dagger.Client, action: Action, name: str, context: dagger.Directory) -> dagger.Container:
         """The command as the one RUN of a Dockerfile, without network."""
         mounts = [f"--mount=type=bind,source=command.sh,target={SCRIPT}"]
+        mounts.append(f"--mount=type=cache,id=lockgate-ended,target={ENDED}")
         if action.inputs or action.tools:
             mounts.append(f"--mount=type=bind,source={WORK[1:]},target={WORK},rw")
         for number, cache in enumerate(action.caches.values()):
             mounts.append(f"--mount=type=cache,id=lockgate-{digest.of_text(cache)},target={_cache(number)}")
         secrets: list[dagger.Secret] = []
-        for variable, name in action.secrets.items():
-            known = digest.of_text(name)
+        for variable, secret in action.secrets.items():
+            known = digest.of_text(secret)
             mounts.append(f"--mount=type=secret,id={known},env={variable},required=true")
-            secrets.append(client.set_secret(known, self._secret(name)))
+            secrets.append(client.set_secret(known, self._secret(secret)))
         run = f"RUN --network=none {' '.join(mounts)} {json.dumps(['sh', SCRIPT])}"
-        context = context.with_new_file("command.sh", _script(action, BASE, {}))
+        context = context.with_new_file("command.sh", _script(action, name, BASE, {}))
         context = context.with_new_file("Dockerfile", f"FROM {action.image or self._image}\n{run}\n")
         return context.docker_build(secrets=secrets)
 
-    def _with_exec(self, client: dagger.Client, action: Action, laid_out: dagger.Directory) -> dagger.Container:
+    def _with_exec(self, client: dagger.Client, action: Action, name: str, laid_out: dagger.Directory) -> dagger.Container:
         """The command in a container with a network and its services."""
         container = self._from(client, action.image, laid_out, mounted=bool(action.inputs or action.tools))
         for number, cache in enumerate(action.caches.values()):
             container = container.with_mounted_cache(_cache(number), client.cache_volume(f"lockgate-{cache}"))
-        container, found = _with_services(container, self._services(client, action.services))
+        container, found = _with_services(container, self._services(client, action.services, name))
         environment = BASE
         if action.network:
             container, more = _with_network(client, container)
             environment = BASE | more
-        for variable, name in action.secrets.items():
-            container = container.with_secret_variable(variable, client.set_secret(digest.of_text(name), self._secret(name)))
+        for variable, secret in action.secrets.items():
+            known = client.set_secret(digest.of_text(secret), self._secret(secret))
+            container = container.with_secret_variable(variable, known)
         if any(service.ready for service in action.services):
             container = container.with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
-        return container.with_new_file(SCRIPT, _script(action, environment, found)).with_exec(["sh", SCRIPT])
+        return container.with_new_file(SCRIPT, _script(action, name, environment, found)).with_exec(["sh", SCRIPT])
 
-    def _services(self, client: dagger.Client, services: tuple[Service, ...]) -> list[tuple[Service, dagger.Service]]:
-        """The services, each of them bound to those before it."""
+    def _services(self, client: dagger.Client, services: tuple[Service, ...], name: str) -> list[tuple[Service, dagger.Service]]:
+        """The services, each of them bound to those before it. They end with the action of that name."""
         bound: list[tuple[Service, dagger.Service]] = []
         for service in services:
-            bound.append((service, self._service(client, service, bound)))
+            bound.append((service, self._service(client, service, name, bound)))
         return bound
 
-    def _service(self, client: dagger.Client, service: Service, before: list[tuple[Service, dagger.Service]]) -> dagger.Service:
+    def _service(
+        self, client: dagger.Client, service: Service, name: str, before: list[tuple[Service, dagger.Service]]
+    ) -> dagger.Service:
         check_layout(self._store, inputs=service.inputs, tools=service.tools)
         laid_out = self._laid_out(client, service.inputs, service.tools)
         container = self._from(client, service.image, laid_out, mounted=bool(service.inputs or service.tools))
         container, found = _with_services(container.with_workdir(WORK), before)
         everywhere = "0.0.0.0"  # noqa: S104 # nosec B104 - inside a container of its own
         container = _with_env(container, {**BASE, **found, "PORT": str(service.port), "HOST": everywhere, **service.env}, found)
-        container = container.with_env_variable("LOCKGATE_ATTEMPT", uuid.uuid4().hex)
-        prepared = ["sh", "-c", f'unset LOCKGATE_ATTEMPT; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
+        ending = f"( {{ while [ ! -e {ENDED}/{name} ]; do sleep 1 || exit; done; kill -9 0; }} > /dev/null 2>&1 < /dev/null & )"
+        prepared = ["sh", "-c", f'{ending}; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
             args=[*prepared, *(fill(part, WORK, found) for part in service.argv)]
         )
 
     def _from(self, client: dagger.Client, image: str, laid_out: dagger.Directory, *, mounted: bool) -> dagger.Container:
         container = client.container().from_(image or self._image)
+        container = container.with_mounted_cache(ENDED, client.cache_volume("lockgate-ended"))
         return container.with_mounted_directory(WORK, laid_out.directory(WORK[1:])) if mounted else container
 
     def _laid_out(self, client: dagger.Client, inputs: Mapping[str, Tree | Blob], tools: Mapping[str, Tree]) -> dagger.Directory:
@@ -308,19 +344,24 @@ def _plain(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _script(action: Action, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """`in_container.sh` with its words. No two are equal, so that none is taken for one that ran before."""
+def _reaches(action: Action) -> bool:
+    """Whether its container has a network: a service could not be reached without one."""
+    return bool(action.network or action.services)
+
+
+def _script(action: Action, name: str, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """`in_container.sh` with its words."""
     env = {**environment, **found, **{name: fill(value, WORK, found) for name, value in action.env.items()}}
     ready = [_readiness(service) for service in action.services if service.ready]
     within = max((service.within for service in action.services), default=0.0)
-    words = [" ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
+    words = [f"{ENDED}/{name}", " ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
     words += [*(f"{name}={value}" for name, value in env.items()), *(fill(part, WORK, found) for part in action.argv)]
     links = []
     for number, path in enumerate(action.caches):
         place = PurePosixPath(WORK, path)
         links.append(shlex.join(["mkdir", "-p", str(place.parent)]) + "\n" + shlex.join(["ln", "-s", _cache(number), str(place)]))
     body = (HERE / "in_container.sh").read_text(encoding="utf-8")
-    return "\n".join([f"# {uuid.uuid4().hex}", *links, f"set -- {shlex.join(words)}", body])
+    return "\n".join([*links, f"set -- {shlex.join(words)}", body])
 
 
 def _cache(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -189,24 +190,63 @@ def test_outputs_that_are_one_file_under_two_names_come_back(execute: Callable[.
 def test_a_cancelled_action_ends_in_its_container(dagger_engine: None, tmp_path: Path, network: bool) -> None:
     mark = uuid.uuid4().hex
 
-    def running() -> bool:
-        return any(mark in (process.info["cmdline"] or [])[3:] for process in psutil.process_iter(["cmdline"]))
-
     async def main() -> None:
         async with engine(tmp_path) as opened, anyio.create_task_group() as group:
             action = command("import time; time.sleep(98765)", network=network)
             group.start_soon(opened.execute, with_argument(action, mark), tmp_path / "log", lambda _: None)
             with anyio.move_on_after(20) as waiting:
-                while not running():
+                while not processes_with(mark):
                     await anyio.sleep(0.05)
             group.cancel_scope.cancel()
             if waiting.cancelled_caught:
                 pytest.skip("the processes of this engine cannot be seen from here")
         with anyio.fail_after(20):
-            while running():
+            while processes_with(mark):
                 await anyio.sleep(0.05)
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("kind", ["without network", "with network", "service"])
+def test_a_container_that_the_engine_does_not_end_ends_itself_when_it_is_told(
+    dagger_engine: None, tmp_path: Path, kind: str
+) -> None:
+    """As one does that was just starting when its action was cancelled."""
+    mark, names = uuid.uuid4().hex, list[str]()
+    sleeps = "import os, sys, time; os.setsid() if os.fork() == 0 else None; time.sleep(98765)"
+
+    async def executed(opened: DaggerEngine) -> None:
+        server = Service(name="db", argv=("python", "-c", sleeps, mark), port=5000, within=3600)
+        beside = Action(argv=("sleep", "98765"), services=(server,))
+        action = beside if kind == "service" else with_argument(command(sleeps, network=kind == "with network"), mark)
+        with contextlib.suppress(EngineError):  # for want of its container
+            await opened.execute(action, tmp_path / "log", lambda _: None)
+
+    async def main() -> None:
+        async with engine(tmp_path) as opened, anyio.create_task_group() as group:
+            make = opened._container
+            opened._container = lambda client, action, name: names.append(name) or make(client, action, name)  # type: ignore[method-assign,func-returns-value]
+            group.start_soon(executed, opened)
+            with anyio.move_on_after(20) as waiting:
+                while len(processes_with(mark)) < 2:
+                    await anyio.sleep(0.05)
+            if waiting.cancelled_caught:
+                group.cancel_scope.cancel()
+                pytest.skip("the processes of this engine cannot be seen from here")
+            await opened._end([uuid.uuid4().hex], reaching=kind != "without network")  # another's
+            assert processes_with(mark)
+            await opened._end(names[:1], reaching=kind != "without network")
+            with anyio.fail_after(20):
+                while processes_with(mark):
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+
+    anyio.run(main)
+
+
+def processes_with(mark: str) -> list[int]:
+    """Those whose command was given that word."""
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or [])[3:]]
 
 
 def with_argument(action: Action, argument: str) -> Action:
