@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from pipeline import Journal, Pipeline, Project, Stage, Store
 from pipeline.engine import Engine
 from pipeline.engines.choose import RUNNER, runner
+from pipeline.engines.dagger import where_to_find_it
 from pipeline.errors import LockgateError
 from pipeline.run import Outcome
 from pipeline.scratch import Scratch, sweep
@@ -128,7 +129,7 @@ def dagger_engine(dagger_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_session(dagger_address: str) -> Iterator[dict[str, str]]:
+def shared_session(dagger_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables by which actions of many tests join one session with the engine: to open one takes longer than most actions.
 
     Without the program `dagger` there are none, and each test has a session of its own, as a run has.
@@ -138,10 +139,17 @@ def shared_session(dagger_address: str) -> Iterator[dict[str, str]]:
         yield {}
         return
     env = {**os.environ, **({RUNNER: dagger_address} if dagger_address else {})}
-    with subprocess.Popen(
-        [program, "session"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        said = json.loads(process.stdout.readline()) if process.stdout else {}
+    where_to_find_it(env)
+    log = tmp_path_factory.mktemp("session") / "log"
+    with (
+        log.open("w") as words,
+        subprocess.Popen(
+            [program, "session"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True
+        ) as process,
+    ):
+        line = process.stdout.readline() if process.stdout else ""
+        assert line.startswith("{"), log.read_text()
+        said = json.loads(line)
         yield {"DAGGER_SESSION_PORT": str(said["port"]), "DAGGER_SESSION_TOKEN": said["session_token"]}
         if process.stdin:
             process.stdin.close()  # that is how it is told to end

@@ -9,8 +9,9 @@ without network is the one `RUN --network=none` of a Dockerfile, and any other i
 `in_container.sh`, which sees for itself whether there is a network.
 
 A container that the engine starts in the very moment in which it is told to cancel may go on for good. So each
-looks every second for a file of its own in a volume, and ends when that is there: for each action that was cut off
-it is put there before the session ends. What is a volume of Dockerfiles is none of other containers, so there are two.
+looks every second for a file of its own in a volume, and ends when that is there. For actions that were cut off the
+next container puts it there, and one of its own before the session ends. What is a volume of Dockerfiles is none of
+other containers, so there are two.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ import sys
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AsyncExitStack
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 import anyio
 
@@ -76,6 +77,19 @@ FEW, SMALL = 32, 64 * 1024
 HERE = Path(__file__).parent
 
 
+class Ending(NamedTuple):
+    """By which name a container is told to end, one that no other has, and which others it tells."""
+
+    name: str
+    others: frozenset[str]
+
+    def told(self) -> str:
+        """The command that tells them, and forgets those of an hour ago."""
+        if not self.others:
+            return ":"
+        return f"(find {ENDED} -type f -mmin +60 -delete; cd {ENDED} && touch {' '.join(sorted(self.others))}) > /dev/null 2>&1"
+
+
 class DaggerEngine:
     """Executes actions in containers. `image` is for actions that name none."""
 
@@ -85,8 +99,8 @@ class DaggerEngine:
         self._store, self._home, self._secret, self._image = store, home, secret, image
         self._stack = AsyncExitStack()
         self._client: dagger.Client | None = None
-        self._cut_off: dict[bool, list[str]] = {False: [], True: []}
-        """The names of actions that were cut off, without a network of their container and with one."""
+        self._cut_off: dict[bool, set[str]] = {False: set(), True: set()}
+        """The names of containers that may go on although they were cancelled, without a network and with one."""
 
     @property
     def platform(self) -> str:
@@ -128,21 +142,18 @@ class DaggerEngine:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(ENDS):
-                for reaching, names in self._cut_off.items():
-                    await self._end(names, reaching=reaching)
+                for network in (network for network, names in self._cut_off.items() if names):
+                    await self._end(network)
         finally:
             await self._stack.__aexit__(kind, error, trace)  # a session ends sooner after an error
 
-    async def _end(self, names: list[str], *, reaching: bool) -> None:
-        """Have the containers of these actions end that go on although they were cancelled."""
+    async def _end(self, network: bool) -> None:
+        """Have containers end that were cut off, by one that does nothing else."""
         import dagger
 
-        if not names or self._client is None:
-            return
-        old = f"find {ENDED} -type f -mmin +60 -delete"
-        action = Action(argv=("sh", "-c", f'{old}; cd {ENDED} && touch "$@"', "sh", *names), network=reaching)
-        with contextlib.suppress(dagger.DaggerError):  # no engine, no containers
-            await self._container(self._client, action, uuid.uuid4().hex).file(ANSWER).contents()
+        if self._client is not None:
+            with contextlib.suppress(dagger.DaggerError), Scratch() as scratch:  # no engine, no containers
+                await self._ran(self._client, Action(argv=("true",), network=network), scratch.path)
 
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         import dagger
@@ -157,16 +168,22 @@ class DaggerEngine:
                 if action.dockerfile:
                     await self._build(self._client, action, place)
                 else:
-                    name = uuid.uuid4().hex
-                    container = await anyio.to_thread.run_sync(self._container, self._client, action, name)
-                    try:
-                        await _fetch(container, place)
-                    except anyio.get_cancelled_exc_class():
-                        self._cut_off[_reaches(action)].append(name)
-                        raise
+                    await self._ran(self._client, action, place)
             except dagger.DaggerError as error:
                 raise self._not_executed(action, error) from error
             return await anyio.to_thread.run_sync(self._read, action, place, log, listen, started)
+
+    async def _ran(self, client: dagger.Client, action: Action, place: Path) -> None:
+        """Run the command of an action in a container, and leave in `place` what came of it."""
+        cut_off = self._cut_off[_reaches(action)]
+        ending = Ending(uuid.uuid4().hex, frozenset(cut_off))
+        container = await anyio.to_thread.run_sync(self._container, client, action, ending)
+        try:
+            await _fetch(container, place)
+        except anyio.get_cancelled_exc_class():
+            cut_off.add(ending.name)
+            raise
+        cut_off -= ending.others
 
     async def _build(self, client: dagger.Client, action: Action, place: Path) -> None:
         """Build the action's Dockerfile and leave in `place` what a command would have left; a build that fails is a result."""
@@ -186,17 +203,14 @@ class DaggerEngine:
         (place / "code").write_text(str(code))
         (place / "log").write_text(f"{said}\n")
 
-    def _container(self, client: dagger.Client, action: Action, name: str) -> dagger.Container:
-        """The container in which the command has run; nothing happens before something of it is asked for.
-
-        `name` is that of a file in ENDED, and told of no other action: so none is taken for one that ran before.
-        """
+    def _container(self, client: dagger.Client, action: Action, ending: Ending) -> dagger.Container:
+        """The container in which the command has run; nothing happens before something of it is asked for."""
         check_layout(self._store, inputs=action.inputs, tools=action.tools, caches=action.caches)
         laid_out = self._laid_out(client, action.inputs, action.tools)
         with_its_kind = self._with_exec if _reaches(action) else self._with_run
-        return with_its_kind(client, action, name, laid_out)
+        return with_its_kind(client, action, ending, laid_out)
 
-    def _with_run(self, client: dagger.Client, action: Action, name: str, context: dagger.Directory) -> dagger.Container:
+    def _with_run(self, client: dagger.Client, action: Action, ending: Ending, context: dagger.Directory) -> dagger.Container:
         """The command as the one RUN of a Dockerfile, without network."""
         mounts = [f"--mount=type=bind,source=command.sh,target={SCRIPT}"]
         mounts.append(f"--mount=type=cache,id=lockgate-ended,target={ENDED}")
@@ -210,16 +224,16 @@ class DaggerEngine:
             mounts.append(f"--mount=type=secret,id={known},env={variable},required=true")
             secrets.append(client.set_secret(known, self._secret(secret)))
         run = f"RUN --network=none {' '.join(mounts)} {json.dumps(['sh', SCRIPT])}"
-        context = context.with_new_file("command.sh", _script(action, name, BASE, {}))
+        context = context.with_new_file("command.sh", _script(action, ending, BASE, {}))
         context = context.with_new_file("Dockerfile", f"FROM {action.image or self._image}\n{run}\n")
         return context.docker_build(secrets=secrets)
 
-    def _with_exec(self, client: dagger.Client, action: Action, name: str, laid_out: dagger.Directory) -> dagger.Container:
+    def _with_exec(self, client: dagger.Client, action: Action, ending: Ending, laid_out: dagger.Directory) -> dagger.Container:
         """The command in a container with a network and its services."""
         container = self._from(client, action.image, laid_out, mounted=bool(action.inputs or action.tools))
         for number, cache in enumerate(action.caches.values()):
             container = container.with_mounted_cache(_cache(number), client.cache_volume(f"lockgate-{cache}"))
-        container, found = _with_services(container, self._services(client, action.services, name))
+        container, found = _with_services(container, self._services(client, action.services, ending.name))
         environment = BASE
         if action.network:
             container, more = _with_network(client, container)
@@ -229,7 +243,7 @@ class DaggerEngine:
             container = container.with_secret_variable(variable, known)
         if any(service.ready for service in action.services):
             container = container.with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
-        return container.with_new_file(SCRIPT, _script(action, name, environment, found)).with_exec(["sh", SCRIPT])
+        return container.with_new_file(SCRIPT, _script(action, ending, environment, found)).with_exec(["sh", SCRIPT])
 
     def _services(self, client: dagger.Client, services: tuple[Service, ...], name: str) -> list[tuple[Service, dagger.Service]]:
         """The services, each of them bound to those before it. They end with the action of that name."""
@@ -349,19 +363,21 @@ def _reaches(action: Action) -> bool:
     return bool(action.network or action.services)
 
 
-def _script(action: Action, name: str, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """`in_container.sh` with its words."""
+def _script(action: Action, ending: Ending, environment: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """`in_container.sh` with its words. No two are equal, so that none is taken for one that ran before."""
     env = {**environment, **found, **{name: fill(value, WORK, found) for name, value in action.env.items()}}
     ready = [_readiness(service) for service in action.services if service.ready]
     within = max((service.within for service in action.services), default=0.0)
-    words = [f"{ENDED}/{name}", " ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
+    words = [f"{ENDED}/{ending.name}", " ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
     words += [*(f"{name}={value}" for name, value in env.items()), *(fill(part, WORK, found) for part in action.argv)]
-    links = []
+    before = [ending.told()]
     for number, path in enumerate(action.caches):
         place = PurePosixPath(WORK, path)
-        links.append(shlex.join(["mkdir", "-p", str(place.parent)]) + "\n" + shlex.join(["ln", "-s", _cache(number), str(place)]))
+        before.append(
+            shlex.join(["mkdir", "-p", str(place.parent)]) + "\n" + shlex.join(["ln", "-s", _cache(number), str(place)])
+        )
     body = (HERE / "in_container.sh").read_text(encoding="utf-8")
-    return "\n".join([*links, f"set -- {shlex.join(words)}", body])
+    return "\n".join([*before, f"set -- {shlex.join(words)}", body])
 
 
 def _cache(number: int) -> str:
@@ -409,7 +425,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def where_to_find_it(environment: os._Environ[str]) -> None:
+def where_to_find_it(environment: MutableMapping[str, str]) -> None:
     """Name the `dagger` on PATH, and an engine that listens on this machine, before the SDK downloads either."""
     program = shutil.which("dagger")
     if program is not None:

@@ -212,20 +212,25 @@ def test_a_container_that_the_engine_does_not_end_ends_itself_when_it_is_told(
     dagger_engine: None, tmp_path: Path, kind: str
 ) -> None:
     """As one does that was just starting when its action was cancelled."""
-    mark, names = uuid.uuid4().hex, list[str]()
+    mark, names, network = uuid.uuid4().hex, list[str](), kind != "without network"
     sleeps = "import os, sys, time; os.setsid() if os.fork() == 0 else None; time.sleep(98765)"
 
     async def executed(opened: DaggerEngine) -> None:
         server = Service(name="db", argv=("python", "-c", sleeps, mark), port=5000, within=3600)
         beside = Action(argv=("sleep", "98765"), services=(server,))
-        action = beside if kind == "service" else with_argument(command(sleeps, network=kind == "with network"), mark)
+        action = beside if kind == "service" else with_argument(command(sleeps, network=network), mark)
         with contextlib.suppress(EngineError):  # for want of its container
             await opened.execute(action, tmp_path / "log", lambda _: None)
 
     async def main() -> None:
         async with engine(tmp_path) as opened, anyio.create_task_group() as group:
             make = opened._container
-            opened._container = lambda client, action, name: names.append(name) or make(client, action, name)  # type: ignore[method-assign,func-returns-value]
+
+            def watched(client: Any, action: Action, ending: dagger.Ending) -> Any:
+                names.append(ending.name)
+                return make(client, action, ending)
+
+            opened._container = watched  # type: ignore[method-assign]
             group.start_soon(executed, opened)
             with anyio.move_on_after(20) as waiting:
                 while len(processes_with(mark)) < 2:
@@ -233,9 +238,11 @@ def test_a_container_that_the_engine_does_not_end_ends_itself_when_it_is_told(
             if waiting.cancelled_caught:
                 group.cancel_scope.cancel()
                 pytest.skip("the processes of this engine cannot be seen from here")
-            await opened._end([uuid.uuid4().hex], reaching=kind != "without network")  # another's
-            assert processes_with(mark)
-            await opened._end(names[:1], reaching=kind != "without network")
+            opened._cut_off[network].add(uuid.uuid4().hex)  # another's
+            await opened.execute(Action(argv=("true",), network=network), tmp_path / "other", lambda _: None)
+            assert (bool(processes_with(mark)), opened._cut_off[network]) == (True, set())
+            opened._cut_off[network].add(names[0])
+            await opened._end(network)
             with anyio.fail_after(20):
                 while processes_with(mark):
                     await anyio.sleep(0.05)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.remote.servers import needs_nginx
-from tests.pipeline.workers.clusters import LOGIN, ROOT, Cluster, eventually, left_running
+from pipeline import Journal
+from tests.pipeline.remote.servers import Nginx, needs_nginx
+from tests.pipeline.workers.clusters import LOGIN, ROOT, Cluster, cluster, eventually, left_running
 from tests.signals import heard
 
 PIPELINE = """
@@ -60,6 +62,23 @@ def test_a_run_says_on_which_cluster_it_is_and_shares_its_results_as_ever(shared
     run = started(project(tmp_path / "b", settings), "--workers", "tcp://127.0.0.1:1", "--dry-run")
     said, _ = run.communicate(timeout=60)
     assert (run.returncode, "cluster" in said) == (0, False), said
+
+
+@needs_nginx
+@pytest.mark.usefixtures("dagger_engine")
+def test_actions_are_executed_in_containers_of_the_workers_engines(cache: Nginx, tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", cache.address) as own:  # whose workers are told where the engine is
+        own.have(2)
+        root = project(tmp_path / "a", writing(own))
+        run = started(root, "--workers", own.address, "--engine", "dagger")
+        said, _ = run.communicate(timeout=120)
+        assert (run.returncode, "2 passed" in said) == (0, True), said
+        with closing(Journal(root / ".pipeline" / "journal.db")) as journal:
+            workers = [event.data.get("worker", "") for event in journal.events(kind="action.finished")]
+        assert (len(workers), all(worker.startswith("tcp://") for worker in workers)) == (2, True)
+        again = started(project(tmp_path / "b", writing(own)), "--engine", "dagger")  # without workers it has the same results
+        said, _ = again.communicate(timeout=120)
+        assert (again.returncode, "2 cached" in said) == (0, True), said
 
 
 @needs_nginx
