@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,24 +263,32 @@ def with_argument(action: Action, argument: str) -> Action:
 # the session
 
 
-def programs() -> list[str]:
-    """What was asked of the `dagger` programs this process has started and not yet ended."""
+def programs(*, but: Collection[int] = ()) -> dict[int, str]:
+    """By number what was asked of the `dagger` programs this process has started and not yet ended, but of those."""
     children = psutil.Process().children(recursive=True)
-    return [" ".join(child.cmdline()[1:]) for child in children if child.name() == "dagger"]
+    return {child.pid: " ".join(child.cmdline()[1:]) for child in children if child.name() == "dagger" and child.pid not in but}
 
 
-def test_a_session_ends_with_the_engine_and_leaves_nothing_behind(dagger_engine: None, tmp_path: Path) -> None:
+@pytest.fixture
+def others() -> Collection[int]:
+    """Programs that were there before the test, as of a session that tests share."""
+    return programs().keys()
+
+
+def test_a_session_ends_with_the_engine_and_leaves_nothing_behind(
+    dagger_engine: None, tmp_path: Path, others: Collection[int]
+) -> None:
     seen: list[list[str]] = []
 
     async def main() -> None:
         async with engine(tmp_path):
-            seen.append(programs())
+            seen.append([*programs(but=others).values()])
 
     if shutil.which("dagger") is None:
         pytest.skip("the SDK fetches the program itself, as there is none on PATH")
     anyio.run(main)
     assert seen == [["session"]]  # ours alone: the SDK would say what it is
-    assert programs() == []
+    assert programs(but=others) == {}
     assert not [name for name in os.environ if name.startswith("DAGGER_SESSION")]
     assert gc.isenabled()
 
@@ -301,11 +309,11 @@ async def inside(home: str) -> None:
     """What the test above does within `dagger run`."""
     async with engine(Path(home)) as opened:
         result = await opened.execute(Action(argv=("echo", "said inside")), Path(home, "log"), lambda _: None)
-        print(f"{result.tail.strip()}; programs: {programs()}")
+        print(f"{result.tail.strip()}; programs: {[*programs().values()]}")
 
 
 def test_an_engine_that_does_not_answer_is_an_error_and_leaves_no_program(
-    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: Collection[int]
 ) -> None:
     async def main() -> None:
         async with engine(tmp_path):
@@ -316,11 +324,11 @@ def test_an_engine_that_does_not_answer_is_an_error_and_leaves_no_program(
     monkeypatch.setattr(dagger, "CONNECT", 1.0)
     with pytest.raises(EngineError, match="no session with a Dagger engine"):
         anyio.run(main)
-    assert programs() == []
+    assert programs(but=others) == {}
 
 
 def test_without_the_sdk_the_error_says_what_to_install_and_no_program_is_left(
-    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: Collection[int]
 ) -> None:
     async def main() -> None:
         async with engine(tmp_path):
@@ -329,11 +337,11 @@ def test_without_the_sdk_the_error_says_what_to_install_and_no_program_is_left(
     monkeypatch.setitem(sys.modules, "dagger", None)
     with pytest.raises(EngineError, match="SDK is not installed"):
         anyio.run(main)
-    assert programs() == []
+    assert programs(but=others) == {}
 
 
 def test_a_program_that_is_no_dagger_is_an_error_with_what_it_said(
-    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dagger_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: Collection[int]
 ) -> None:
     async def main() -> None:
         async with engine(tmp_path):
