@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,6 +27,10 @@ RELEASES = 2
 """Runs whose effect stands, of each stage: the release that serves, and the one before it, to which it can go back."""
 
 
+REPORTED = 2
+"""Runs that ended last, of which all is kept that reports are made of."""
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What goes: results by stage where the journal knows whose they were, and bytes that become free."""
@@ -44,7 +50,7 @@ def prune(store: Store, journal: Journal, *, largest: int = 0, days: float = 0.0
     sizes = {**inventory.texts, **inventory.files}
     used, named = journal.used(), Named(store, sizes)
     results = [Kept(key, used.get(key, 0.0), objects) for key, objects in _needs(inventory, named)]
-    needed = named.by([*_roots(journal), *_under_no_key(journal, inventory.records)])
+    needed = named.by([*_roots(journal), *_reported(journal, inventory.records)])
     gone = evict(results, sizes, needed, largest=largest, oldest=time.time() - days * DAY if days else 0.0)
     left = sizes.keys() - set(gone.objects)
     return Pruned(
@@ -107,12 +113,28 @@ def _roots(journal: Journal) -> Iterator[str]:
             yield event.data["result"]
 
 
-def _under_no_key(journal: Journal, keys: Collection[str]) -> Iterator[str]:
-    """Digests that stay for reports of the latest run: of results that nothing else names, such as evidence that said no."""
-    for run in journal.runs()[-1:]:
+def _reported(journal: Journal, keys: Collection[str]) -> Iterator[str]:
+    """Digests that stay for reports of the latest runs: of scans, and of results under no key, such as what was refused."""
+    for run in latest(journal):
+        planned = journal.events(run, kind=("run.planned", "stage.expanded"))
+        scans = {step["name"] for event in planned for step in event.data["stages"] if step.get("scans")}
         for event in journal.events(run, kind=("stage.finished", "stage.cached")):
-            if event.data["key"] not in keys:
+            if event.stage in scans or event.data["key"] not in keys:
                 yield event.data["result"]
+
+
+def latest(journal: Journal) -> list[str]:
+    """The runs that ended last on this machine, the latest first: two may end at once, and each prunes after its end."""
+    ended = dict[str, None]()
+    for event in journal.events(kind="run.finished"):
+        ended.pop(event.run, None)
+        ended[event.run] = None
+    return list(itertools.islice((run for run in reversed(ended) if _was_here(journal, run)), REPORTED))
+
+
+def _was_here(journal: Journal, run: str) -> bool:
+    here = os.uname().nodename
+    return any(event.data.get("host", here) == here for event in journal.events(run, kind=("run.started", "run.resumed")))
 
 
 def _unfinished(journal: Journal) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -59,31 +60,39 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it takes what the overloads of argparse take
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        words = list(args or ())
+        words = sys.argv[1:] if args is None else list(args)
         values, unknown = super().parse_known_args(words, namespace)
-        for word in unknown:
-            if word.startswith("--"):
-                if word.partition("=")[0] in UNTIL and hasattr(values, "stages"):
-                    command = shlex.join([*self.prog.split(), *_up_to(words)])
-                    right = "the stage to go up to, without an option"
-                    raise Usage(f"unrecognized arguments: {word}\n  expected: {right}\n  next: {command}")
-                known = [name for name in self._option_string_actions if name.startswith("--")]
-                near = did_you_mean(word.partition("=")[0], known)
-                self.error(f"unrecognized arguments: {word}\n  expected: {near}")
+        wrong = [word for word in unknown if word.startswith("--")]
+        for word in sorted(wrong, key=_is_until):  # what else is wrong first: the whole command is shown for these
+            if _is_until(word) and hasattr(values, "stages"):
+                command = shlex.join([*self.prog.split(), *_up_to(words, named=bool(values.stages))])
+                right = "the stage to go up to, without an option"
+                raise Usage(f"unrecognized arguments: {word}\n  expected: {right}\n  next: {command}")
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            near = did_you_mean(word.partition("=")[0], known)
+            self.error(f"unrecognized arguments: {word}\n  expected: {near}")
         return values, unknown
 
 
-def _up_to(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command, with the stages alone where an option stood before them; the directory is said elsewhere."""
+def _is_until(word: str) -> bool:
+    return word.partition("=")[0] in UNTIL
+
+
+def _up_to(words: Sequence[str], *, named: bool) -> Iterator[str]:
+    """The words of a command, with the stages alone where an option stood before them; the directory is said elsewhere.
+
+    `named`: there is a stage among them.
+    """
     skip = False
     for word, following in zip(words, [*words[1:], "-"], strict=True):
-        option, _, value = word.partition("=")
         if skip or word.startswith("-C"):
             skip = word == "-C"
-        elif option not in UNTIL:
+        elif not _is_until(word):
             yield word
-        elif value or following.startswith("-"):
-            yield value or "STAGE"
+        elif value := word.partition("=")[2]:
+            yield value
+        elif following.startswith("-") and not named:
+            yield "STAGE"
 
 
 def parser() -> Parser:

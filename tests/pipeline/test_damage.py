@@ -19,7 +19,7 @@ __all__ = ["place"]
 def change(path: Path, column: str, value: object, where: str) -> None:
     """As a disk would: no trigger is asked."""
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("drop trigger if exists event_no_update")
+        db.execute("drop trigger event_no_update")
         db.execute(f"update event set {column} = ? where {where}", [value])
 
 
@@ -88,13 +88,20 @@ def test_runs_that_can_be_read_are_listed_beside_one_that_cannot(place: Place) -
     done = place("runs")
     assert (done.code, [line.split()[0] for line in done.out.splitlines()]) == (2, [second])
     assert f"'run.finished' in run '{first}', was damaged" in done.err
-    for text in ("{", '{"stages": 1}'):
-        change(place.root / ".pipeline" / "journal.db", "data", text, f"kind = 'run.planned' and run = '{first}'")
-        assert "expected: did you mean 'half'?" in place("logs", "hlaf").err
     assert place("report", "--run", second).code == place("logs", "--run", second).code == 0
     for words in (("report", "--run", first), ("logs", "--run", first), ("diff", first), ("resume", first)):
         done = place(*words)
         assert (done.code, done.err.count("was damaged"), "internal error" in done.err) == (2, 1, False)
+
+
+@pytest.mark.parametrize("text", ["{", '{"stages": 1}'])
+def test_a_damaged_run_keeps_nobody_from_hearing_of_a_name_that_is_misspelt(place: Place, text: str) -> None:
+    place("run")
+    (first,) = (line.split()[0] for line in place("runs").out.splitlines())
+    place.write("n", "10")
+    place("run")
+    change(place.root / ".pipeline" / "journal.db", "data", text, f"kind = 'run.planned' and run = '{first}'")
+    assert "expected: did you mean 'half'?" in place("logs", "hlaf").err
 
 
 def test_a_file_among_the_logs_that_no_stage_wrote_is_none_of_them(place: Place) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import Blob, Effect, Event, Journal, Pipeline, Project, Result, Stage, Store, Tree, Work
 from pipeline.errors import StoreError
-from pipeline.pruning import Pruned, prune
+from pipeline.pruning import Pruned, latest, prune
 from pipeline.record import read
 from pipeline.store import Entry
 from tests.running import run_pipeline
@@ -113,6 +113,24 @@ def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Benc
     bench.prune(largest=1)
     assert not place.exists()
     assert bench.store.inventory().files == {}
+
+
+def test_the_latest_runs_are_those_that_ended_last_on_this_machine(journal: Journal) -> None:
+    def say(run: str, kind: str, **data: Any) -> None:
+        journal.append(Event(run=run, kind=kind, data=data))
+
+    assert latest(journal) == []
+    for run in "abc":
+        say(run, "run.started", host=os.uname().nodename)
+    for run in "cba":
+        say(run, "run.finished", exit=1)
+    say("there", "run.started", host="elsewhere")
+    say("there", "run.finished", exit=1)
+    say("goes on", "run.started", host=os.uname().nodename)
+    assert latest(journal) == ["a", "b"]
+    say("c", "run.resumed", host=os.uname().nodename)
+    say("c", "run.finished", exit=1)
+    assert latest(journal) == ["c", "a"]
 
 
 def test_every_flipped_byte_of_two_hundred_objects_is_found(tmp_path: Path) -> None:

@@ -101,12 +101,16 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        process = self.spawn()
+        while not answers({"ready": "postgresql", "port": self.port}):
+            assert process.poll() is None
+
+    def spawn(self) -> subprocess.Popen[bytes]:
         env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port), "PGDATA": str(self.data)}
         env["TMPDIR"] = str(self.data.parent)
         self.data.parent.mkdir(exist_ok=True)
         self.process = subprocess.Popen([sys.executable, "-I", program.__file__, str(self.site)], env=env)
-        while not answers({"ready": "postgresql", "port": self.port}):
-            assert self.process.poll() is None
+        return self.process
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -281,6 +285,20 @@ def test_programs_that_the_umask_keeps_from_the_other_user_are_run_from_a_copy_t
     assert server.stop() == 0
     assert not any(path.is_file() for path in tmp_path.glob("postgres-*/**/*"))
     assert [path for path in private.rglob("*") if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
+
+
+@as_root
+def test_a_server_that_is_told_to_end_while_it_starts_leaves_no_copy(site: Path, tmp_path: Path) -> None:
+    private = tmp_path / "site"
+    shutil.copytree(site, private, symlinks=True)
+    subprocess.run(["chmod", "-R", "go=", private], check=True)
+    server = Server(private, tmp_path / "kept")
+    server.spawn()
+    while not any(path.is_file() for path in tmp_path.glob("postgres-*/**/*")):
+        assert server.process is not None
+        assert server.process.poll() is None
+    assert server.stop() == 128 + signal.SIGTERM
+    assert not any(path.is_file() for path in tmp_path.glob("postgres-*/**/*"))
 
 
 @as_root

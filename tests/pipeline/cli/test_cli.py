@@ -326,6 +326,7 @@ def test_bad_input_gets_one_clear_message_and_the_right_exit_code(place: Place, 
         (["run", "--dry-run", "--until"], "run --dry-run STAGE"),
         (["run", "--until", "--engine", "host"], "run STAGE --engine host"),
         (["run", "--engine", "host", "half", "--until", "gate"], "run --engine host half gate"),
+        (["run", "gate", "--until"], "run gate"),
     ],
 )
 def test_an_option_for_the_stage_to_go_up_to_is_answered_with_the_same_command_and_the_stage_s_name_alone(
@@ -334,6 +335,11 @@ def test_an_option_for_the_stage_to_go_up_to_is_answered_with_the_same_command_a
     done = place(*words)
     assert (done.code, "did you mean" in done.err) == (2, False)
     assert done.err.endswith(f"-m pipeline {right}\n")
+
+
+def test_what_else_is_wrong_is_said_before_a_whole_command_is_shown(place: Place) -> None:
+    done = place("run", "--until", "gate", "--untl", "x")
+    assert (done.code, done.err.splitlines()[0]) == (2, "error: unrecognized arguments: --untl")
 
 
 @pytest.mark.parametrize("words", [["run", "--jobs", "0", "-C", "{}"], ["-C", "{}", "run", "--egine"], ["-C{}", "nothing"]])
@@ -601,9 +607,9 @@ def test_pruning_takes_evidence_that_earlier_runs_said_no_to_and_their_report_sa
     assert place("run").code == 1
     run = json.loads(place("runs", "--output", "json").out)["run"]
     assert "what no kept result names" in " ".join(place("cache", "--help").out.split())
-    assert place("cache", "prune").out == "nothing to evict\n"  # the report of the latest run can still be written
+    assert place("cache", "prune").out == "nothing to evict\n"
     assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 1
-    assert place("run", "source").code == 0
+    assert place("run", "source").code == place("run", "source").code == 0  # of the two that ended last all stays
     assert "evicted 0 results and" in place("cache", "prune").out  # the verdict too, which is no scan
     done = place("report", "--format", "sarif", "--run", run)
     assert (done.code, done.out) == (2, "")
@@ -616,11 +622,44 @@ def test_pruning_takes_evidence_that_earlier_runs_said_no_to_and_their_report_sa
     assert '"runs": [\n' in again.stdout
 
 
+LARGER = """
+class Large(Stage[Number]):
+    of: Stage[Findings]
+
+    async def run(self, work):
+        return Number(value=len(work.store.read(work.store.put(bytes(2 << 20)))))
+
+class Clean(Looks):
+    async def run(self, work):
+        report = work.store.put(b'{"runs": [{}]}')
+        return Findings(tool="t 1", subject="files", targets=1, findings=(), report=report)
+
+clean = Clean(of=source)
+pipeline = Pipeline("thing", source=source, looks=looks, clean=clean, large=Large(of=clean))
+"""
+
+
 def test_a_run_over_the_limits_keeps_what_its_own_report_needs(place: Place) -> None:
-    place.write("pyproject.toml", '[tool.pipeline]\nengine = "host"\nstore_size = 1000\n')
-    place.write("delivery.py", LOOKS.replace('b"{}"', "b'{\"runs\": [{}]}'").replace(", after=(breaks,)", ""))
-    assert place("run").code == 1
-    assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 1
+    place.write("pyproject.toml", '[tool.pipeline]\nengine = "host"\nstore_size = 1\n')
+    place.write("delivery.py", LOOKS.replace('b"{}"', "b'{\"runs\": [{}]}'") + LARGER)
+    done = place("run")
+    assert (done.code, "is over the limit" in done.err) == (1, True), done.err
+    assert len(json.loads(place("report", "--format", "sarif").out)["runs"]) == 2
+
+
+def test_a_run_that_an_older_version_journalled_is_reported_when_only_what_scans_nothing_is_gone(place: Place) -> None:
+    assert place("run").code == 0
+    run = json.loads(place("runs", "--output", "json").out)["run"]
+    with closing(sqlite3.connect(place.root / ".pipeline" / "journal.db")) as db, db:
+        db.execute("drop trigger event_no_update")
+        changed = db.execute("update event set data = replace(data, '\"scans\":false,', '') where kind = 'run.planned'")
+        assert changed.rowcount == 1
+    with closing(sqlite3.connect(place.root / ".pipeline" / "store" / "results.db")) as db, db:
+        db.execute("delete from text")
+    assert json.loads(place("report", "--format", "sarif", "--run", run).out)["runs"] == []
+    place.write("delivery.py", LOOKS)
+    done = place("report", "--format", "sarif", "--run", run)
+    assert (done.code, "what half found in run" in done.err) == (2, True), done.err
 
 
 def test_logs_of_a_stage_that_there_is_not_are_refused_with_the_nearest_name(place: Place) -> None:

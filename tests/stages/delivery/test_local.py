@@ -279,6 +279,62 @@ def test_a_name_that_the_system_cut_within_a_letter_hides_nobody(tmp_path: Path)
     anyio.run(main)
 
 
+class Late:
+    """The system shows the environment of what was started only after that many looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+        self.left, self._shown = looks, process._items
+        monkeypatch.setattr(process, "_items", self)
+
+    def __call__(self, pid: int) -> list[bytes]:
+        self.left -= 1
+        return self._shown(pid) if self.left < 0 else []
+
+
+def test_to_wait_until_a_program_can_be_found_again_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, turns = Late(monkeypatch, 100), list[int]()
+
+    async def beside() -> None:
+        while late.left > 0:
+            turns.append(late.left)
+            await anyio.sleep(0.001)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(beside)
+            await process.start(f"{tmp_path}:", ("sleep", "60"), {"PATH": os.defpath}, cwd=tmp_path, log=tmp_path / "log")
+        (found,) = process.running(f"{tmp_path}:")
+        await process.stop(found)
+
+    anyio.run(main)
+    assert len(set(turns)) > 10
+
+
+def test_who_is_cancelled_while_a_program_starts_has_its_number_and_starts_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, pids = Late(monkeypatch, 100), list[int]()
+
+    async def starts(scope: anyio.CancelScope) -> None:
+        with scope:
+            for _ in range(2):
+                argv, env = ("sleep", "60"), {"PATH": os.defpath}
+                pids.append(await process.start(f"{tmp_path}:", argv, env, cwd=tmp_path, log=tmp_path / "log"))
+
+    async def main() -> None:
+        scope = anyio.CancelScope()
+        async with anyio.create_task_group() as group:
+            group.start_soon(starts, scope)
+            while late.left == 100:
+                await anyio.sleep(0.001)
+            scope.cancel()
+        (found,) = process.running(f"{tmp_path}:")
+        assert (pids, scope.cancelled_caught) == ([found.pid], True)
+        await process.stop(found)
+
+    anyio.run(main)
+
+
 START_AS_NOBODY = """
 import os, sys
 from pathlib import Path
