@@ -19,7 +19,7 @@ from pipeline.journal import Journal
 TOUCH = "touch $out"
 
 
-def measure(*, few: int = 1_000, many: int = 10_000, pairs: int = 3) -> Iterator[Figure]:
+def measure(*, few: int = 1_000, many: int = 10_000, pairs: int = 7) -> Iterator[Figure]:
     snakemake, doit = ("snakemake", "--cores", "2", "--quiet", "all"), ("doit",)
     yield from of_size(few, 1.5, pairs, {"Snakemake": ("with_snakemake", snakemake, 5.0)})
     yield from of_size(many, 3.0, pairs, {"doit": ("with_doit", doit, 2.0)})

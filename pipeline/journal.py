@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -176,7 +176,7 @@ class Journal:
                 first()
             known = {tried: self.rows.added(tried) for tried in {batch.tried for batch in batches if batch.tried}}
             batches = [batch for batch in batches if not known.get(batch.tried)]
-            tried = secrets.token_hex(16)
+            tried = os.urandom(16).hex()
             for batch in batches:
                 batch.tried = tried
             written = self._write([one for batch in batches for one in batch.rows], tried)
@@ -217,7 +217,7 @@ class Journal:
             for kind, stage, data, text in self._rows(query, [run, *SETTLED])
         ]
         with self._writing:
-            self._write([_row(before), *again, _row(after)], secrets.token_hex(16))
+            self._write([_row(before), *again, _row(after)], os.urandom(16).hex())
 
     def settled_together(self, run: str) -> Iterator[Event]:
         """What a run tells of stages that needed no work; of the cached ones together."""
