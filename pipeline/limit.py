@@ -25,11 +25,12 @@ async def within(seconds: float, what: str, doing: Awaitable[T]) -> T:
 class Limit:
     """A limit of time for one thing after another in one task, with one scope for all that keep to it.
 
-    To enter a scope for each thing costs a tenth of what a stage costs. Somebody calls `arm` now and then: what is done before
-    it is called has no limit.
+    To enter a scope with a timer for each thing costs a tenth of what a stage costs. Somebody calls `arm` now and then: what is
+    done before it is called has no limit, unless that is `at_once`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._due = math.inf
         self._scope = anyio.CancelScope()
 
@@ -48,6 +49,8 @@ class Limit:
     async def within(self, seconds: float, what: str, doing: Awaitable[T]) -> T:
         """As `within`, once it is armed."""
         self._due = time.monotonic() + seconds
+        if self._at_once:
+            self.arm()
         try:
             found = await doing
         except BaseException as error:
@@ -64,10 +67,11 @@ class Limit:
             if self._scope.deadline != math.inf:
                 self._scope.deadline = math.inf
             return False
-        caught = self._scope.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-        self._scope = anyio.CancelScope()
-        self._scope.__enter__()
-        return bool(caught)
+        try:
+            return bool(self._scope.__exit__(type(error) if error else None, error, error.__traceback__ if error else None))
+        finally:  # also where it raises what is left of several errors
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
 
 
 def _late(seconds: float, what: str) -> StageTimeout:

@@ -13,6 +13,7 @@ from pipeline import record as records
 from pipeline.data import Blob
 from pipeline.eviction import Eviction, Kept, evict
 from pipeline.journal import Journal
+from pipeline.journal_file import JournalFile
 from pipeline.resumption import CUT_OFF
 from pipeline.store import Inventory, Store
 
@@ -124,12 +125,16 @@ def _reported(journal: Journal, keys: Collection[str]) -> Iterator[str]:
 
 
 def latest(journal: Journal) -> list[str]:
-    """The runs that ended last on this machine, the latest first: two may end at once, and each prunes after its end."""
+    """The runs that ended last, the latest first: two may end at once, and each prunes after its end.
+
+    Of a journal that several machines share those of this one: the others have stores of their own.
+    """
     ended = dict[str, None]()
     for event in journal.events(kind="run.finished"):
         ended.pop(event.run, None)
         ended[event.run] = None
-    return list(itertools.islice((run for run in reversed(ended) if _was_here(journal, run)), REPORTED))
+    own = isinstance(journal.rows, JournalFile)
+    return list(itertools.islice((run for run in reversed(ended) if own or _was_here(journal, run)), REPORTED))
 
 
 def _was_here(journal: Journal, run: str) -> bool:

@@ -285,7 +285,7 @@ class Runner:
     async def _uncut(self, stage: Stage[Any], step: Step) -> None:
         """Work on a stage that always runs: once it has begun, only who leaves that to the next run cuts it off."""
         await checkpoint_if_cancelled()
-        with self._cleanup.uncut(), self._limited() as limit:
+        with self._cleanup.uncut(), Limit(at_once=True) as limit:  # who sees to the others may be cut off
             if not await self._was_shared(stage, step):
                 await self._attempts(stage, step, limit)
             self._cleanup.left.discard(stage)

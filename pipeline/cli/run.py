@@ -126,7 +126,8 @@ def keep_small(session: Session) -> None:
         if gone.eviction.keys or gone.eviction.objects:
             session.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
             about = {"stages": gone.stages, "objects": len(gone.eviction.objects), "bytes": gone.bytes}
-            session.journal.append(Event(run=latest(session.journal)[0], kind="store.evicted", data=about))
+            run = next(iter(latest(session.journal)), "") or session.journal.runs()[-1]
+            session.journal.append(Event(run=run, kind="store.evicted", data=about))
             print(f"{said(gone)}: what was used least recently is over the limit", file=sys.stderr)
     finally:
         lock.give_back()

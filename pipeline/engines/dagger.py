@@ -9,9 +9,9 @@ without network is the one `RUN --network=none` of a Dockerfile, and any other i
 `in_container.sh`, which sees for itself whether there is a network.
 
 A container that the engine starts in the very moment in which it is told to cancel may go on for good. So each
-looks every second for a file of its own in a volume, and ends when that is there. For actions that were cut off the
-next container puts it there, and one of its own before the session ends. What is a volume of Dockerfiles is none of
-other containers, so there are two.
+looks every second for a file of its own in a volume, and ends when that is there; not those in which a Dockerfile of
+the project is built. For actions that were cut off the next container puts it there, and one that does nothing else
+before the session ends. What is a volume of Dockerfiles is none of other containers, so there are two.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ BASE = {
 }
 CONNECT = 60.0
 """Seconds until a session must be there; the CLI on its own would try for ten minutes."""
-ENDS = 10.0
+ENDS = 5.0
 """Seconds in which those that were cut off are told to end."""
 FEW, SMALL = 32, 64 * 1024
 """Files of an action, and bytes of an input, that travel within the query: an upload costs a third of a second, however small."""
@@ -84,10 +84,11 @@ class Ending(NamedTuple):
     others: frozenset[str]
 
     def told(self) -> str:
-        """The command that tells them, and forgets those of an hour ago."""
+        """The command that tells them, leaves word that it did, and forgets those of an hour ago."""
         if not self.others:
             return ":"
-        return f"(find {ENDED} -type f -mmin +60 -delete; cd {ENDED} && touch {' '.join(sorted(self.others))}) > /dev/null 2>&1"
+        files = " && ".join(f"true > {ENDED}/{name}" for name in sorted(self.others))
+        return f"({files} && mkdir -p {OUT} && true > {OUT}/told; find {ENDED} -type f -mmin +60 -delete) > /dev/null 2>&1"
 
 
 class DaggerEngine:
@@ -99,8 +100,8 @@ class DaggerEngine:
         self._store, self._home, self._secret, self._image = store, home, secret, image
         self._stack = AsyncExitStack()
         self._client: dagger.Client | None = None
-        self._cut_off: dict[bool, set[str]] = {False: set(), True: set()}
-        """The names of containers that may go on although they were cancelled, without a network and with one."""
+        self._cut_off: dict[bool, dict[str, str]] = {False: {}, True: {}}
+        """Names and images of containers that may go on although they were cancelled, without a network and with one."""
 
     @property
     def platform(self) -> str:
@@ -151,9 +152,10 @@ class DaggerEngine:
         """Have containers end that were cut off, by one that does nothing else."""
         import dagger
 
+        image = next(iter(self._cut_off[network].values()))
         if self._client is not None:
-            with contextlib.suppress(dagger.DaggerError), Scratch() as scratch:  # no engine, no containers
-                await self._ran(self._client, Action(argv=("true",), network=network), scratch.path)
+            with contextlib.suppress(dagger.DaggerError, EngineError, OSError), Scratch() as scratch:  # the run has ended anyway
+                await self._ran(self._client, Action(argv=("true",), network=network, image=image), scratch.path)
 
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         import dagger
@@ -181,9 +183,11 @@ class DaggerEngine:
         try:
             await _fetch(container, place)
         except anyio.get_cancelled_exc_class():
-            cut_off.add(ending.name)
+            cut_off[ending.name] = action.image
             raise
-        cut_off -= ending.others
+        if (place / "told").exists():
+            for name in ending.others:
+                cut_off.pop(name, None)
 
     async def _build(self, client: dagger.Client, action: Action, place: Path) -> None:
         """Build the action's Dockerfile and leave in `place` what a command would have left; a build that fails is a result."""

@@ -105,7 +105,15 @@ def told(program: str, code: int, said: str) -> list[str]:
 
 
 def run(command: list[str], statement: str = "") -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(command, check=False, input=statement.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    """The program ends in good order when this is told to: half a data directory would be taken for a whole one."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            said, _ = process.communicate(statement.encode())
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, said)
 
 
 def password(place: Path) -> str:

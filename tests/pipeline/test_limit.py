@@ -87,6 +87,36 @@ def test_an_error_on_the_way_out_is_told_instead() -> None:
     anyio.run(main)
 
 
+def test_several_errors_on_the_way_out_leave_the_limit_whole() -> None:
+    async def fails() -> None:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class() as error:
+            raise BaseExceptionGroup("several", [error, ValueError("closing")]) from None
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            with Limit() as limit:
+                for _ in range(2):
+                    group.start_soon(armed_later, limit)
+                    with pytest.raises(BaseExceptionGroup, match="several"):
+                        await limit.within(0.01, "it", fails())
+                    assert await limit.within(3600, "it", given(7)) == 7
+
+    anyio.run(main)
+
+
+def test_a_limit_that_holds_at_once_needs_nobody() -> None:
+    async def main() -> None:
+        with Limit(at_once=True) as limit:
+            for _ in range(2):
+                with pytest.raises(StageTimeout):
+                    await limit.within(0.01, "it", endless())
+                assert await limit.within(3600, "it", given(7)) == 7
+
+    anyio.run(main)
+
+
 def test_who_is_cancelled_from_outside_ran_out_of_no_time() -> None:
     async def main() -> None:
         with anyio.CancelScope() as outer:

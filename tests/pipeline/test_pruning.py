@@ -115,7 +115,9 @@ def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Benc
     assert bench.store.inventory().files == {}
 
 
-def test_the_latest_runs_are_those_that_ended_last_on_this_machine(journal: Journal) -> None:
+def test_the_latest_runs_are_those_that_ended_last_in_a_shared_journal_on_this_machine(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def say(run: str, kind: str, **data: Any) -> None:
         journal.append(Event(run=run, kind=kind, data=data))
 
@@ -127,6 +129,8 @@ def test_the_latest_runs_are_those_that_ended_last_on_this_machine(journal: Jour
     say("there", "run.started", host="elsewhere")
     say("there", "run.finished", exit=1)
     say("goes on", "run.started", host=os.uname().nodename)
+    assert latest(journal) == ["there", "a"]
+    monkeypatch.setattr("pipeline.pruning.JournalFile", Path)  # as of rows that are in no file of this machine
     assert latest(journal) == ["a", "b"]
     say("c", "run.resumed", host=os.uname().nodename)
     say("c", "run.finished", exit=1)

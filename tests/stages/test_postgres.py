@@ -287,6 +287,19 @@ def test_programs_that_the_umask_keeps_from_the_other_user_are_run_from_a_copy_t
     assert [path for path in private.rglob("*") if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
 
 
+def test_a_server_that_is_told_to_end_while_its_data_are_made_leaves_none_that_are_taken_for_whole(
+    site: Path, tmp_path: Path
+) -> None:
+    server = Server(site, tmp_path / "kept")
+    process = server.spawn()
+    while not (server.data / "PG_VERSION").exists():
+        assert process.poll() is None
+    server.stop()
+    server.start()
+    assert server.psql("select 1") == "1"
+    assert server.stop() == 0
+
+
 @as_root
 def test_a_server_that_is_told_to_end_while_it_starts_leaves_no_copy(site: Path, tmp_path: Path) -> None:
     private = tmp_path / "site"

@@ -1259,6 +1259,21 @@ def test_a_run_that_was_all_but_done_is_not_ended_before_it_has_cleaned_up(place
     assert (place.root / "sent").read_text() == "late 8\n"
 
 
+def test_what_cleans_up_after_an_interrupt_keeps_its_limit_of_time_in_every_attempt(place: Place) -> None:
+    fields = "timeout=0.5, retry=Retry(times=1, wait=0.001, on=(StageTimeout,))"
+    last = (
+        f'late = Slow(file=Path("sent"), of=(source,), always=True, {fields})\n'
+        'pipeline = Pipeline("thing", source=source, late=late)\n'
+    )
+    place.write("delivery.py", "from pipeline import Retry, StageTimeout\n" + CLEANS.split("send =", maxsplit=1)[0] + last)
+    with started(place, "run") as process:
+        while not (place.root / "cleaning").exists():
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[0]
+    assert "late took longer than 0.5 s" in said
+
+
 def waiting(lines: Iterator[str], file: Path) -> Iterator[str]:
     """Lines until the stage that waits has started and written its file."""
     for line in lines:

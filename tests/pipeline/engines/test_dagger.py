@@ -238,10 +238,10 @@ def test_a_container_that_the_engine_does_not_end_ends_itself_when_it_is_told(
             if waiting.cancelled_caught:
                 group.cancel_scope.cancel()
                 pytest.skip("the processes of this engine cannot be seen from here")
-            opened._cut_off[network].add(uuid.uuid4().hex)  # another's
+            opened._cut_off[network][uuid.uuid4().hex] = IMAGE  # another's
             await opened.execute(Action(argv=("true",), network=network), tmp_path / "other", lambda _: None)
-            assert (bool(processes_with(mark)), opened._cut_off[network]) == (True, set())
-            opened._cut_off[network].add(names[0])
+            assert (bool(processes_with(mark)), opened._cut_off[network]) == (True, {})
+            opened._cut_off[network][names[0]] = IMAGE
             await opened._end(network)
             with anyio.fail_after(20):
                 while processes_with(mark):
