@@ -143,19 +143,20 @@ class DaggerEngine:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(ENDS):
-                for network in (network for network, names in self._cut_off.items() if names):
-                    await self._end(network)
+                async with anyio.create_task_group() as group:
+                    for network in (network for network, names in self._cut_off.items() if names):
+                        group.start_soon(self._end, network)
         finally:
             await self._stack.__aexit__(kind, error, trace)  # a session ends sooner after an error
 
     async def _end(self, network: bool) -> None:
-        """Have containers end that were cut off, by one that does nothing else."""
+        """Have containers end that were cut off, by one that only gives them the time to look."""
         import dagger
 
         image = next(iter(self._cut_off[network].values()))
         if self._client is not None:
             with contextlib.suppress(dagger.DaggerError, EngineError, OSError), Scratch() as scratch:  # the run has ended anyway
-                await self._ran(self._client, Action(argv=("true",), network=network, image=image), scratch.path)
+                await self._ran(self._client, Action(argv=("sleep", "1"), network=network, image=image), scratch.path)
 
     async def execute(self, action: Action, log: Path, listen: Listener) -> ActionResult:
         import dagger
