@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +168,13 @@ def one(journal: Journal, wanted: str) -> RunHistory | None:
     """The run whose id is `wanted` or begins with it; the latest one for an empty string."""
     ids = [run for run in journal.runs() if run.startswith(wanted)]
     return fold(journal.events(ids[-1]))[ids[-1]] if ids else None
+
+
+def planned(journal: Journal, run: str) -> Iterator[dict[str, Any]]:
+    """What was journalled of each stage when the run was planned, and when a fan-out came to it."""
+    for event in journal.events(run, kind=("run.started", "run.planned", "stage.expanded")):
+        in_format_1 = event.kind == "run.started"
+        yield from event.data.get("stages", ()) if in_format_1 else event.data["stages"]
 
 
 def recall_verdicts(run: RunHistory, journal: Journal) -> None:

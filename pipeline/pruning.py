@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipeline import record as records
 from pipeline.data import Blob
 from pipeline.eviction import Eviction, Kept, evict
+from pipeline.history import planned
 from pipeline.journal import Journal
 from pipeline.journal_file import JournalFile
 from pipeline.resumption import CUT_OFF
@@ -117,8 +118,7 @@ def _roots(journal: Journal) -> Iterator[str]:
 def _reported(journal: Journal, keys: Collection[str]) -> Iterator[str]:
     """Digests that stay for reports of the latest runs: of scans, and of results under no key, such as what was refused."""
     for run in latest(journal):
-        planned = journal.events(run, kind=("run.planned", "stage.expanded"))
-        scans = {step["name"] for event in planned for step in event.data["stages"] if step.get("scans")}
+        scans = {step["name"] for step in planned(journal, run) if step.get("scans")}
         for event in journal.events(run, kind=("stage.finished", "stage.cached")):
             if event.stage in scans or event.data["key"] not in keys:
                 yield event.data["result"]

@@ -18,7 +18,7 @@ from pipeline.cli.console import verdicts
 from pipeline.cli.paint import Paint
 from pipeline.damage import UNFIT, Damaged
 from pipeline.errors import ConfigError, Exit, LockgateError, did_you_mean
-from pipeline.history import RunHistory, StageHistory, one, recall_verdicts
+from pipeline.history import RunHistory, StageHistory, one, planned, recall_verdicts
 from pipeline.journal import Journal
 from pipeline.project import Project, log_directory
 from pipeline.session import open_journal
@@ -63,18 +63,18 @@ def _lacks(run: RunHistory, stage: str, journal: Journal) -> LockgateError:
     """The run has no such stage; the latest one that has it is named, if it is one of the last runs."""
     what = f"run {run.id} has no stage {stage!r}"
     for other in reversed(journal.runs()[-LOOKED_BACK:]):
-        if stage in _planned(journal, other):
+        if stage in _names(journal, other):
             command = f"python -m pipeline logs {shlex.quote(stage)} --run {other}"
             return LockgateError(what, right=f"a run that has it: {other} is the latest", next=command)
     return LockgateError(what, right=did_you_mean(stage, run.stages), next="python -m pipeline list")
 
 
-def _planned(journal: Journal, run: str) -> set[str]:
+def _names(journal: Journal, run: str) -> set[str]:
     """The stages of a run as far as they can be read: who is led to another run need not hear that a third was damaged."""
     found = set[str]()
     with contextlib.suppress(Damaged, *UNFIT):
-        for event in journal.events(run, kind=("run.started", "run.planned", "stage.expanded")):
-            found.update(step["name"] for step in event.data.get("stages", ()))
+        for step in planned(journal, run):
+            found.add(step["name"])
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from pipeline.cli.logs import wanted
 from pipeline.data import is_scan
 from pipeline.errors import Exit, LockgateError
-from pipeline.history import RunHistory, StageHistory
+from pipeline.history import RunHistory, StageHistory, planned
 from pipeline.project import Project
 from pipeline.reports.junit import junit
 from pipeline.reports.markdown import markdown
@@ -51,10 +51,10 @@ class Scanned:
 
         Runs of older versions do not tell: it may have, unless there still is such a stage, and that scans nothing.
         """
-        planned, found = self._planned.get(stage.name, {}), self._stages.get(stage.name)
-        if "scans" in planned:
-            return bool(planned["scans"])
-        return found is None or type(found).__name__ != planned.get("type") or is_scan(found.result_type())
+        step, found = self._planned.get(stage.name, {}), self._stages.get(stage.name)
+        if "scans" in step:
+            return bool(step["scans"])
+        return found is None or type(found).__name__ != step.get("type") or is_scan(found.result_type())
 
     def may_run(self, name: str) -> bool:
         """Whether there is such a stage; there may be where the pipeline cannot be read."""
@@ -70,6 +70,4 @@ class Scanned:
 
     @functools.cached_property
     def _planned(self) -> dict[str, dict[str, Any]]:
-        kinds = ("run.started", "run.planned", "stage.expanded")  # in format 1 the first has the plan
-        events = open_journal(self._project).events(self._run.id, kind=kinds)
-        return {step["name"]: step for event in events for step in event.data.get("stages", ())}
+        return {step["name"]: step for step in planned(open_journal(self._project), self._run.id)}

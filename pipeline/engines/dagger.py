@@ -83,6 +83,11 @@ class Ending(NamedTuple):
     name: str
     others: frozenset[str]
 
+    def watched(self) -> str:
+        """The command that has the container end once it is told. No child of whoever runs it, who may wait for all of those."""
+        watching = f"while [ ! -e {ENDED}/{self.name} ]; do sleep 1 || exit; done; kill -9 0"
+        return f"( {{ {watching}; }} > /dev/null 2>&1 < /dev/null & )"
+
     def told(self) -> str:
         """The command that tells them, leaves word that it did, and forgets those of an hour ago."""
         if not self.others:
@@ -238,7 +243,7 @@ class DaggerEngine:
         container = self._from(client, action.image, laid_out, mounted=bool(action.inputs or action.tools))
         for number, cache in enumerate(action.caches.values()):
             container = container.with_mounted_cache(_cache(number), client.cache_volume(f"lockgate-{cache}"))
-        container, found = _with_services(container, self._services(client, action.services, ending.name))
+        container, found = _with_services(container, self._services(client, action.services, ending))
         environment = BASE
         if action.network:
             container, more = _with_network(client, container)
@@ -250,15 +255,17 @@ class DaggerEngine:
             container = container.with_new_file("/lockgate/ready.py", (HERE / "ready.py").read_text())
         return container.with_new_file(SCRIPT, _script(action, ending, environment, found)).with_exec(["sh", SCRIPT])
 
-    def _services(self, client: dagger.Client, services: tuple[Service, ...], name: str) -> list[tuple[Service, dagger.Service]]:
-        """The services, each of them bound to those before it. They end with the action of that name."""
+    def _services(
+        self, client: dagger.Client, services: tuple[Service, ...], ending: Ending
+    ) -> list[tuple[Service, dagger.Service]]:
+        """The services, each of them bound to those before it. They end with their action."""
         bound: list[tuple[Service, dagger.Service]] = []
         for service in services:
-            bound.append((service, self._service(client, service, name, bound)))
+            bound.append((service, self._service(client, service, ending, bound)))
         return bound
 
     def _service(
-        self, client: dagger.Client, service: Service, name: str, before: list[tuple[Service, dagger.Service]]
+        self, client: dagger.Client, service: Service, ending: Ending, before: list[tuple[Service, dagger.Service]]
     ) -> dagger.Service:
         check_layout(self._store, inputs=service.inputs, tools=service.tools)
         laid_out = self._laid_out(client, service.inputs, service.tools)
@@ -266,8 +273,7 @@ class DaggerEngine:
         container, found = _with_services(container.with_workdir(WORK), before)
         everywhere = "0.0.0.0"  # noqa: S104 # nosec B104 - inside a container of its own
         container = _with_env(container, {**BASE, **found, "PORT": str(service.port), "HOST": everywhere, **service.env}, found)
-        ending = f"( {{ while [ ! -e {ENDED}/{name} ]; do sleep 1 || exit; done; kill -9 0; }} > /dev/null 2>&1 < /dev/null & )"
-        prepared = ["sh", "-c", f'{ending}; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
+        prepared = ["sh", "-c", f'{ending.watched()}; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
             args=[*prepared, *(fill(part, WORK, found) for part in service.argv)]
         )
@@ -373,9 +379,9 @@ def _script(action: Action, ending: Ending, environment: Mapping[str, str], foun
     env = {**environment, **found, **{name: fill(value, WORK, found) for name, value in action.env.items()}}
     ready = [_readiness(service) for service in action.services if service.ready]
     within = max((service.within for service in action.services), default=0.0)
-    words = [f"{ENDED}/{ending.name}", " ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
+    words = [" ".join([f"{within:g}", *ready]) if ready else "", action.cwd, *action.outputs, "--"]
     words += [*(f"{name}={value}" for name, value in env.items()), *(fill(part, WORK, found) for part in action.argv)]
-    before = [ending.told()]
+    before = [ending.watched(), ending.told()]
     for number, path in enumerate(action.caches):
         place = PurePosixPath(WORK, path)
         before.append(

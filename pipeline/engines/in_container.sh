@@ -1,16 +1,12 @@
 # Runs one command in a container and leaves what came of it in /lockgate/out: log, exit code, outputs, and `refused` where it
 # had no network. Where all of it is small it is also one line of text in /lockgate/answer, quicker to fetch than a directory.
-# Its words: ENDED READY CWD OUTPUT... -- NAME=VALUE... COMMAND...
-# (ENDED: a file that is there once all this is to end; READY: empty, or seconds and the URLs of services to wait for)
+# Its words: READY CWD OUTPUT... -- NAME=VALUE... COMMAND...   (READY: empty, or seconds and the URLs of services to wait for)
 # It always ends with 0, so that the reports and logs of a failing command are brought back too.
 out=/lockgate/out
 mkdir -p "$out/files" /work/.home /work/.tmp
-ended=$1
-ready=$2
-cwd=$3
-shift 3
-{ while [ ! -e "$ended" ]; do sleep 1 || exit; done; kill -9 0; } > /dev/null 2>&1 < /dev/null &
-trap "kill $! 2> /dev/null" EXIT
+ready=$1
+cwd=$2
+shift 2
 : > "$out/wanted"
 while [ "$1" != "--" ]; do
     printf '%s\n' "$1" >> "$out/wanted"

@@ -152,7 +152,7 @@ def other_user() -> pwd.struct_passwd:
     return user
 
 
-def become(user: pwd.struct_passwd, data: Path, site: Path, *, own: "list[Path]") -> None:
+def become(user: pwd.struct_passwd, data: Path, site: Path, *, own: list[Path]) -> None:
     """Give the user what is to be its own, let it reach what it needs, and go on as that user."""
     let_in((data, site), user)
     for place in own:
@@ -165,7 +165,7 @@ def become(user: pwd.struct_passwd, data: Path, site: Path, *, own: "list[Path]"
         sys.exit(f"PostgreSQL does not run as root, and the user {user.pw_name} may not run {program}: chmod -R o+rX {site}")
 
 
-def give(place: Path, user: "pwd.struct_passwd") -> None:
+def give(place: Path, user: pwd.struct_passwd) -> None:
     for base, _, files in os.walk(place):
         for name in ("", *files):
             os.chown(os.path.join(base, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
@@ -184,7 +184,7 @@ def lay_copy(site: Path, copy: Path) -> None:
         shutil.copytree(found, copy / found.name, symlinks=True)
 
 
-def known(name: str) -> "pwd.struct_passwd | None":
+def known(name: str) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -220,9 +220,8 @@ def cover(above: Path, places: list[Path]) -> None:
             raise OSError(ctypes.get_errno(), f"{doing}: {os.strerror(ctypes.get_errno())}")
 
     check(libc.unshare(NEWNS), "a mount namespace")
-    check(
-        libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None), "mounts of its own"
-    )  # what is unmounted outside goes here too
+    own = libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None)  # what is unmounted outside goes here too
+    check(own, "mounts of its own")
     found = {place: os.open(place, os.O_PATH | os.O_DIRECTORY) for place in sorted(places)}
     check(libc.mount(b"none", bytes(above), b"tmpfs", 0, b"mode=0755"), f"covering {above}")
     os.umask(0o022)
