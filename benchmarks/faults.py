@@ -118,10 +118,12 @@ POINTS = ("stage.started", "effect.intended", "effect.done", "stage.finished")
 INSTEAD = {
     ("pure", "effect.intended"): ("", "run.planned"),
     ("pure", "effect.done"): ("given", "stage.finished"),
+    ("repeats", "effect.intended"): ("", "run.finished"),
     ("confirms", "effect.intended"): ("opens", "effect.stands"),
     ("confirms", "effect.done"): ("reopens", "effect.stands"),
 }
-"""Points that do not come of a stage without an effect, and those at which the run is killed instead."""
+"""Points that do not come of a stage: without an effect it intends and has done none, and of one that may be repeated nobody
+asks whether it was begun. The run is killed at others instead."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ def measure(*, seeds: int = 10, instants: int = 200) -> Iterator[Figure]:
             0,
             detail=detail,
         )
+        if cases is points:
+            yield Figure(f"killed runs, {name}: that were not killed", len(found) - killed, "", 0)
         yield Figure(f"killed runs, {name}: durable events that are lost", sum(one.lost for one in found), "", 0)
         yield Figure(f"killed runs, {name}: wrong results", sum(one.wrong for one in found), "", 0)
         yield Figure(f"killed runs, {name}: that could not be resumed", sum(one.stuck for one in found), "", 0)

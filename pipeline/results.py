@@ -157,7 +157,7 @@ class Results:
             return found, dict(self._rows("select digest, length(data) from text", []))
 
     def remove(self, keys: Iterable[str], texts: Iterable[str]) -> None:
-        """Forget records and texts, and give their room back to the file system."""
+        """Forget records and texts."""
         with self._busy:
             if not self._database.exists:
                 return
@@ -167,10 +167,18 @@ class Results:
                     db.executemany("delete from text where digest = ?", [(name,) for name in texts])
                     db.execute("delete from settled")
                     db.execute(NEXT)
-                db.execute("vacuum")
             except ERRORS as error:
                 raise self._broken(error) from error
             self._known, self._many = None, False
+
+    def give_back(self) -> None:
+        """Give the room of what was forgotten back to the file system."""
+        with self._busy:
+            try:
+                if self._database.exists:
+                    self._database.for_writing().execute("vacuum")
+            except ERRORS as error:
+                raise self._broken(error) from error
 
     def settle(self, print_: str, run: str, contents: Iterable[str]) -> None:
         """Remember for as long as nothing is written here that `run` found everything it wanted, whose content is `contents`."""

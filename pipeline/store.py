@@ -421,17 +421,22 @@ class Store:
         return digest.of_file(path) == entry.target and bool(path.stat().st_mode & 0o100) == (entry.kind == "executable")
 
     def discard(self, keys: Iterable[str], objects: Iterable[str], trees: Iterable[str] = ()) -> None:
-        """Forget results, objects and trees that are laid out. Only while nobody else uses the store. Raises StoreError."""
+        """Forget results, objects and trees that are laid out. Only while nobody else uses the store. Raises StoreError.
+
+        What needs others goes before them, so that what is left is whole wherever this is cut off; and nothing is written that
+        takes room before there is more of it.
+        """
         gone = list(objects)
-        self._results.remove(keys, gone)
         self._finish_removing()
         try:
-            for name in gone:
-                self._blob(name).unlink(missing_ok=True)
             for name in trees:  # away in one step: half a tree would be shared as if it were whole
                 shutil.rmtree((self._trees / name).rename(self._trees / f"{GONE}{name}"))
+            self._results.remove(keys, gone)
+            for name in gone:
+                self._blob(name).unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(self.root, error) from error
+        self._results.give_back()
 
     # files
 

@@ -115,6 +115,28 @@ def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Benc
     assert bench.store.inventory().files == {}
 
 
+def test_pruning_that_is_cut_off_leaves_nothing_damaged_and_can_be_done_again(bench: Bench) -> None:
+    bench.make(1)
+    (finished,) = bench.journal.events(kind="stage.finished")
+    record = read(bench.store.load(finished.data["key"]) or b"", finished.data["key"])
+    assert record is not None
+    tree = next(Tree(digest=name, size=size, files=files) for name, size, files in record.contents if files >= 0)
+    bench.store.shared(tree)
+    gone = prune(bench.store, bench.journal, largest=1)
+    *_, last = (name for name in gone.eviction.objects if name in bench.store.inventory().files)
+    stuck = bench.store.root / "blobs" / last[:2] / last
+    stuck.unlink()
+    stuck.mkdir()  # no file, so that it cannot be removed
+    with pytest.raises(StoreError):
+        bench.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
+    stuck.rmdir()
+    left = bench.store.inventory()
+    assert [name for name in left.trees if not bench.store.is_laid_out_whole(name)] == []
+    assert bench.states(1) == {"made": "stage.finished"}
+    bench.prune(largest=1)
+    assert bench.store.inventory().files == {}
+
+
 def test_the_latest_runs_are_those_that_ended_last_in_a_shared_journal_on_this_machine(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
