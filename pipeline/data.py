@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -32,6 +33,12 @@ class Result(BaseModel):
         Evidence of a failure says no: the next run looks again instead of repeating an old failure.
         """
         return True
+
+
+@functools.cache
+def is_result(kind: type) -> bool:
+    """Whether a type is one of results; `isinstance` takes its time with models."""
+    return issubclass(kind, Result)
 
 
 class Artifact(Result):
@@ -79,15 +86,23 @@ PLAIN = frozenset({str, int, bool, float, type(None)})
 
 def contents(result: Any) -> Iterator[Blob | Tree]:
     """Every blob and tree a result names, however deep."""
-    if isinstance(result, Blob | Tree):
-        yield result
-    elif isinstance(result, BaseModel):
+    shape = _shape(type(result))  # type: ignore[arg-type]  # mypy takes the hash of instances
+    if shape is BaseModel:
         for value in result.__dict__.values():
             if type(value) not in PLAIN:
                 yield from contents(value)
-    elif isinstance(result, dict):
+    elif shape is Blob:
+        yield result
+    elif shape is dict:
         for value in result.values():
             yield from contents(value)
-    elif isinstance(result, list | tuple | frozenset | set):
+    elif shape is list:
         for value in result:
             yield from contents(value)
+
+
+@functools.cache
+def _shape(kind: type) -> type | None:
+    """What values of a type are like to whoever looks for content in them; `isinstance` takes its time with models."""
+    shapes = {Blob: (Blob, Tree), BaseModel: (BaseModel,), dict: (dict,), list: (list, tuple, frozenset, set)}
+    return next((shape for shape, kinds in shapes.items() if issubclass(kind, kinds)), None)

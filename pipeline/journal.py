@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -30,6 +29,8 @@ SETTLED = ("run.planned", "stage.skipped", "stage.cached")
 """Kinds of events that tell what was decided, and of stages that needed no work."""
 
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+NO_ASCII = b"\xff"
 
 LOOKED_BACK = 10
 """Runs in which a stage is looked for that was found cached."""
@@ -393,7 +394,8 @@ class _Row(NamedTuple):
         return (self.of.run, self.at, self.of.kind, self.of.stage, self.data, self.key, self.made, self.text)
 
     def event(self, seq: int) -> Event:
-        return self.of._replace(at=self.at, seq=seq)
+        run, kind, stage, data, _, _ = self.of
+        return Event(run, kind, stage, data, self.at, seq)
 
 
 class _Batch:
@@ -423,9 +425,13 @@ def _row(event: Event) -> _Row:
 
 def _encoded(data: dict[str, Any]) -> str:
     """As JSON in ASCII. What most events tell, a few plain values, takes a quarter of the time that `json` does."""
-    if PLAIN.issuperset(map(type, data.values())):
-        with contextlib.suppress(ValueError):  # text that is no UTF-8, as names of files may be
-            text = to_json(data)
-            if text.isascii():
-                return text.decode()
-    return ENCODER.encode(data)
+    text = _plainly(data) if PLAIN.issuperset(map(type, data.values())) else NO_ASCII
+    return text.decode() if text.isascii() else ENCODER.encode(data)
+
+
+def _plainly(data: dict[str, Any]) -> bytes:
+    """As JSON in UTF-8; text that has no such form, as names of files may have none, as no ASCII."""
+    try:
+        return to_json(data)
+    except ValueError:
+        return NO_ASCII

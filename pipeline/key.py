@@ -58,10 +58,24 @@ def text(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str |
         parts += sorted([f'"input {name}":"{inputs[source]}"' for name, source in found])
     if observed is not None:
         parts.append(f'"observed":{encode_basestring(observed)}')
-    parts.append(f'"platform":{encode_basestring(platform)}')
-    parts += sorted([f'"setting {name}":{encode_basestring(value)}' for name, value in _settings(stage)])
-    parts.append(tail)
+    parts += (f'"platform":{encode_basestring(platform)}', *configured(stage), tail)
     return ",".join(parts)
+
+
+def configured(stage: Stage[Any]) -> tuple[str, ...]:
+    """The settings of a stage as they stand in that text; written once.
+
+    Raises WiringError for one that has no plain form, and so could not be told from another.
+    """
+    found: tuple[str, ...] | None = stage.__dict__.get(CONFIGURED)
+    if found is None:
+        found = tuple(sorted([f'"setting {name}":{encode_basestring(value)}' for name, value in _settings(stage)]))
+        vars(stage)[CONFIGURED] = found
+    return found
+
+
+CONFIGURED = "settings of the stage"
+"""Where they are kept; no field can have this name."""
 
 
 @functools.cache
@@ -72,7 +86,7 @@ def _ends(cls: type) -> tuple[str, str]:
 
 
 def described(stage: Stage[Any]) -> dict[str, str]:
-    """The settings of a stage. Raises WiringError for one that has no plain form, and so could not be told from another."""
+    """The settings of a stage. Raises WiringError as `configured` does."""
     return {f"setting {name}": text for name, text in _settings(stage)}
 
 

@@ -164,7 +164,7 @@ def _decided(pipeline: Pipeline, stage: Stage[Any], name: str, done: Mapping[Sta
     inputs = {source: record.result for source in needs if (record := done[source].record) is not None}
     if stage.effect is Effect.PURE and len(inputs) == len(needs):
         return keyed(stage, name, inputs, world)
-    keys.described(stage)  # what could not be told from another is refused before anything runs
+    keys.configured(stage)  # what could not be told from another is refused before anything runs
     unknown = [source for source in needs if source not in inputs]
     if stage.effect is not Effect.PURE:
         after = f", after {_names(pipeline, unknown)}" if unknown else ""

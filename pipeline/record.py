@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
 from pipeline import digest
-from pipeline.data import Blob, Result, contents
+from pipeline.data import Blob, Result, contents, is_result
 from pipeline.errors import StageFailed, StoreError
 from pipeline.stage import Stage
 from pipeline.store import Store
@@ -35,18 +34,18 @@ class Record(NamedTuple):
         return found
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A result, and where the store has it; equal results have equal digests."""
+class Kept(NamedTuple):
+    """A result, and the digest and the size of its text in the store; equal results have equal digests."""
 
     result: Result
-    blob: Blob
+    digest: str
+    size: int
 
 
 def keep(store: Store, stage: Stage[Any], name: str, value: Any) -> Kept:
     """Write `value` to the store when it is what the stage says it returns. Raises StageFailed otherwise."""
     expected = stage.result_type()
-    if not isinstance(value, expected) or not isinstance(value, Result):
+    if not isinstance(value, expected) or not is_result(type(value)):  # type: ignore[arg-type]  # mypy takes the hash of instances
         raise StageFailed(
             f"{name} returned a {type(value).__name__}", right=f"a {expected.__name__}, as {type(stage).__name__} declares"
         )
@@ -55,14 +54,14 @@ def keep(store: Store, stage: Stage[Any], name: str, value: Any) -> Kept:
         expected.model_validate_json(text)
     except ValueError as error:
         raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
-    return Kept(value, store.keep(text))
+    return Kept(value, store.keep(text), len(text))
 
 
 def of(kept: Kept, *, parts: str, run: str, seconds: float) -> Record:
     """The record of a result."""
     return Record(
-        result=kept.blob.digest,
-        size=kept.blob.size,
+        result=kept.digest,
+        size=kept.size,
         run=run,
         seconds=seconds,
         summary=kept.result.summary(),

@@ -56,7 +56,10 @@ class Results:
             self._records[key] = None
 
     def load(self, key: str) -> bytes | None:
-        return next((record for _, record in self.load_all([key])), None)
+        with self._busy:
+            if key not in self._records and (there := self._there()) is not None and key not in there:
+                return None
+            return next((record for _, record in self.load_all([key])), None)
 
     def load_all(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """The records under those of the keys that have one."""

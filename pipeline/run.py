@@ -28,11 +28,11 @@ from pipeline.fan_out import FanOut, further
 from pipeline.journal import Event, Journal
 from pipeline.limit import Limit
 from pipeline.plan import Decision, Plan, Step, decide, refusal
-from pipeline.project import Project, log_directory
+from pipeline.project import Project
 from pipeline.schedule import Capacity, Schedule, priorities
 from pipeline.stage import Effect, Stage
 from pipeline.store import OF_THE_DISK, Store, unwritable
-from pipeline.work import Work, inputs_only
+from pipeline.work import Surroundings, Work
 
 if TYPE_CHECKING:
     from pipeline.remote.sharing import Sharing
@@ -95,7 +95,8 @@ class Runner:
         self.id = run
         self._plan, self._pipeline, self._world = plan, plan.pipeline, plan.world
         self._engine, self._store, self._journal, self._project = engine, store, journal, project
-        self._options, self._listen, self._remote, self._workers = options, listen, remote, workers
+        self._options, self._remote, self._workers = options, remote, workers
+        self._around = Surroundings(run, store, journal, project, plan.world.facts, listen, self._name)
         self._seconds = journal.durations(step.name for step in plan.steps)
         self._done: dict[Stage[Any], Step] = {}
         self._failed: dict[Stage[Any], str] = {}
@@ -421,7 +422,7 @@ class Runner:
             value = await self._value(stage, work, about, limit)
         kept = records.keep(self._store, stage, name, value)
         if stage.effect is not Effect.PURE:
-            self._effects.done(stage, about, kept.result, kept.blob.digest)
+            self._effects.done(stage, about, kept.result, kept.digest)
         return kept
 
     async def _value(self, stage: Stage[Any], work: Work, about: str, limit: Limit) -> Any:
@@ -455,8 +456,15 @@ class Runner:
         elif stage.judges:
             self._forget_evidence(stage)
         self._done[stage] = step._replace(record=record)
-        about = {"seconds": round(seconds, 6), "summary": record.summary, "concern": record.concern}
-        finished = self._event("stage.finished", stage, key=key, result=record.result, **about)
+        finished = self._event(
+            "stage.finished",
+            stage,
+            key=key,
+            result=record.result,
+            seconds=round(seconds, 6),
+            summary=record.summary,
+            concern=record.concern,
+        )
         self._effects.journal(self._missing, finished, *self._weighed(stage, record))
 
     def _forget_evidence(self, stage: Stage[Any]) -> None:
@@ -519,20 +527,14 @@ class Runner:
         interrupted: bool = False,
         actions: int = 0,
     ) -> Work:
-        name = self._name(stage)
         return Work(
-            run=self.id,
-            name=name,
+            self._around,
+            self._name(stage),
             attempt=attempt,
             observed=self._world.observed.get(stage),
-            results=inputs_only(name, self._pipeline.needs(stage), results or self._result, self._pipeline.name_of),
+            inputs=self._pipeline.needs(stage),
+            results=results or self._result,
             engine=self._engine_of(stage),
-            store=self._store,
-            journal=self._journal,
-            project=self._project,
-            facts=self._world.facts,
-            logs=partial(log_directory, self._project.home, self.id, name),
-            listen=self._listen,
             interrupted=interrupted,
             parts=self._parts.get(stage, {}),
             actions=actions,

@@ -96,14 +96,11 @@ class Schedule:
     def take(self) -> Stage[Any] | None:
         """The most urgent ready stage that fits beside the running ones; its resources are taken."""
         there = self.elsewhere()
-        fitting = [(heap[0], kind) for kind, heap in self._ready.items() if self._fits(*kind, there)]
+        fitting = [(heap[0], heap, kind[1]) for kind, heap in self._ready.items() if heap and self._fits(*kind, there)]
         if not fitting:
             return None
-        (_, _, found), (needs, pure) = min(fitting, key=lambda one: one[0])
-        heap = self._ready[needs, pure]
-        heapq.heappop(heap)
-        if not heap:
-            del self._ready[needs, pure]
+        _, heap, pure = fitting[0] if len(fitting) == 1 else min(fitting)
+        _, _, found = heapq.heappop(heap)
         if pure and there:
             self._away.add(found)
         self._use(found, 1)
@@ -154,7 +151,5 @@ class Schedule:
         needs, away = stage.resources, stage in self._away
         self._cpu[away] += sign * needs.cpu
         self._memory += 0 if away else sign * needs.memory
-        if sign > 0:
-            self._locks |= set(needs.locks)
-        else:
-            self._locks -= set(needs.locks)
+        if needs.locks:
+            (self._locks.update if sign > 0 else self._locks.difference_update)(needs.locks)

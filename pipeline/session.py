@@ -115,7 +115,9 @@ class Session(Frozen):
             nonlocal ahead
             if ahead is None:
                 ahead = self._unchanged(self.journal.latest_keys())
-            return ahead[key] if key in ahead else self._unchanged([key]).get(key)
+            if key in ahead or self.store.load(key) is None:  # as of most stages that are to run
+                return ahead.get(key)
+            return self._unchanged([key]).get(key)
 
         return found
 

@@ -334,11 +334,9 @@ class Store:
 
     # results
 
-    def keep(self, text: bytes) -> Blob:
-        """The text of a result; written by `flush`, like what is saved under a key, and a file if it is large."""
-        if len(text) > LARGE:
-            return self.put(text)
-        return Blob(digest=self._results.keep(text), size=len(text))
+    def keep(self, text: bytes) -> str:
+        """The text of a result, under its digest; written by `flush`, like what is saved under a key; a file if it is large."""
+        return self.put(text).digest if len(text) > LARGE else self._results.keep(text)
 
     def save(self, key: str, record: bytes) -> None:
         """Keep the record of a stage run under its key."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pipeline.errors import StoreError, UndeclaredInput
 from pipeline.stage import Stage
@@ -23,34 +23,42 @@ if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
 T = TypeVar("T")
 
 
+class Surroundings(NamedTuple):
+    """What the work of all stages of a run has in common."""
+
+    run: str
+    store: Store
+    journal: Journal
+    project: Project
+    facts: Facts
+    listen: Callable[[str, bytes], None]
+    name_of: Callable[[Stage[Any]], str]
+
+
 class Work:
     """Handed to `Stage.run`; belongs to one attempt of one stage of one run."""
 
     def __init__(
         self,
-        *,
-        run: str,
+        around: Surroundings,
         name: str,
+        *,
         attempt: int,
         observed: str | None,
+        inputs: Sequence[Stage[Any]],
         results: Callable[[Stage[Any]], Any],
         engine: Engine,
-        store: Store,
-        journal: Journal,
-        project: Project,
-        facts: Facts,
-        logs: Callable[[], Path],
-        listen: Callable[[str, bytes], None],
         interrupted: bool = False,
         parts: Mapping[str, Stage[Any]] = MappingProxyType({}),
         actions: int = 0,
     ) -> None:
         self.interrupted, self.parts = interrupted, parts
-        self.run, self.name, self.attempt, self.observed = run, name, attempt, observed
-        self.store, self.project, self.facts = store, project, facts
-        self._results, self._engine, self._journal = results, engine, journal
-        self._logs, self._listen = logs, listen
+        self.run, self.name, self.attempt, self.observed = around.run, name, attempt, observed
+        self.store, self.project, self.facts = around.store, around.project, around.facts
+        self._inputs, self._results, self._engine = inputs, results, engine
+        self._journal, self._listen, self._name_of = around.journal, around.listen, around.name_of
         self.actions = actions
+        self._allowed: frozenset[Stage[Any]] = frozenset()
 
     @property
     def engine(self) -> str:
@@ -64,8 +72,24 @@ class Work:
 
     def __getitem__(self, stage: Stage[T]) -> T:
         """The result of an input. Raises UndeclaredInput for a stage that is no input of this one."""
+        if stage not in (self._allowed or self._allow()):
+            raise self._undeclared(stage)
         result: T = self._results(stage)
         return result
+
+    def _allow(self) -> frozenset[Stage[Any]]:
+        """The declared inputs, as quick to look up however many there are."""
+        self._allowed = frozenset(self._inputs)
+        return self._allowed
+
+    def _undeclared(self, stage: Stage[Any]) -> UndeclaredInput:
+        asked, inputs = type(stage).__name__, ", ".join(map(self._name_of, self._inputs))
+        with contextlib.suppress(KeyError):
+            asked = self._name_of(stage)
+        return UndeclaredInput(
+            f"{self.name} asked for {asked}, which is not one of its inputs",
+            right=f"a field of {self.name} that holds {asked}, or one of: {inputs or 'none'}",
+        )
 
     async def execute(self, action: Action) -> ActionResult:
         """Run an action on the run's engine; its log joins the stage's log. A failing command is a result too."""
@@ -126,6 +150,11 @@ class Work:
                 return None
         return None
 
+    def _logs(self) -> Path:
+        from pipeline.project import log_directory
+
+        return log_directory(self.project.home, self.run, self.name)
+
     def state(self, name: str) -> Path:
         """A directory of the project that outlives runs; for what deployments and services keep."""
         return _made(self.project.home / "state" / name)
@@ -143,23 +172,3 @@ def _unwritable(place: Path, error: OSError) -> StoreError:
     from pipeline.store import unwritable
 
     return unwritable(place, error)
-
-
-def inputs_only(
-    name: str, inputs: Collection[Stage[Any]], results: Callable[[Stage[Any]], Any], names: Callable[[Stage[Any]], str]
-) -> Callable[[Stage[Any]], Any]:
-    """A look-up of results that knows the declared inputs and nothing else."""
-    allowed = frozenset(inputs)
-
-    def look_up(stage: Stage[Any]) -> Any:
-        if stage not in allowed:
-            asked = type(stage).__name__
-            with contextlib.suppress(KeyError):
-                asked = names(stage)
-            raise UndeclaredInput(
-                f"{name} asked for {asked}, which is not one of its inputs",
-                right=f"a field of {name} that holds {asked}, or one of: {', '.join(names(s) for s in inputs) or 'none'}",
-            )
-        return results(stage)
-
-    return look_up

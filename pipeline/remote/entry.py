@@ -121,12 +121,12 @@ def rebuilt(store: Store, stage: Any, name: str, made_elsewhere: Record) -> Reco
     Summary, concern and contents are what the result says, whatever the one who sent it says of it. Raises StoreError or
     Unfit for a result that is none of this stage, or that no later run may take.
     """
-    blob = Blob(digest=made_elsewhere.result, size=store.size(made_elsewhere.result))
-    result = records.result(store, stage, name, blob)
+    size = store.size(made_elsewhere.result)
+    result = records.result(store, stage, name, Blob(digest=made_elsewhere.result, size=size))
     if not result.reusable():
         raise Unfit("its result is not to be used again")
     return records.of(
-        records.Kept(result, blob),
+        records.Kept(result, made_elsewhere.result, size),
         parts=made_elsewhere.parts,
         run=made_elsewhere.run,
         seconds=made_elsewhere.seconds,

@@ -307,7 +307,7 @@ class Runs(RuleBasedStateMachine):
         found = records.load(store, self.real[key])
         if found is not None and self.naive.records[key] != value:
             forged = store.keep(canonical({"of": key[0], "value": value}))
-            records.save(store, self.real[key], found._replace(result=forged.digest))
+            records.save(store, self.real[key], found._replace(result=forged))
             store.flush()
             self.naive.texts.add((key[0], value))
             del self.naive.records[key]
