@@ -54,6 +54,7 @@ SCANNED = {"report", "findings"}
 """The fields of a result that carries a SARIF report."""
 
 
+@functools.cache
 def is_scan(result: Any) -> bool:
     """Whether results of that type carry a SARIF report."""
     return getattr(result, "model_fields", {}).keys() >= SCANNED

@@ -144,7 +144,12 @@ class Journal:
 
     def note(self, *events: Event) -> None:
         """Take events that the next `append` or `flush` writes: for what is done again, without harm, if it is lost."""
-        self._add(_Batch(events, waited_for=False))
+        with self._queueing:
+            last = self._queue[-1] if self._queue else None
+            if last is None or last.waited_for or last.tried:
+                self._queue.append(_Batch(events, waited_for=False))
+            else:
+                last.rows += [_row(event) for event in events]
 
     def flush(self) -> None:
         """Write what was noted."""
@@ -195,9 +200,9 @@ class Journal:
 
     def _write(self, events: Sequence[_Row], batch: str) -> list[Event]:
         """The events with the numbers they were given."""
-        texts = [(row.text, row.long) for row in events if row.text and row.long]
+        texts = [(row.columns[-1], row.long) for row in events if row.long]
         try:
-            first = self.rows.add([row.columns() for row in events], texts, batch, self._fence)
+            first = self.rows.add([row.columns for row in events], texts, batch, self._fence)
         except Overtaken:
             self.taken_over = True
             raise
@@ -214,7 +219,7 @@ class Journal:
         self.flush()
         now = time.time()
         again = [
-            _Row(Event(run=before.run, kind=kind, stage=stage), now, data, None, None, text, "")
+            _Row(Event(run=before.run, kind=kind, stage=stage), (before.run, now, kind, stage, data, None, None, text))
             for kind, stage, data, text in self._rows(query, [run, *SETTLED])
         ]
         with self._writing:
@@ -380,22 +385,16 @@ class Journal:
 
 
 class _Row(NamedTuple):
-    """An event as it is written: its data in place, or once under their digest."""
+    """An event as it is written: its data in place, or, where they are `long`, once under their digest."""
 
     of: Event
-    at: float
-    data: str
-    key: str | None
-    made: str | None
-    text: str | None
-    long: str
-
-    def columns(self) -> tuple[Any, ...]:
-        return (self.of.run, self.at, self.of.kind, self.of.stage, self.data, self.key, self.made, self.text)
+    columns: tuple[Any, ...]
+    """As in `ADDED`."""
+    long: str = ""
 
     def event(self, seq: int) -> Event:
         run, kind, stage, data, _, _ = self.of
-        return Event(run, kind, stage, data, self.at, seq)
+        return Event(run, kind, stage, data, self.columns[1], seq)
 
 
 class _Batch:
@@ -414,13 +413,13 @@ class _Batch:
 
 def _row(event: Event) -> _Row:
     """Raises TypeError for data that JSON cannot hold."""
-    at = event.at or time.time()
-    key = event.data.get("key") if event.kind == "stage.finished" else None
-    made = event.data["result"] + event.data.get("concern", "") if key else None
-    data = _encoded(event.data)
+    run, kind, stage, about, at, _ = event
+    key = about.get("key") if kind == "stage.finished" else None
+    made = about["result"] + about.get("concern", "") if key else None
+    data = _encoded(about)
     if len(data) < LONG:
-        return _Row(event, at, data, key, made, None, "")
-    return _Row(event, at, "{}", key, made, digest.of_text(data), data)
+        return _Row(event, (run, at or time.time(), kind, stage, data, key, made, None))
+    return _Row(event, (run, at or time.time(), kind, stage, "{}", key, made, digest.of_text(data)), data)
 
 
 def _encoded(data: dict[str, Any]) -> str:

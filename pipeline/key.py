@@ -58,7 +58,7 @@ def text(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str |
         parts += sorted([f'"input {name}":"{inputs[source]}"' for name, source in found])
     if observed is not None:
         parts.append(f'"observed":{encode_basestring(observed)}')
-    parts += (f'"platform":{encode_basestring(platform)}', *configured(stage), tail)
+    parts += (_platform(platform), *configured(stage), tail)
     return ",".join(parts)
 
 
@@ -76,6 +76,11 @@ def configured(stage: Stage[Any]) -> tuple[str, ...]:
 
 CONFIGURED = "settings of the stage"
 """Where they are kept; no field can have this name."""
+
+
+@functools.cache
+def _platform(platform: str) -> str:
+    return f'"platform":{encode_basestring(platform)}'
 
 
 @functools.cache

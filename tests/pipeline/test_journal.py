@@ -25,7 +25,7 @@ from pipeline.history import fold
 from pipeline.journal import Cached, _row
 from pipeline.journal_file import JournalFile
 from pipeline.journal_server import JournalServer
-from pipeline.rows import Rows
+from pipeline.rows import ADDED, Rows
 
 Place = Callable[[], Rows]
 """Opens the place of the test's journal, each time anew."""
@@ -60,7 +60,7 @@ nested = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dict
 @given(st.dictionaries(texts, plain) | st.dictionaries(texts, nested))
 def test_any_data_is_read_back_as_it_was_from_one_line_of_ascii(data: dict[str, Any]) -> None:
     row = _row(Event(run="r", kind="a", data=data))
-    text = row.long or row.data
+    text = row.long or row.columns[ADDED.index("data")]
     assert json.loads(text) == data
     assert text.isascii()
     assert "\n" not in text
