@@ -38,8 +38,12 @@ if TYPE_CHECKING:
     from pipeline.remote.sharing import Sharing
     from pipeline.workers.workers import Workers
 
-TOGETHER = 0.1
-"""Seconds for which what happens is gathered before it is written; what must not be lost is written at once."""
+TOGETHER, LONGEST = 0.1, 0.3
+"""Seconds for which, at least and at most, what happens is gathered before it is written; what must not be lost is written at
+once."""
+
+SHARE = 10
+"""How many times as long as it takes to write it is gathered, so that slow disks and many quick stages do not wait for it."""
 
 TURN = 0.02
 """Seconds of work after which others have their turn: signals, and what waits for something else."""
@@ -124,8 +128,8 @@ class Runner:
         self._begun: dict[Stage[Any], Begun] = {}
         self._limits: set[Limit] = set()
         self._stops = 0
-        self._let_in, self._written = 0.0, 0.0
-        """When the event loop last had its turn, and when the journal was last written."""
+        self._let_in, self._due = 0.0, 0.0
+        """When the event loop last had its turn, and when what was noted is to be written."""
         self._wanted = frozenset(step.stage for step in plan.steps)
         self._schedule = self._scheduled(self._wanted)
         self._cleanup = Cleanup(self._pipeline, self._wanted, self._effects.is_open)
@@ -228,13 +232,16 @@ class Runner:
         """Write what was noted, many stages at once, as each time is a wait for the disk; see to limits of what takes long."""
         while True:
             await anyio.sleep(TOGETHER)
-            self._flush()
+            if time.monotonic() >= self._due:
+                self._flush()
             for limit in self._limits:
                 limit.arm()
 
     def _flush(self) -> None:
+        began = time.monotonic()
         self._journal.flush()
-        self._written = time.monotonic()
+        ended = time.monotonic()
+        self._due = ended + gather_for(ended - began)
 
     def _start(self, workers: TaskGroup, ready: Iterable[tuple[Stage[Any], Step]]) -> None:
         for stage, step in ready:
@@ -249,7 +256,7 @@ class Runner:
                 self._start(workers, others)
                 await self._settled(stage, step, limit)
                 now = time.monotonic()
-                if self._took(stage) >= WORTH or now - self._written > TOGETHER:
+                if self._took(stage) >= WORTH or now > self._due:
                     self._flush()
                 if now - self._let_in > TURN:
                     await self._let_others_in()
@@ -560,6 +567,11 @@ class Runner:
 
     def _event(self, kind: str, stage: Stage[Any] | None = None, /, **data: Any) -> Event:
         return Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data)
+
+
+def gather_for(writing: float) -> float:
+    """The seconds for which to gather what happens, when it took `writing` seconds to write what was gathered last."""
+    return min(max(TOGETHER, SHARE * writing), LONGEST)
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:

@@ -211,7 +211,7 @@ SLOW = """
 import anyio
 import pipeline.run as running
 
-running.TOGETHER = 3600.0  # what waits to be written together waits for ever
+running.TOGETHER = running.LONGEST = 3600.0  # what waits to be written together waits for ever
 
 
 class Slow(Does):
@@ -237,7 +237,8 @@ def test_what_took_a_second_is_written_at_once_and_what_took_none_may_be_done_ag
 MANY = """
 import pipeline.run as running
 
-running.TOGETHER, running.TURN = 0.0, 3600.0  # what was noted is written at once, though nobody else has a turn
+running.TOGETHER = running.SHARE = 0.0  # what was noted is written at once, though nobody else has a turn
+running.TURN = 3600.0
 
 
 class Counts(Does):

@@ -33,7 +33,7 @@ from pipeline import (
 from pipeline.errors import EngineError, Exit, JournalError, StageTimeout
 from pipeline.history import RunHistory, one
 from pipeline.record import read
-from pipeline.run import Outcome
+from pipeline.run import Outcome, gather_for
 from pipeline.store import unwritable
 from stages.source import WorkingCopy
 from tests.pipeline.toys import (
@@ -565,3 +565,7 @@ def test_what_an_interrupted_run_did_not_reach_is_told_apart_from_what_it_cut_of
     found = one(journal, "")
     assert found is not None
     assert {stage.name: stage.state for stage in found.stages.values()} == {"a": "interrupted", "b": "not reached"}
+
+
+def test_what_takes_longer_to_write_is_gathered_longer_but_never_for_half_a_second() -> None:
+    assert [gather_for(seconds) for seconds in (0.0, 0.005, 0.02, 5.0)] == [0.1, 0.1, 0.2, 0.3]
