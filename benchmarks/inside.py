@@ -44,6 +44,7 @@ def measured(root: Path) -> dict[str, float]:
     planned = time.perf_counter()
     session.claim()
     code = execute(session, plan, Silent(), jobs=0, fail_fast=False)
+    session.leave()
     ended = time.perf_counter()
     if code:
         raise RuntimeError(f"the run ended with {code}")

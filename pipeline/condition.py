@@ -36,6 +36,8 @@ class Only(Frozen):
         An unknown branch, event or environment matches no pattern. Unknown changes match every
         pattern: work is done once too often rather than left out.
         """
+        if not (self.branch or self.event or self.environment or self.changed):
+            return None  # as for most stages
         for name, patterns in (("branch", self.branch), ("event", self.event), ("environment", self.environment)):
             fact: str = getattr(facts, name)
             if patterns and not any(fnmatchcase(fact, pattern) for pattern in patterns):

@@ -15,7 +15,7 @@ from pipeline.errors import WiringError, did_you_mean
 from pipeline.fan_out import FanOut
 from pipeline.names import checked_name, is_label, member_name
 from pipeline.patterns import EVERYTHING, Patterns
-from pipeline.stage import Effect, Stage, declared_result, default_name, edges, settings, uses
+from pipeline.stage import Effect, Stage, declared_result, default_name, edges, is_stage, settings, uses
 
 NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -151,7 +151,7 @@ def _given(stages: Mapping[str, Stage[Any] | tuple[Stage[Any], ...]]) -> Iterato
     for name, value in stages.items():
         checked_name(name)
         for full, stage in _members(name, value, alone):
-            if not isinstance(stage, Stage):
+            if not is_stage(type(stage)):
                 raise WiringError(f"{name} is a {type(stage).__name__}", right="a stage, or a tuple of stages")
             if stage in seen:
                 raise WiringError(f"one stage has two names, {seen[stage]!r} and {full!r}", right="one of them")
@@ -173,7 +173,7 @@ def _labels(name: str, members: tuple[Stage[Any], ...], names: Mapping[Stage[Any
 
     Members with the same inputs are told apart by what else they are given, a rule for example.
     """
-    if not all(isinstance(member, Stage) for member in members):
+    if not all(map(is_stage, map(type, members))):
         return [str(number) for number in range(len(members))]
     usable = (
         labels
@@ -188,7 +188,7 @@ def _by_setting(members: tuple[Stage[Any], ...]) -> list[str]:
     fields = [
         field
         for field in (all_settings[0] if all_settings else ())
-        if all(isinstance(one.get(field), str | int | float) for one in all_settings)
+        if all(issubclass(kind, str | int | float) for kind in {type(one.get(field)) for one in all_settings})
         and len({one[field] for one in all_settings}) > 1
     ]
     return [",".join(str(one[field]) for field in fields) for one in all_settings]
@@ -304,14 +304,21 @@ def _check_always(pipeline: Pipeline) -> None:
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:
     """A result type may name the one class that may issue it; a subclass or a stranger would be a forgery."""
-    for result in {stage.result_type(), declared_result(type(stage))}:
-        issuer = _issuer(result)
-        actual = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    why = _forged(type(stage), stage.result_type())
+    if why is not None:
+        raise WiringError(f"{name} returns {why[0]}", right=why[1])
+
+
+@functools.cache
+def _forged(cls: type[Stage[Any]], result: Any) -> tuple[str, str] | None:
+    """What is wrong with a stage of that class that returns such results, and what would be right; None where nothing is."""
+    actual = f"{cls.__module__}.{cls.__qualname__}"
+    for returned in (result, declared_result(cls)):
+        issuer = _issuer(returned)
         if issuer is not None and actual != issuer:
-            raise WiringError(
-                f"{name} returns {result.__name__}, which only {issuer} may issue, and is a {actual}",
-                right=f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)",
-            )
+            what = f"{returned.__name__}, which only {issuer} may issue, and is a {actual}"
+            return what, f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)"
+    return None
 
 
 @functools.cache

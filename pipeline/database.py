@@ -20,6 +20,8 @@ PATIENCE = 30.0
 WAITING = 4096
 """Pages that wait beside the file before they are taken up: as keys come in no order, the same ones are written many times."""
 
+MUCH = 1 << 20
+"""Bytes that wait beside the file and are worth the time to take them up."""
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What is raised where a file cannot be used: of one that is damaged, what SQLite says of it may be no text either."""
@@ -116,6 +118,14 @@ class Database:
         """What a query finds; nothing where there is no file."""
         db = self.for_reading()
         return db.execute(query, parameters).fetchall() if db is not None else []
+
+    def leave(self) -> None:
+        """Close the file where much waits beside it: who closes it last takes that up; else who opens it next reads all of it.
+
+        It is opened again when it is needed.
+        """
+        if self._writer is not None and self.waiting.exists() and self.waiting.stat().st_size > MUCH:
+            self.close()
 
     def close(self) -> None:
         for db in (self._reader, self._writer):

@@ -107,6 +107,12 @@ class JournalFile:
 
         return Lock(self.path.with_name("effects.lock"))
 
+    def leave(self) -> None:
+        """As `Database.leave`."""
+        self.database.leave()
+        if not self.database.writing:
+            self._written = {}
+
     def close(self) -> None:
         self.database.close()
 

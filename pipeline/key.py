@@ -52,13 +52,16 @@ def own(stage: Stage[Any], *, observed: str | None, platform: str) -> dict[str, 
 
 def text(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str | None, platform: str) -> str:
     """The components as canonical JSON, written piece by piece in the order of their names: of ten thousand stages, quickly."""
-    head, tail = _ends(type(stage))
-    parts = [head]
-    if found := uses(stage):
-        parts += sorted([f'"input {name}":"{inputs[source]}"' for name, source in found])
+    head, tail = ends(type(stage))
+    return f"{head},{between(stage, inputs, observed=observed, platform=platform)},{tail}"
+
+
+def between(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: str | None, platform: str) -> str:
+    """The part of that text that is not the same for all stages of a class."""
+    parts = sorted([f'"input {name}":"{inputs[source]}"' for name, source in uses(stage)])
     if observed is not None:
         parts.append(f'"observed":{encode_basestring(observed)}')
-    parts += (_platform(platform), *configured(stage), tail)
+    parts += (_platform(platform), *configured(stage))
     return ",".join(parts)
 
 
@@ -74,7 +77,7 @@ def configured(stage: Stage[Any]) -> tuple[str, ...]:
     return found
 
 
-CONFIGURED = "settings of the stage"
+CONFIGURED = "settings of the stage as text"
 """Where they are kept; no field can have this name."""
 
 
@@ -84,8 +87,8 @@ def _platform(platform: str) -> str:
 
 
 @functools.cache
-def _ends(cls: type) -> tuple[str, str]:
-    """What comes first and last among the components of all stages of a class."""
+def ends(cls: type) -> tuple[str, str]:
+    """What comes first and last in that text, of all stages of a class."""
     name = encode_basestring(f"{cls.__module__}.{cls.__qualname__}")
     return f'{{"code":{encode_basestring(code(cls))},"format":{encode_basestring(FORMAT)}', f'"type":{name}}}'
 

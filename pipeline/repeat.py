@@ -7,13 +7,12 @@ store says by itself whether it was written to since.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline import key as keys
 from pipeline.dag import Pipeline
-from pipeline.digest import Digest
+from pipeline.digest import Digest, of_bytes
 from pipeline.plan import Plan, World
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
@@ -26,18 +25,21 @@ def fingerprint(
     if world.again:
         return None
     numbers = {stage: str(number) for number, stage in enumerate(pipeline.stages)}
-    hasher = hashlib.sha256(f"{pipeline.name}\n{world.engine}\n".encode())
+    parts = [pipeline.name, world.engine]
+    classes: dict[type, str] = {}
     for stage in pipeline.stages:
         if stage not in wanted:
             continue
         if stage in skipped:
-            text = skipped[stage]
+            kind, text = "skipped", skipped[stage]
         elif stage.effect is not Effect.PURE:
             return None
         else:
-            text = keys.text(stage, numbers, observed=world.observed.get(stage), platform=world.platform)
-        hasher.update(f"{pipeline.name_of(stage)}\n{len(text)} {text}\n".encode(errors="surrogateescape"))
-    return Digest(hasher.hexdigest())
+            kind = classes.get(type(stage)) or classes.setdefault(type(stage), str(len(classes)))
+            text = keys.between(stage, numbers, observed=world.observed.get(stage), platform=world.platform)
+        parts.append(f"{pipeline.name_of(stage)}\n{kind} {len(text)} {text}")
+    parts += (f"{kind} {' '.join(keys.ends(cls))}" for cls, kind in classes.items())
+    return of_bytes("\n".join(parts).encode(errors="surrogateescape"))
 
 
 def remember(store: Store, print_: Digest, plan: Plan, run: str) -> None:

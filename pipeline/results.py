@@ -201,6 +201,9 @@ class Results:
         with self._busy:
             return next(((run, contents.split()) for run, contents in self._rows(query, [print_])), None)
 
+    def leave(self) -> None:
+        self._database.leave()
+
     def close(self) -> None:
         self._database.close()
 

@@ -15,6 +15,7 @@ from pipeline.engines.choose import Choice, choose, platform_of
 from pipeline.errors import ConfigError, LockgateError, said
 from pipeline.frozen import Frozen
 from pipeline.journal import Journal
+from pipeline.journal_file import JournalFile
 from pipeline.leftover import Leftover, left_open
 from pipeline.lock import Lock
 from pipeline.plan import Lookup, Plan, World, plan
@@ -62,6 +63,12 @@ class Session(Frozen):
         if not _owner(self.project.home):
             with contextlib.suppress(OSError):  # where it cannot be written, the journal cannot either, and says so
                 (self.project.home / OWNER).write_text(f"{self.pipeline.name}\n")
+
+    def leave(self) -> None:
+        """A run has ended: whoever opens journal and store next is not to wait for what it has written."""
+        self.store.leave()
+        if isinstance(self.journal.rows, JournalFile):
+            self.journal.rows.leave()
 
     def plan(self, asked: Selection = EVERYTHING, *, again: Iterable[str] = ()) -> Plan:
         """Look at the world, then decide. Raises WiringError and ConfigError as `select` and `check_alone` do."""

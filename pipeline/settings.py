@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError, did_you_mean
 
@@ -62,8 +63,8 @@ def checked(table: Any, path: Path) -> Settings:
     for name in table:
         if name not in known:
             raise ConfigError(f"[tool.pipeline] has no key {name!r}", where=str(path), right=did_you_mean(name, known))
-    if all(_is_default(known[name].default, value) for name, value in table.items()):
-        return Settings.model_construct()  # the defaults need no validation, and planning need not wait for it
+    if all(_is_plainly_right(known[name], value) for name, value in table.items()):
+        return Settings.model_construct(**table)  # what checks the rest takes as long to build as it takes to plan
     try:
         return Settings.model_validate(table, strict=True)
     except ValidationError as error:
@@ -76,5 +77,8 @@ def checked(table: Any, path: Path) -> Settings:
         ) from error
 
 
-def _is_default(default: object, value: object) -> bool:
-    return type(value) is type(default) and value == default
+def _is_plainly_right(field: FieldInfo, value: object) -> bool:
+    """Whether the value is of the one type that the field may have, or one of those that it names."""
+    if get_origin(field.annotation) is Literal:
+        return isinstance(value, str) and value in get_args(field.annotation)
+    return type(value) is field.annotation and not field.metadata

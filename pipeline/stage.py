@@ -7,10 +7,10 @@ import functools
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pipeline.condition import Only
 from pipeline.errors import StageFailed, WiringError
@@ -198,46 +198,78 @@ COMMON = frozenset({"after", "only", "timeout", "retry", "resources", "always"})
 """The fields every stage has; they say when and how a stage runs, never what it returns."""
 
 
+class Fields(NamedTuple):
+    """What the fields of a stage hold: its inputs with the names of their fields, and by name what configures it."""
+
+    edges: tuple[tuple[str, Stage[Any]], ...]
+    settings: Mapping[str, Any]
+
+
 def edges(stage: Stage[Any]) -> tuple[tuple[str, Stage[Any]], ...]:
-    """The inputs of a stage with the names of their fields, in the order of the fields; looked for once.
+    """The inputs of a stage with the names of their fields, in the order of the fields.
 
     Raises WiringError for a stage hidden in a list, set, dict or nested tuple: only fields and tuples of stages are edges.
     """
-    found: tuple[tuple[str, Stage[Any]], ...] | None = stage.__dict__.get(EDGES)
+    return fields(stage).edges
+
+
+def settings(stage: Stage[Any]) -> Mapping[str, Any]:
+    """The fields of a stage that configure it: neither inputs nor the fields common to all stages. Raises as `edges` does."""
+    return fields(stage).settings
+
+
+def fields(stage: Stage[Any]) -> Fields:
+    """Looked at once. Raises WiringError as `edges` does."""
+    found: Fields | None = stage.__dict__.get(FIELDS)
     if found is None:
-        found = tuple(_edges(stage))
-        vars(stage)[EDGES] = found
+        found = vars(stage)[FIELDS] = _fields(stage)
     return found
 
 
-EDGES = "edges of the stage"
+FIELDS = "fields of the stage"
 """Where they are kept; no field can have this name."""
 
 
-def _edges(stage: Stage[Any]) -> Iterator[tuple[str, Stage[Any]]]:
+def _fields(stage: Stage[Any]) -> Fields:
     values = stage.__dict__
-    for name in _field_names(type(stage)):
+    found: list[tuple[str, Stage[Any]]] = []
+    configured: dict[str, Any] = {}
+    for name, own in _field_names(type(stage)):
         value = values[name]
         kind = type(value)
-        if kind in PLAIN:
-            continue
-        if _is_stage(kind):
-            yield name, value
-        elif kind is tuple:
-            for number, item in enumerate(value):
-                if _is_stage(type(item)):
-                    yield f"{name}[{number}]", item
-                elif _holds_stages(item):
-                    raise _hidden(stage, name, item)
-        elif _holds_stages(value):
-            raise _hidden(stage, name, value)
+        if kind is tuple:
+            if value:
+                inputs = _inputs(stage, name, value)
+                found += inputs
+                if len(inputs) == len(value):
+                    continue
+        elif kind not in PLAIN:
+            if is_stage(kind):
+                found.append((name, value))
+                continue
+            if _holds_stages(value):
+                raise _hidden(stage, name, value)
+        if own:
+            configured[name] = value
+    return Fields(tuple(found), configured)
+
+
+def _inputs(stage: Stage[Any], name: str, items: tuple[Any, ...]) -> list[tuple[str, Stage[Any]]]:
+    """The stages in a tuple, each with its place there."""
+    found = []
+    for number, item in enumerate(items):
+        if is_stage(type(item)):
+            found.append((f"{name}[{number}]", item))
+        elif _holds_stages(item):
+            raise _hidden(stage, name, item)
+    return found
 
 
 PLAIN = frozenset({str, int, bool, float, type(None), Only, Retry, Resources})
 """Types of most values of fields; they hold no stages."""
 
 
-def _is_stage(kind: type) -> bool:
+def is_stage(kind: type) -> bool:
     """What `isinstance` would say, which takes its time with an abstract class."""
     found = KINDS.get(kind)
     if found is None:
@@ -250,15 +282,16 @@ KINDS: dict[type, bool] = {}
 
 
 @functools.cache
-def _field_names(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
+def _field_names(cls: type) -> tuple[tuple[str, bool], ...]:
+    """The names of the fields, and whether they are those of this class of stages, and not of all."""
+    return tuple((field.name, field.name not in COMMON) for field in dataclasses.fields(cls))
 
 
 def _holds_stages(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(_is_stage(type(item)) or _holds_stages(item) for pair in value.items() for item in pair)
+        return any(is_stage(type(item)) or _holds_stages(item) for pair in value.items() for item in pair)
     return isinstance(value, list | tuple | set | frozenset) and any(
-        _is_stage(type(item)) or _holds_stages(item) for item in value
+        is_stage(type(item)) or _holds_stages(item) for item in value
     )
 
 
@@ -271,30 +304,6 @@ def uses(stage: Stage[Any]) -> Sequence[tuple[str, Stage[Any]]]:
     if not stage.after:
         return edges(stage)
     return [(name, source) for name, source in edges(stage) if not name.startswith("after[")]
-
-
-def settings(stage: Stage[Any]) -> dict[str, Any]:
-    """The fields of a stage that configure it: neither inputs nor the fields common to all stages."""
-    values = stage.__dict__
-    return {name: value for name in _own_names(type(stage)) if not _is_input(value := values[name])}
-
-
-def _is_input(value: Any) -> bool:
-    """Whether it is a stage, or a tuple of nothing but stages."""
-    kind = type(value)
-    if kind is not tuple:
-        return kind not in PLAIN and _is_stage(kind)
-    if not value:
-        return False
-    for item in value:  # noqa: SIM110 - a generator for each would take most of the time
-        if not _is_stage(type(item)):
-            return False
-    return True
-
-
-@functools.cache
-def _own_names(cls: type) -> tuple[str, ...]:
-    return tuple(name for name in _field_names(cls) if name not in COMMON)
 
 
 def default_name(stage: Stage[Any]) -> str:

@@ -369,6 +369,10 @@ class Store:
         """Take the record under `key` away, so that nobody reuses the result; the result itself stays."""
         self._results.forget(key)
 
+    def leave(self) -> None:
+        """Nothing is written for now: what was is left as whoever comes next reads it soonest."""
+        self._results.leave()
+
     def flush(self) -> None:
         """Write results and records that were kept. Raises StoreError where that cannot be."""
         self._results.flush()

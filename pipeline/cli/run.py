@@ -59,6 +59,7 @@ def at_work(session: Session, run: Callable[[], int]) -> int:
     finally:
         using.give_back()
     keep_small(session)
+    session.leave()
     return code
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import Event, database
+from pipeline.cli.main import main
+from pipeline.database import MUCH
 from pipeline.errors import ConfigError
 from pipeline.session import Session
 
@@ -22,6 +25,25 @@ def project(root: Path, name: str) -> Path:
     (root / "pyproject.toml").write_text("[tool.pipeline]\nengine = 'host'\n")
     (root / "delivery.py").write_text(PIPELINE.format(name=name))
     return root
+
+
+LONG = """
+from pipeline import Pipeline, Result, Stage, Work
+
+
+class Text(Result):
+    text: str
+
+
+class Writes(Stage[Text]):
+    number: int
+
+    async def run(self, work: Work) -> Text:
+        return Text(text=str(self.number) * 5_000)
+
+
+pipeline = Pipeline("long", writes=tuple(Writes(number=number) for number in range(100, 100 + MANY)))
+"""
 
 
 def opened(root: Path, home: Path) -> Session:
@@ -90,3 +112,29 @@ def test_what_a_full_disk_left_of_a_state_directory_is_made_whole(tmp_path: Path
     (home / ".gitignore").touch()
     opened(project(tmp_path / "a", "shop"), home)
     assert (home / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("many", [1, 100])
+def test_who_opens_journal_and_store_after_a_run_does_not_wait_for_what_it_has_written(tmp_path: Path, many: int) -> None:
+    root = project(tmp_path / "a", "long")
+    (root / "delivery.py").write_text(LONG.replace("MANY", str(many)))
+    assert main(["run", "-C", str(root)]) == 0
+    waiting = [path.stat().st_size for path in root.rglob("*-wal")]
+    assert len(waiting) == (2 if many == 1 else 1)  # of little nobody takes up anything: that takes its time
+    assert max(waiting) < MUCH
+    found = opened(root, root / ".pipeline")
+    assert len(list(found.journal.events(kind="stage.finished"))) == many
+    assert found.plan().settled()
+
+
+def test_a_journal_that_was_left_is_opened_again_by_who_writes_or_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MUCH", 0)
+    session = claimed(project(tmp_path / "a", "shop"), tmp_path / "home")
+    session.journal.append(Event(run="r", kind="a"))
+    session.leave()
+    assert not list((tmp_path / "home").glob("*-wal"))
+    session.journal.check()
+    session.journal.append(Event(run="r", kind="b"))
+    session.journal.check()
+    session.leave()
+    assert [event.kind for event in session.journal.events()] == ["a", "b"]
