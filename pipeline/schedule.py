@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from pipeline.dag import Pipeline
@@ -96,12 +97,14 @@ class Schedule:
     def take(self) -> Stage[Any] | None:
         """The most urgent ready stage that fits beside the running ones; its resources are taken."""
         there = self.elsewhere()
-        fitting = [(heap[0], heap, kind[1]) for kind, heap in self._ready.items() if heap and self._fits(*kind, there)]
+        fitting = [(heap[0], heap, kind) for kind, heap in self._ready.items() if self._fits(*kind, there)]
         if not fitting:
             return None
-        _, heap, pure = fitting[0] if len(fitting) == 1 else min(fitting)
+        _, heap, kind = fitting[0] if len(fitting) == 1 else min(fitting, key=itemgetter(0))
         _, _, found = heapq.heappop(heap)
-        if pure and there:
+        if not heap:
+            del self._ready[kind]  # there may be as many kinds of needs as stages, as with a lock for each
+        if there and kind[1]:
             self._away.add(found)
         self._use(found, 1)
         return found
