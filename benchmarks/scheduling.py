@@ -7,8 +7,8 @@ an ephemeral instance) keep nothing. All run in one process but Prefect's server
 interpreter, imports and Prefect's server have been started before the clock is. A pipeline is built and planned before it runs;
 of that the detail tells, and so it does for the peers that tell the two apart.
 
-An interpreter that was compiled without profile-guided optimization, as pyenv does unless it is told otherwise, takes about a tenth
-longer for Lockgate and twice as long for doit: `PYTHON=/usr/bin/python3 ./dev bench scheduling` chooses a distribution's.
+An interpreter that was compiled without profile-guided optimization, as pyenv does unless it is told otherwise, takes about a
+tenth longer for Lockgate and twice as long for doit: `PYTHON=/usr/bin/python3 ./dev bench scheduling` chooses a distribution's.
 """
 
 from __future__ import annotations

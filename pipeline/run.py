@@ -43,7 +43,8 @@ TOGETHER, LONGEST = 0.1, 0.3
 once."""
 
 SHARE = 10
-"""How many times as long as it takes to write it is gathered, so that slow disks and many quick stages do not wait for it."""
+"""How many times as long as it takes to write it is gathered, so that slow disks and many quick stages do not wait for it. Work
+that took as long, or `WORTH`, is written as soon as that may be."""
 
 TURN = 0.02
 """Seconds of work after which others have their turn: signals, and what waits for something else."""
@@ -128,8 +129,8 @@ class Runner:
         self._begun: dict[Stage[Any], Begun] = {}
         self._limits: set[Limit] = set()
         self._stops = 0
-        self._let_in, self._due = 0.0, 0.0
-        """When the event loop last had its turn, and when what was noted is to be written."""
+        self._let_in, self._written, self._pause = 0.0, 0.0, 0.0
+        """When the event loop last had its turn, when the journal was last written, and how many seconds are to pass after it."""
         self._wanted = frozenset(step.stage for step in plan.steps)
         self._schedule = self._scheduled(self._wanted)
         self._cleanup = Cleanup(self._pipeline, self._wanted, self._effects.is_open)
@@ -232,7 +233,7 @@ class Runner:
         """Write what was noted, many stages at once, as each time is a wait for the disk; see to limits of what takes long."""
         while True:
             await anyio.sleep(TOGETHER)
-            if time.monotonic() >= self._due:
+            if is_due(time.monotonic() - self._written, self._pause):
                 self._flush()
             for limit in self._limits:
                 limit.arm()
@@ -240,8 +241,8 @@ class Runner:
     def _flush(self) -> None:
         began = time.monotonic()
         self._journal.flush()
-        ended = time.monotonic()
-        self._due = ended + gather_for(ended - began)
+        self._written = time.monotonic()
+        self._pause = SHARE * (self._written - began)
 
     def _start(self, workers: TaskGroup, ready: Iterable[tuple[Stage[Any], Step]]) -> None:
         for stage, step in ready:
@@ -256,7 +257,7 @@ class Runner:
                 self._start(workers, others)
                 await self._settled(stage, step, limit)
                 now = time.monotonic()
-                if self._took(stage) >= WORTH or now > self._due:
+                if is_due(now - self._written, self._pause, self._took(stage)):
                     self._flush()
                 if now - self._let_in > TURN:
                     await self._let_others_in()
@@ -569,9 +570,12 @@ class Runner:
         return Event(run=self.id, kind=kind, stage=self._name(stage) if stage else "", data=data)
 
 
-def gather_for(writing: float) -> float:
-    """The seconds for which to gather what happens, when it took `writing` seconds to write what was gathered last."""
-    return min(max(TOGETHER, SHARE * writing), LONGEST)
+def is_due(since: float, pause: float, took: float = 0.0) -> bool:
+    """Whether to write what was noted, `since` it was done last, for which `pause` is to pass; the last stage `took` as long.
+
+    What is quickly done again is gathered for longer.
+    """
+    return took >= WORTH or min(took, since) > pause or since > min(max(TOGETHER, pause), LONGEST)
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:

@@ -211,7 +211,7 @@ SLOW = """
 import anyio
 import pipeline.run as running
 
-running.TOGETHER = running.LONGEST = 3600.0  # what waits to be written together waits for ever
+running.TOGETHER = running.LONGEST = running.SHARE = 3600.0  # what waits to be written together waits for ever
 
 
 class Slow(Does):

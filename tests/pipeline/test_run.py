@@ -33,7 +33,7 @@ from pipeline import (
 from pipeline.errors import EngineError, Exit, JournalError, StageTimeout
 from pipeline.history import RunHistory, one
 from pipeline.record import read
-from pipeline.run import Outcome, gather_for
+from pipeline.run import WORTH, Outcome, is_due
 from pipeline.store import unwritable
 from stages.source import WorkingCopy
 from tests.pipeline.toys import (
@@ -568,4 +568,10 @@ def test_what_an_interrupted_run_did_not_reach_is_told_apart_from_what_it_cut_of
 
 
 def test_what_takes_longer_to_write_is_gathered_longer_but_never_for_half_a_second() -> None:
-    assert [gather_for(seconds) for seconds in (0.0, 0.005, 0.02, 5.0)] == [0.1, 0.1, 0.2, 0.3]
+    for pause, longest in ((0.0, 0.1), (0.05, 0.1), (0.2, 0.2), (50.0, 0.3)):
+        assert [is_due(longest + more, pause) for more in (-0.01, 0.01)] == [False, True]
+
+
+def test_work_that_took_ten_times_as_long_as_writing_does_is_written_as_soon_as_that_has_passed() -> None:
+    assert [is_due(0.05, 0.03, took) for took in (0.001, 0.02, 0.04, 0.5)] == [False, False, True, True]
+    assert [is_due(0.02, 0.03, took) for took in (0.04, 0.5, WORTH)] == [False, False, True]
