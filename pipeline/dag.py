@@ -304,21 +304,13 @@ def _check_always(pipeline: Pipeline) -> None:
 
 def _check_issuer(stage: Stage[Any], name: str) -> None:
     """A result type may name the one class that may issue it; a subclass or a stranger would be a forgery."""
-    why = _forged(type(stage), stage.result_type())
-    if why is not None:
-        raise WiringError(f"{name} returns {why[0]}", right=why[1])
-
-
-@functools.cache
-def _forged(cls: type[Stage[Any]], result: Any) -> tuple[str, str] | None:
-    """What is wrong with a stage of that class that returns such results, and what would be right; None where nothing is."""
-    actual = f"{cls.__module__}.{cls.__qualname__}"
-    for returned in (result, declared_result(cls)):
-        issuer = _issuer(returned)
-        if issuer is not None and actual != issuer:
-            what = f"{returned.__name__}, which only {issuer} may issue, and is a {actual}"
-            return what, f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)"
-    return None
+    for result in {stage.result_type(), declared_result(type(stage))}:
+        issuer = _issuer(result)
+        if issuer is not None and (actual := f"{type(stage).__module__}.{type(stage).__qualname__}") != issuer:
+            raise WiringError(
+                f"{name} returns {result.__name__}, which only {issuer} may issue, and is a {actual}",
+                right=f"{issuer.rsplit('.', 1)[-1]}(artifact=..., checks=...)",
+            )
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def between(stage: Stage[Any], inputs: Mapping[Stage[Any], str], *, observed: st
     parts = sorted([f'"input {name}":"{inputs[source]}"' for name, source in uses(stage)])
     if observed is not None:
         parts.append(f'"observed":{encode_basestring(observed)}')
-    parts += (_platform(platform), *configured(stage))
+    parts += (f'"platform":{encode_basestring(platform)}', *configured(stage))
     return ",".join(parts)
 
 
@@ -79,11 +79,6 @@ def configured(stage: Stage[Any]) -> tuple[str, ...]:
 
 CONFIGURED = "settings of the stage as text"
 """Where they are kept; no field can have this name."""
-
-
-@functools.cache
-def _platform(platform: str) -> str:
-    return f'"platform":{encode_basestring(platform)}'
 
 
 @functools.cache

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
-
 from pipeline import digest
 from pipeline.data import Blob, Result, contents, is_result
 from pipeline.errors import StageFailed, StoreError
@@ -78,10 +76,8 @@ def written(record: Record) -> bytes:
 
 
 def _rest(record: Record) -> bytes:
-    try:
-        return to_json(record[:-1])  # a fifth of the time
-    except ValueError:  # text that is no UTF-8, as names of files may be
-        return digest.canonical(record[:-1])
+    text = digest.quickly(record[:-1])
+    return digest.canonical(record[:-1]) if text is None else text
 
 
 def read(text: bytes, key: str) -> Record | None:

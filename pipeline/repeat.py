@@ -35,7 +35,7 @@ def fingerprint(
         elif stage.effect is not Effect.PURE:
             return None
         else:
-            kind = classes.get(type(stage)) or classes.setdefault(type(stage), str(len(classes)))
+            kind = classes.setdefault(type(stage), str(len(classes)))
             text = keys.between(stage, numbers, observed=world.observed.get(stage), platform=world.platform)
         parts.append(f"{pipeline.name_of(stage)}\n{kind} {len(text)} {text}")
     parts += (f"{kind} {' '.join(keys.ends(cls))}" for cls, kind in classes.items())

@@ -268,7 +268,7 @@ class Runner:
         try:
             if stage.always:
                 await self._uncut(stage, step)
-            elif self._remote is None or not await self._was_shared(stage, step):
+            elif not await self._was_shared(stage, step):
                 await self._attempts(stage, step, limit)
         finally:
             self._effects.end(stage)
@@ -355,7 +355,7 @@ class Runner:
     def _in_the_way(self, stage: Stage[Any], source: Stage[Any]) -> bool:
         """Whether `stage` only comes after `source`, and that has a result with which nobody should go on."""
         record = self._done[source].record
-        return record is not None and record.concern != "" and source not in self._pipeline.used(stage)
+        return record is not None and bool(record.concern) and source not in self._pipeline.used(stage)
 
     async def _was_shared(self, stage: Stage[Any], step: Step) -> bool:
         """Whether the remote cache had the stage's result, with which it is settled now."""
@@ -462,9 +462,14 @@ class Runner:
                 self._remote.offer(stage, step, record)
         elif stage.judges:
             self._forget_evidence(stage)
-        self._done[stage] = Step(*step[:-1], record)
-        what = {"summary": record.summary, "concern": record.concern}
-        about = {"key": key, "result": record.result, "seconds": round(seconds, 6), **what}
+        self._done[stage] = step._replace(record=record)
+        about = {
+            "key": key,
+            "result": record.result,
+            "seconds": round(seconds, 6),
+            "summary": record.summary,
+            "concern": record.concern,
+        }
         finished = Event(self.id, "stage.finished", step.name, about)
         self._effects.journal(self._missing, finished, *self._weighed(stage, record))
 

@@ -236,28 +236,24 @@ def _fields(stage: Stage[Any]) -> Fields:
     configured: dict[str, Any] = {}
     for name, own in _field_names(type(stage)):
         value = values[name]
-        kind = type(value)
-        if kind is tuple:
-            if value:
-                inputs = _inputs(stage, name, value)
-                found += inputs
-                if len(inputs) == len(value):
-                    continue
-        elif kind not in PLAIN:
-            if is_stage(kind):
-                found.append((name, value))
-                continue
-            if _holds_stages(value):
-                raise _hidden(stage, name, value)
-        if own:
+        inputs = [] if type(value) in PLAIN else _inputs(stage, name, value)
+        found += inputs
+        nothing_else = inputs and (type(value) is not tuple or len(inputs) == len(value))
+        if own and not nothing_else:
             configured[name] = value
     return Fields(tuple(found), configured)
 
 
-def _inputs(stage: Stage[Any], name: str, items: tuple[Any, ...]) -> list[tuple[str, Stage[Any]]]:
-    """The stages in a tuple, each with its place there."""
+def _inputs(stage: Stage[Any], name: str, value: Any) -> list[tuple[str, Stage[Any]]]:
+    """The stage that a field holds, or those in its tuple, each with its place there."""
+    if is_stage(type(value)):
+        return [(name, value)]
+    if type(value) is not tuple:
+        if _holds_stages(value):
+            raise _hidden(stage, name, value)
+        return []
     found = []
-    for number, item in enumerate(items):
+    for number, item in enumerate(value):
         if is_stage(type(item)):
             found.append((f"{name}[{number}]", item))
         elif _holds_stages(item):

@@ -55,10 +55,9 @@ class Work:
         self.interrupted, self.parts = interrupted, parts
         self.run, self.name, self.attempt, self.observed = around.run, name, attempt, observed
         self.store, self.project, self.facts = around.store, around.project, around.facts
-        self._inputs, self._results, self._engine = inputs, results, engine
+        self._inputs, self._results, self._engine = dict.fromkeys(inputs), results, engine
         self._journal, self._listen, self._name_of = around.journal, around.listen, around.name_of
         self.actions = actions
-        self._allowed: frozenset[Stage[Any]] = frozenset()
 
     @property
     def engine(self) -> str:
@@ -72,15 +71,10 @@ class Work:
 
     def __getitem__(self, stage: Stage[T]) -> T:
         """The result of an input. Raises UndeclaredInput for a stage that is no input of this one."""
-        if stage not in (self._allowed or self._allow()):
+        if stage not in self._inputs:
             raise self._undeclared(stage)
         result: T = self._results(stage)
         return result
-
-    def _allow(self) -> frozenset[Stage[Any]]:
-        """The declared inputs, as quick to look up however many there are."""
-        self._allowed = frozenset(self._inputs)
-        return self._allowed
 
     def _undeclared(self, stage: Stage[Any]) -> UndeclaredInput:
         asked, inputs = type(stage).__name__, ", ".join(map(self._name_of, self._inputs))

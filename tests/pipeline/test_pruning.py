@@ -57,6 +57,13 @@ class Bench:
         run = run_pipeline(made, self.project, self.store, self.journal)[0].run
         return {event.stage: event.kind for event in self.journal.events(run) if event.kind in ("stage.finished", "stage.cached")}
 
+    def made_tree(self) -> Tree:
+        """What the only stage that ran has made."""
+        (finished,) = self.journal.events(kind="stage.finished")
+        record = read(self.store.load(finished.data["key"]) or b"", finished.data["key"])
+        assert record is not None
+        return next(Tree(digest=name, size=size, files=files) for name, size, files in record.contents if files >= 0)
+
     def prune(self, **limits: Any) -> Pruned:
         gone = prune(self.store, self.journal, **limits)
         self.store.discard(gone.eviction.keys, gone.eviction.objects, gone.trees)
@@ -103,11 +110,7 @@ def test_what_a_run_that_may_go_on_has_made_stays(bench: Bench) -> None:
 def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Bench) -> None:
     bench.make(1)
     loose = bench.store.put(b"nobody names this")
-    (finished,) = bench.journal.events(kind="stage.finished")
-    record = read(bench.store.load(finished.data["key"]) or b"", finished.data["key"])
-    assert record is not None
-    tree = next(Tree(digest=name, size=size, files=files) for name, size, files in record.contents if files >= 0)
-    place = bench.store.shared(tree)
+    place = bench.store.shared(bench.made_tree())
     assert bench.prune().eviction.objects == (loose.digest,)
     assert place.exists()
     bench.prune(largest=1)
@@ -117,11 +120,7 @@ def test_what_nothing_names_goes_and_laid_out_trees_with_their_files(bench: Benc
 
 def test_pruning_that_is_cut_off_leaves_nothing_damaged_and_can_be_done_again(bench: Bench) -> None:
     bench.make(1)
-    (finished,) = bench.journal.events(kind="stage.finished")
-    record = read(bench.store.load(finished.data["key"]) or b"", finished.data["key"])
-    assert record is not None
-    tree = next(Tree(digest=name, size=size, files=files) for name, size, files in record.contents if files >= 0)
-    bench.store.shared(tree)
+    bench.store.shared(bench.made_tree())
     gone = prune(bench.store, bench.journal, largest=1)
     *_, last = (name for name in gone.eviction.objects if name in bench.store.inventory().files)
     stuck = bench.store.root / "blobs" / last[:2] / last
