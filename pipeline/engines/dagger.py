@@ -269,11 +269,12 @@ class DaggerEngine:
     ) -> dagger.Service:
         check_layout(self._store, inputs=service.inputs, tools=service.tools)
         laid_out = self._laid_out(client, service.inputs, service.tools)
-        container = self._from(client, service.image, laid_out, mounted=bool(service.inputs or service.tools))
-        container, found = _with_services(container.with_workdir(WORK), before)
+        for name in (BASE["HOME"], BASE["TMPDIR"]):  # an engine with authorities of its own needs them before the command starts
+            laid_out = laid_out.with_new_directory(name[1:], permissions=0o777)
+        container, found = _with_services(self._from(client, service.image, laid_out, mounted=True).with_workdir(WORK), before)
         everywhere = "0.0.0.0"  # noqa: S104 # nosec B104 - inside a container of its own
         container = _with_env(container, {**BASE, **found, "PORT": str(service.port), "HOST": everywhere, **service.env}, found)
-        prepared = ["sh", "-c", f'{ending.watched()}; mkdir -p {WORK}/.home {WORK}/.tmp; exec "$@"', "service"]
+        prepared = ["sh", "-c", f'{ending.watched()}; exec "$@"', "service"]
         return container.with_exposed_port(service.port).as_service(
             args=[*prepared, *(fill(part, WORK, found) for part in service.argv)]
         )
