@@ -3,7 +3,7 @@
 An index remembers each file's digest with its size, times, inode and mode. A file is read again unless
 all of them are the same and its times lie well before the moment it was read: a file changed twice
 within one tick of the clock looks the same, so one that was young when it was read is never trusted
-(what git calls a racy entry).
+(what git calls a racy entry). Nor is anything once the store has lost an object: the file has to be put there again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def take(root: Path, files: Iterable[str], store: Store, index: Path, patterns: 
 
     `files` are as `project.listed` gives them. Raises LockgateError for a submodule among them that is not checked out.
     """
-    known = _read(index)
+    known = _read(index, store.losses)
     entries: list[Entry] = []
     fresh: dict[str, tuple[Stamp, str]] = {}
     now = time.time_ns()
@@ -66,7 +66,7 @@ def take(root: Path, files: Iterable[str], store: Store, index: Path, patterns: 
             fresh[path] = (stamp, name)
         entries.append(Entry(path, "executable" if info.st_mode & 0o100 else "file", name, info.st_size))
     if fresh.items() - known.items():
-        _write(index, known | fresh)
+        _write(index, known | fresh, store.losses)
     return store.tree(entries)
 
 
@@ -78,18 +78,19 @@ def _through_link(directory: str, prefix: str, known: dict[str, bool]) -> bool:
     return known[directory]
 
 
-def _read(index: Path) -> dict[str, tuple[Stamp, str]]:
+def _read(index: Path, losses: int) -> dict[str, tuple[Stamp, str]]:
     try:
-        rows = json.loads(index.read_text())
-        return {path: (tuple(stamp), name) for path, stamp, name in rows}
-    except (OSError, ValueError, TypeError):
+        found = json.loads(index.read_text())
+        return {path: (tuple(stamp), name) for path, stamp, name in found["files"]} if found["losses"] == losses else {}
+    except (OSError, ValueError, TypeError, LookupError):
         return {}  # no index, or half a one: everything is read again
 
 
-def _write(index: Path, rows: dict[str, tuple[Stamp, str]]) -> None:
+def _write(index: Path, rows: dict[str, tuple[Stamp, str]], losses: int) -> None:
     """Remember what was read. Where that cannot be written, files are read again: it is a matter of speed."""
     made = index.with_name(f"{index.name}.{os.getpid()}")
+    files = [[path, stamp, name] for path, (stamp, name) in rows.items()]
     with contextlib.suppress(OSError):
         index.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text(json.dumps([[path, stamp, name] for path, (stamp, name) in rows.items()], separators=(",", ":")))
+        made.write_text(json.dumps({"losses": losses, "files": files}, separators=(",", ":")))
         made.replace(index)

@@ -4,6 +4,7 @@ Layout, all below one directory:
 
     blobs/ab/abcdef...     bytes, named by their SHA-256
     results.db             results of stages, and their records by the key of the stage run that made them (`Results`)
+    losses                 a byte for each time something was found damaged or missing: what was remembered of it is void
     trees/abcdef.../       a directory laid out once to be shared read-only by many actions; its files are names of blobs
 
 A tree is a blob too: the canonical JSON list of its entries (`Entry.row`), sorted by path.
@@ -171,9 +172,7 @@ class Store:
         except OSError as error:
             text = self._results.text(blob.digest)
             if text is None:
-                raise StoreError(
-                    f"{blob.digest[:12]} is not in the store", where=str(self.root), right="an object a run stored"
-                ) from error
+                raise self._missing(blob.digest) from error
             data = text
         if digest.of_bytes(data) != blob.digest:
             raise self._corrupt(blob.digest)
@@ -183,7 +182,7 @@ class Store:
         """Where the bytes lie, for reading large ones in pieces. The file is shared: never write to it."""
         path = self._blob(blob.digest)
         if not path.exists():
-            raise StoreError(f"{blob.digest[:12]} is not in the store", where=str(self.root))
+            raise self._missing(blob.digest)
         return path
 
     def checked(self, blob: Blob) -> Path:
@@ -198,6 +197,17 @@ class Store:
         with contextlib.suppress(FileNotFoundError), self._blob(name).open("rb") as file:
             return file.read(1)
         return (self._results.text(name) or b"")[:1]
+
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """The bytes of an object, so many at a time, unchecked; none where it is missing."""
+        try:
+            file = self._blob(name).open("rb")
+        except FileNotFoundError:
+            yield self._results.text(name) or b""
+            return
+        with file:
+            while piece := file.read(size):
+                yield piece
 
     def size(self, name: str) -> int:
         """The bytes under this digest. Raises StoreError where there are none."""
@@ -291,12 +301,7 @@ class Store:
         destination.mkdir(parents=True, exist_ok=True)
         entries = self.entries(tree)
         check_paths({entry.path: entry for entry in entries})  # who else wrote to the store is not known
-        try:
-            self._lay_entries(entries, destination, lay)
-        except StoreError:
-            if not self.has(tree):  # else it is the destination that cannot be written
-                self._drop(tree.digest)  # a tree with a hole is a miss: its stage makes it again
-            raise
+        self._lay_entries(entries, destination, lay)
 
     def _lay_entries(self, entries: Iterable[Entry], destination: Path, lay: Lay) -> None:
         made = {destination}
@@ -502,7 +507,9 @@ class Store:
                     hasher.update(piece)
                     copy.write(piece)
         except FileNotFoundError as error:
-            raise StoreError(f"{name[:12]} is not in the store", where=str(self.root)) from error
+            if source.exists():
+                raise unwritable(destination, error) from error
+            raise self._missing(name) from error
         except OSError as error:
             raise unwritable(destination, error) from error
         if hasher.hexdigest() != name:
@@ -513,12 +520,54 @@ class Store:
 
     def _corrupt(self, name: str) -> StoreError:
         removed = self._drop(name)
+        self._lost(name)
         return StoreError(
             f"{name[:12]} was damaged on disk and {'has been' if removed else 'cannot be'} removed",
             where=str(self.root),
             right="bytes with that digest",
             next="run again: what is missing is made again",
         )
+
+    def _missing(self, name: str) -> StoreError:
+        self._lost(name)
+        return StoreError(
+            f"{name[:12]} is not in the store",
+            where=str(self.root),
+            right="an object a run stored",
+            next="run again: what is missing is made again",
+        )
+
+    @property
+    def losses(self) -> int:
+        """How often something was found damaged or missing, ever."""
+        try:
+            return (self.root / "losses").stat().st_size
+        except OSError:
+            return 0
+
+    def _lost(self, name: str) -> None:
+        """Take away what names an object that is gone, so that its stage makes all of it again: a tree with a hole is a miss."""
+        for tree in [other for other, _ in self._files(self._blobs) if self._names(other, name)]:
+            self._drop(tree)
+            with contextlib.suppress(OSError):  # laid out, it may have the damaged bytes too
+                (self._trees / tree).rename(self._trees / f"{GONE}{tree}")
+        self.note_loss()
+
+    def note_loss(self) -> None:
+        """What was remembered of what is here is void. Where that cannot be written, nothing else can: nothing was lost yet."""
+        with contextlib.suppress(OSError), (self.root / "losses").open("ab") as file:
+            file.write(b".")
+
+    def has_holes(self, tree: Tree) -> bool:
+        """Whether the tree's listing is here, and anything that it names is not."""
+        return self.has_object(tree.digest) and not self.has(tree)
+
+    def _names(self, tree: str, name: str) -> bool:
+        """Whether an object may be the listing of a tree, and names the other."""
+        try:
+            return self.begins(tree) == b"[" and name.encode() in self._blob(tree).read_bytes()
+        except OSError:
+            return False
 
     def _drop(self, name: str) -> bool:
         """Take an object away, so that it is made again; False where nothing may be written."""

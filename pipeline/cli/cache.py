@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.cli.paint import Paint
+from pipeline.data import Tree
 from pipeline.errors import ConfigError, Exit
 from pipeline.project import Project
 from pipeline.pruning import MIB, Pruned, prune
 from pipeline.record import read
 from pipeline.session import in_use, open_journal
-from pipeline.store import Store
+from pipeline.store import Inventory, Store
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -61,18 +62,30 @@ def _verify(project: Project, store: Store, arguments: argparse.Namespace, out: 
     objects = [name for name in (*found.texts, *found.files) if not store.is_whole(name)]
     trees = [name for name in found.trees if not store.is_laid_out_whole(name)]
     store.discard(keys, objects, trees)
-    damaged = {"results": keys, "objects": objects, "trees": trees}
-    count = len(keys) + len(objects) + len(trees)
+    listings = sorted(tree.digest for tree in _trees(found) if store.has_holes(tree))
+    store.discard((), listings, [name for name in found.trees if name in listings and name not in trees])
+    damaged = {"results": keys, "objects": objects, "trees": trees, "listings": listings}
+    count = sum(map(len, damaged.values()))
+    if count:
+        store.note_loss()
     if arguments.output == "json":
         print(json.dumps({"kind": "cache", "what": "verify", "damaged": damaged}), file=out)
         return Exit.FAILED if count else Exit.PASSED
     paint = Paint.on_stream(out, arguments.color)
     for kind, names in damaged.items():
         for name in names:
-            print(f"  {paint('red', '✗')} {kind.removesuffix('s')} {name[:12]} is damaged, and was removed", file=out)
+            what = "names what is not here" if kind == "listings" else "is damaged"
+            print(f"  {paint('red', '✗')} {kind.removesuffix('s')} {name[:12]} {what}, and was removed", file=out)
     whole = len(found.records) + len(found.texts) + len(found.files) + len(found.trees) - count
     print(f"{whole:,} whole, {count:,} damaged" + ("; what is missing is made again" if count else ""), file=out)
     return Exit.FAILED if count else Exit.PASSED
+
+
+def _trees(found: Inventory) -> set[Tree]:
+    """The trees that results name."""
+    known = (read(text, key) for key, text in found.records.items())
+    contents = (content for record in known if record is not None for content in record.contents)
+    return {Tree(digest=name, size=size, files=files) for name, size, files in contents if files >= 0}
 
 
 def _prune(project: Project, store: Store, arguments: argparse.Namespace, out: TextIO) -> int:

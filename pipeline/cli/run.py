@@ -46,7 +46,13 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.dry_run:
         show(session, session.plan(asked, again=arguments.again), arguments, out)
         return Exit.PASSED
-    return at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
+    losses = session.store.losses
+    code = at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
+    if code != Exit.UNUSABLE or session.store.losses == losses:
+        return code
+    print("what was found damaged is made again", file=sys.stderr)
+    session = opened(arguments)
+    return at_work(session, lambda: _run(session, asked, select(session.pipeline, asked), arguments, console(arguments, out)))
 
 
 def at_work(session: Session, run: Callable[[], int]) -> int:

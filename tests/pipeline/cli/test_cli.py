@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -1551,3 +1552,103 @@ def test_explain_tells_what_it_knows_and_which_inputs_are_not_known_yet_and_why(
     found = json.loads(place("explain", "sum", "--output", "json").out)
     assert found["unknown"][1] == {"input": "parts[1]", "stage": "half", "reason": "after source: observed changed"}
     assert (found["components"]["setting plus"], "input parts[0]" in found["components"]) == ("2", False)
+
+
+READS = """
+from pipeline import Action, Entry, Pipeline, Stage, Tree, Work
+from stages.source import WorkingCopy
+from tests.pipeline.toys import Number
+
+class Lists(Stage[Tree]):
+    async def run(self, work: Work) -> Tree:
+        blob = work.store.put(b"listed")
+        return work.store.tree([Entry("n", "file", blob.digest, blob.size)])
+
+class Reads(Stage[Number]):
+    of: Stage[Tree]
+    setting: int
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=len(work.store.read(work.store.file(work[self.of], "n"))))
+
+class Acts(Reads):
+    async def run(self, work: Work) -> Number:
+        action = Action(argv=("cat", "src/n"), inputs={"src": work[self.of]})
+        return Number(value=(await work.execute(action)).exit_code)
+
+of = SOURCE
+pipeline = Pipeline("thing", of=of, reads=READER(of=of, setting=SETTING))
+"""
+
+
+@pytest.mark.parametrize("reader", ["Reads", "Acts"])
+@pytest.mark.parametrize(("source", "content"), [("WorkingCopy(include=('n',))", b"8"), ("Lists()", b"listed")])
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_flipped_byte_of_a_file_in_a_tree_is_made_again_by_the_run_that_needs_it(
+    place: Place, source: str, content: bytes, reader: str, verified: bool
+) -> None:
+    def delivery(setting: int) -> str:
+        return READS.replace("SOURCE", source).replace("READER", reader).replace("SETTING", str(setting))
+
+    place.write("delivery.py", delivery(1))
+    assert place("run").code == 0
+    name, about = of_bytes(content), (place.root / "n").stat()
+    blob = place.root / ".pipeline" / "store" / "blobs" / name[:2] / name
+    stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, about.st_mode]
+    remembered = {"losses": 0, "files": [["n", stamp, of_bytes(b"8")]]}  # as of a file that is two seconds old
+    place.write(".pipeline/index.json", json.dumps(remembered))
+    blob.chmod(0o644)
+    blob.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    if verified:
+        done = place("cache", "verify")
+        assert done.code == 1
+        assert "names what is not here, and was removed" in done.out
+    place.write("delivery.py", delivery(2))
+    done = place("run")
+    assert (done.code, blob.read_bytes()) == (0, content)
+    assert ("what was found damaged is made again" in done.err) is not verified
+    assert place("cache", "verify").code == 0
+    place.write("delivery.py", delivery(3))
+    blob.unlink()  # nor is it noticed before it is needed where it is gone altogether
+    assert (place("run").code, blob.read_bytes()) == (0, content)
+
+
+LOCKED = """
+from pathlib import Path
+from typing import ClassVar
+import anyio
+from pipeline import Effect, Pipeline, Resources, Result, Stage, Work
+
+class Loads(Stage[Result]):
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    async def run(self, work: Work) -> Result:
+        for number in range(2):
+            with Path("log").open("a") as file:
+                print(work.run, file=file)
+            while number == 0 and not Path("go").exists():
+                await anyio.sleep(0.01)
+        return Result()
+
+pipeline = Pipeline("thing", loads=Loads(resources=Resources(locks=("staging",))))
+"""
+
+
+def test_a_named_lock_is_held_by_one_run_at_a_time(place: Place) -> None:
+    place.write("delivery.py", LOCKED)
+    command = [sys.executable, "-u", "-m", "pipeline", "run"]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    with (
+        subprocess.Popen(command, cwd=place.root, env=env, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen(command, cwd=place.root, env=env, stdout=subprocess.PIPE, text=True) as two,
+    ):
+        logs = place.root / ".pipeline" / "logs"
+        while not any(b"another run has the lock" in log.read_bytes() for log in logs.rglob("*.log")):
+            assert (one.poll(), two.poll()) == (None, None)
+            time.sleep(0.02)
+        (place.root / "go").touch()
+        one.communicate()
+        two.communicate()
+    runs = (place.root / "log").read_text().split()
+    assert (one.returncode, two.returncode) == (0, 0)
+    assert runs[0] == runs[1] != runs[2] == runs[3]
