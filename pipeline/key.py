@@ -22,6 +22,9 @@ from pipeline import digest
 from pipeline.errors import WiringError
 from pipeline.stage import Stage, settings, uses
 
+SHIPPED = ("gates", "stages")
+"""The packages of stages that come with this library."""
+
 FORMAT = "1"
 """Raised when this library changes what a recorded result means, so that older ones are made again."""
 
@@ -137,7 +140,8 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, bytes):
         return digest.of_bytes(value)
     if isinstance(value, BaseModel):
-        return [type(value).__qualname__, code(type(value)), value.model_dump(mode="json")]
+        known = {**{name: getattr(value, name) for name in type(value).model_fields}, **(value.model_extra or {})}
+        return [type(value).__qualname__, code(type(value)), {name: plain(item, where) for name, item in known.items()}]
     if isinstance(value, tuple | list):
         return [plain(item, where) for item in value]
     if isinstance(value, frozenset | set):
@@ -183,8 +187,8 @@ def _constant(item: object) -> str:
 def code(cls: type) -> str:
     """The digest of the source files a class is made of: its module's and those of the modules they refer to.
 
-    Modules of the standard library, of installed packages other than the class's own, and of `pipeline`
-    itself are left out: `FORMAT` and the platform stand for them.
+    Of packages that are installed and not the class's own the version stands for the files, where files of a project refer to
+    them. The standard library and `pipeline` itself are left out: `FORMAT` and the platform stand for them.
     """
     files: dict[str, str] = {}
     for base in cls.__mro__:
@@ -195,8 +199,8 @@ def code(cls: type) -> str:
 
 @functools.cache
 def _module_files(name: str) -> dict[str, str]:
-    """Every source file that `name` reaches through its globals, without leaving its own packages."""
-    packages = {name.partition(".")[0], "gates", "stages"}
+    """Every source file that `name` reaches through its globals, without leaving its own packages and what is not installed."""
+    packages = {name.partition(".")[0], *SHIPPED}
     files: dict[str, str] = {}
     left, seen = [name], set[str]()
     while left:
@@ -204,10 +208,32 @@ def _module_files(name: str) -> dict[str, str]:
         if current in seen or (source := _source(current)) is None:
             continue
         seen.add(current)
-        path, files[current], named = source
-        directory = os.path.dirname(path) + os.sep
-        left += [other for other in named if other not in seen and _within(other, packages, directory)]
+        _, files[current], named = source
+        for other in named - seen:
+            if _within(other, packages):
+                left.append(other)
+            elif current.partition(".")[0] not in SHIPPED and (version := _version(other.partition(".")[0])):
+                files[f"installed {other.partition('.')[0]}"] = version
     return files
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """The version of an installed package; empty for what is part of Python, of this library, or not installed."""
+    path = _file(package)
+    if path is None or package in sys.stdlib_module_names or package == "pipeline" or not _is_installed(path):
+        return ""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # it is known by another name than that of its distribution
+        names = metadata.packages_distributions().get(package, [])
+        return " ".join(sorted(f"{name} {metadata.version(name)}" for name in names))
+
+
+def _is_installed(path: str) -> bool:
+    return f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
 
 
 @functools.cache
@@ -217,7 +243,7 @@ def _source(name: str) -> tuple[str, str, frozenset[str]] | None:
     if path is None or not path.endswith(".py"):
         return None
     named = _named(name, module, path)
-    if name.partition(".")[0] not in ("gates", "stages"):
+    if name.partition(".")[0] not in SHIPPED:
         package = name if Path(path).name == "__init__.py" else name.rpartition(".")[0]
         named |= _imports(Path(path), package)  # a user's file may import a constant, or import inside a function
     return path, digest.of_file(Path(path)), frozenset(other for other in named if isinstance(other, str))
@@ -253,12 +279,15 @@ def _imports(path: Path, package: str) -> set[str | None]:
     return found
 
 
-def _within(name: str, packages: set[str], directory: str) -> bool:
-    """Whether a module belongs to one of the packages, or lies beside the user's pipeline file."""
-    if name.partition(".")[0] in packages:
+def _within(name: str, packages: set[str]) -> bool:
+    """Whether a module belongs to one of the packages, or is a project's own: neither installed nor a part of Python."""
+    package = name.partition(".")[0]
+    if package in packages:
         return True
+    if package in sys.stdlib_module_names or package == "pipeline":
+        return False
     path = _file(name)
-    return path is not None and path.startswith(directory) and f"{os.sep}site-packages{os.sep}" not in path
+    return path is not None and not _is_installed(path)
 
 
 @functools.cache

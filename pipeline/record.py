@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A result, and the digest and the size of its text in the store; equal results have equal digests."""
+    """A result as it is read back, and the digest and the size of its text in the store; equal results have equal digests."""
 
     result: Result
     digest: str
@@ -49,10 +49,10 @@ def keep(store: Store, stage: Stage[Any], name: str, value: Any) -> Kept:
         )
     try:
         text = digest.canonical(value.model_dump(mode="json", warnings=False))
-        expected.model_validate_json(text)
+        read_back: Result = expected.model_validate_json(text)  # which is what later runs get: nobody is to see more now
     except ValueError as error:
         raise StageFailed(f"{name} returned a {expected.__name__} that cannot be read back: {error}") from error
-    return Kept(value, store.keep(text), len(text))
+    return Kept(read_back, store.keep(text), len(text))
 
 
 def of(kept: Kept, *, parts: str, run: str, seconds: float) -> Record:

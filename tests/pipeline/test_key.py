@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from pipeline import Result, Stage, WiringError, Work
 from pipeline.digest import canonical
@@ -39,6 +40,19 @@ class Model(Result):
     x: int
 
 
+class Rule(BaseModel):
+    name: str
+
+
+class AtMost(Rule):
+    most: int
+
+
+class Policy(BaseModel):
+    rules: tuple[Rule, ...] = ()
+    unseen: int = Field(default=0, exclude=True)
+
+
 def adder(number: int) -> Any:
     return lambda value: value + number
 
@@ -54,6 +68,9 @@ def other(number: int) -> Any:
         (adder(1), other(1)),
         (Limit(1), Limit(2)),
         (Model(x=1), Model(x=2)),
+        (Policy(rules=(AtMost(name="a", most=1),)), Policy(rules=(AtMost(name="a", most=2),))),
+        (Policy(rules=(AtMost(name="a", most=1),)), Policy(rules=(Rule(name="a"),))),
+        (Policy(unseen=1), Policy(unseen=2)),
         (functools.partial(adder, 1), functools.partial(adder, 2)),
         (Path("a"), Path("b")),
         (b"a", b"b"),
@@ -206,3 +223,50 @@ def test_inputs_are_in_the_order_of_their_names_however_many(count: int) -> None
         text(stage, inputs, observed=None, platform="p")
         == canonical(components(stage, inputs, observed=None, platform="p")).decode()
     )
+
+
+CODE = "import sys; sys.path[:0] = sys.argv[1:]; from ci.mine import Mine; from pipeline.key import code; print(code(Mine))"
+MINE = """
+from pipeline import Result, Stage
+{imports}
+
+class Mine(Stage[Result]):
+    async def run(self, work):
+        return Result()
+"""
+
+
+def code_of_mine(*paths: Path) -> str:
+    """The digest of `Mine` in a process that has loaded nothing of it yet."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return warm.run(["-c", CODE, *map(str, paths)], cwd=paths[0], env=env).stdout
+
+
+@pytest.mark.parametrize("imports", ["from common import VALUE", "import common", "from lib.deep import VALUE"])
+def test_the_code_of_a_stage_covers_what_its_file_imports_from_anywhere_in_the_project(tmp_path: Path, imports: str) -> None:
+    files = {"ci/mine.py": MINE.format(imports=imports), "common.py": "VALUE = 1", "lib/deep.py": "from common import VALUE"}
+    for name, text_ in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text_)
+    before = code_of_mine(tmp_path)
+    assert len(before) == 65
+    (tmp_path / "common.py").write_text("VALUE = 2")
+    assert code_of_mine(tmp_path) != before
+
+
+def test_the_code_of_a_stage_covers_the_versions_of_what_is_installed_for_it(tmp_path: Path) -> None:
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "mine.py").write_text(MINE.format(imports="import vendored"))
+    site = tmp_path / "site-packages"
+
+    def installed(version: str, name: str) -> str:
+        shutil.rmtree(site, ignore_errors=True)
+        about = site / f"{name}-{version}.dist-info"
+        about.mkdir(parents=True)
+        (site / "vendored.py").write_text("VALUE = 1")
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (about / "RECORD").write_text("vendored.py,,\n")
+        return code_of_mine(tmp_path, site)
+
+    assert installed("1.0", "vendored") == installed("1.0", "vendored") != installed("2.0", "vendored")
+    assert installed("1.0", "another_name") != installed("2.0", "another_name")
