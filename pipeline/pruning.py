@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline import record as records
-from pipeline.data import Blob
 from pipeline.eviction import Eviction, Kept, evict
 from pipeline.history import planned
 from pipeline.journal import Journal
@@ -20,10 +19,13 @@ from pipeline.store import Inventory, Store
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 
-LARGEST = 64 << 20
-"""Bytes of the largest object in which names of others are looked for: results and listings of trees are smaller."""
+PIECE = 1 << 20
+"""Bytes of an object that are looked at together for names of others."""
 
 DAY, MIB = 86400.0, 1 << 20
+
+RESUMABLE = 30 * DAY
+"""Seconds for which all stays that a run made which did not come to its end, and may go on."""
 
 RELEASES = 2
 """Runs whose effect stands, of each stage: the release that serves, and the one before it, to which it can go back."""
@@ -83,12 +85,17 @@ class Named:
     def _by(self, name: str) -> tuple[str, ...]:
         """Results and listings of trees are JSON, and name others by digests in it. One that is damaged names none."""
         if name not in self._directly:
-            text = b""
-            if self._sizes[name] <= LARGEST and self._store.begins(name) in (b"[", b"{") and self._store.is_whole(name):
-                text = self._store.read(Blob(digest=name, size=0))
-            others = {other.decode() for other in DIGEST.findall(text)}
-            self._directly[name] = tuple(sorted(others & self._sizes.keys()))
+            found = self._in(name) if self._store.begins(name) in (b"[", b"{") and self._store.is_whole(name) else ()
+            self._directly[name] = tuple(sorted(self._sizes.keys() & set(found)))
         return self._directly[name]
+
+    def _in(self, name: str) -> Iterator[str]:
+        """The digests in an object, which may be large: it is read in pieces that overlap."""
+        before = b""
+        for piece in self._store.pieces(name, PIECE):
+            text = before + piece
+            yield from (other.decode() for other in DIGEST.findall(text))
+            before = text[-63:]
 
 
 def _needs(inventory: Inventory, named: Named) -> Iterator[tuple[str, frozenset[str]]]:
@@ -145,7 +152,8 @@ def _was_here(journal: Journal, run: str) -> bool:
 def _unfinished(journal: Journal) -> list[str]:
     """Runs that may go on."""
     ended = {event.run for event in journal.events(kind="run.finished") if event.data["exit"] not in CUT_OFF}
-    return [run for run in journal.runs() if run not in ended][-RELEASES:]
+    began = journal.events(kind=("run.started", "run.resumed"))
+    return [event.run for event in began if event.run not in ended and event.at > time.time() - RESUMABLE]
 
 
 def _stages(journal: Journal, keys: Iterable[str]) -> Iterator[str]:

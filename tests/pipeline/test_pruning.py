@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline import Blob, Effect, Event, Journal, Pipeline, Project, Result, Stage, Store, Tree, Work
 from pipeline.errors import StoreError
-from pipeline.pruning import Pruned, latest, prune
+from pipeline.pruning import DAY, Pruned, latest, prune
 from pipeline.record import read
 from pipeline.store import Entry
 from tests.running import run_pipeline
@@ -215,3 +216,29 @@ def test_a_laid_out_tree_is_whole_only_as_it_was_laid_out(tmp_path: Path) -> Non
     (place / "bin" / "b").write_bytes(b"twp")
     (place / "bin" / "b").chmod(0o555)
     assert not whole()
+
+
+def test_all_runs_that_may_go_on_keep_what_they_made_for_thirty_days(tmp_path: Path, journal: Journal) -> None:
+    store = Store(tmp_path / "store")
+    made = [store.put(b"%d" % number).digest for number in range(4)]
+    for number, result in enumerate(made):
+        at = time.time() - (31 * DAY if number == 0 else 29 * DAY)
+        journal.append(
+            Event(run=f"run{number}", kind="run.started", at=at),
+            Event(run=f"run{number}", kind="stage.finished", stage="one", data={"result": result, "key": None}, at=at),
+        )
+    assert prune(store, journal, largest=1).eviction.objects == (made[0],)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 90])
+def test_what_a_release_names_is_kept_however_large_the_listing_that_names_it(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr("pipeline.pruning.PIECE", piece)
+    blobs = [store.put(b"file %d" % number) for number in range(20)]
+    tree = store.tree([Entry(f"f{number}", "file", blob.digest, blob.size) for number, blob in enumerate(blobs)])
+    loose = store.put(b"nobody's")
+    data = {"result": tree.digest, "about": "x", "key": None}
+    journal.append(*(Event(run="run", kind=kind, stage="deploy", data=data) for kind in ("stage.finished", "effect.done")))
+    assert prune(store, journal, largest=1).eviction.objects == (loose.digest,)
