@@ -54,8 +54,9 @@ def sizes(small: int, count: int, large: int) -> Iterator[Figure]:
         runs += [ours(layered(count)) for _ in range(QUICK - 1)]
     each = statistics.median(one["run"] for one in runs) / count
     yield Figure(f"overhead of a stage, {count:,} stages", 1e6 * each, "us", 100, detail=told(runs[0]))
-    few = ours(layered(small))
-    yield Figure(f"overhead of a stage, {small:,} stages", 1e6 * few["run"] / small, "us", detail=told(few))
+    few, alone = ours(layered(small)), min(ours(layered(1))["run"] for _ in range(QUICK))
+    detail = f"{told(few)}; a run of one stage takes {1e3 * alone:.1f} ms"
+    yield Figure(f"overhead of a stage, {small:,} stages", 1e6 * few["run"] / small, "us", detail=detail)
     name = f"overhead of a stage, {large:,} stages against {count:,}"
     if each * large > PATIENCE:
         detail = f"not measured: at that rate it would take {each * large:.0f} s, and {PATIENCE:.0f} s are given"
@@ -64,6 +65,8 @@ def sizes(small: int, count: int, large: int) -> Iterator[Figure]:
     try:
         many = ours(layered(large), timeout=PATIENCE)
         yield Figure(name, many["run"] / large / each, "x", 1.5, detail=told(many))
+        name = f"overhead of a stage, {large:,} stages against {small:,}"
+        yield Figure(name, many["run"] / large / (few["run"] / small), "x", 1.5, detail="what a run costs by itself included")
     except subprocess.TimeoutExpired:
         yield Figure(name, float("inf"), "x", 1.5, detail=f"given up after {PATIENCE:.0f} s")
 

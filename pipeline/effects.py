@@ -31,7 +31,7 @@ from pipeline.errors import JournalError, LockgateError, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
-from pipeline.rows import EffectsLock
+from pipeline.rows import RunLock
 from pipeline.stage import Effect, Stage
 from pipeline.store import Store
 from pipeline.work import Work
@@ -55,7 +55,7 @@ class Effects:
     """The effects of the run `run`."""
 
     def __init__(
-        self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: EffectsLock, work: WorkOf, resumed: bool
+        self, pipeline: Pipeline, run: str, *, journal: Journal, store: Store, lock: RunLock, work: WorkOf, resumed: bool
     ) -> None:
         self._pipeline, self._run, self._journal, self._store = pipeline, run, journal, store
         self._lock, self._work, self._resumed = lock, work, resumed
@@ -123,9 +123,9 @@ class Effects:
             self._in_doubt.pop(stage, None)
             self._write("effect.failed", stage, about=about, error=why)
 
-    def journal(self, missing: Callable[[Stage[Any]], list[str]], *events: Event) -> None:
-        """Note events, and write with them that effects of which nothing is `missing` any more stand; only then they do."""
-        standing = [stage for stage in self._open if not missing(stage)]
+    def journal(self, confirmed: Callable[[Stage[Any]], bool], *events: Event) -> None:
+        """Note events, and write with them that effects that are `confirmed` by now stand; only then they do."""
+        standing = [stage for stage in self._open if confirmed(stage)]
         self._journal.note(*events)
         if standing:
             self._journal.append(*(self._event("effect.stands", stage, about=self._open[stage].about) for stage in standing))

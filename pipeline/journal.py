@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from pipeline import digest
 from pipeline.damage import UNFIT, damaged, told
 from pipeline.data import PLAIN
+from pipeline.errors import JournalError, StoreError
 from pipeline.journal_file import JournalFile
-from pipeline.rows import EffectsLock, Fence, Overtaken, Rows
+from pipeline.rows import Fence, Overtaken, Rows, RunLock
 
 LONG = 4096
 """Characters from which on the data of an event are written once, however often they are repeated."""
@@ -122,9 +123,13 @@ class Journal:
         """
         self.rows.check()
 
-    def effects_lock(self) -> EffectsLock:
+    def effects_lock(self) -> RunLock:
         """What the one run holds that may have open side effects."""
         return self.rows.effects_lock()
+
+    def lock(self, name: str) -> RunLock:
+        """What the one stage holds, of all runs, that asks for the lock of that name."""
+        return self.rows.lock(name)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event from now on, after it is durable."""
@@ -174,8 +179,7 @@ class Journal:
         with self._queueing:
             batches, self._queue = self._queue, []
         try:
-            for first in self._first:
-                first()
+            self._prepare()
             known = {tried: self.rows.added(tried) for tried in {batch.tried for batch in batches if batch.tried}}
             batches = [batch for batch in batches if not known.get(batch.tried)]
             tried = os.urandom(16).hex()
@@ -193,6 +197,14 @@ class Journal:
         for event in written:
             for listener in self._listeners:
                 listener(event)
+
+    def _prepare(self) -> None:
+        """What events name is there before them. Raises JournalError where it cannot be: then they are not written either."""
+        try:
+            for first in self._first:
+                first()
+        except StoreError as error:
+            raise JournalError(error.what, where=error.where, right=error.right, next=error.next) from error
 
     def _write(self, events: Sequence[_Row], batch: str) -> list[Event]:
         """The events with the numbers they were given."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.database import ERRORS, Database, is_of_the_disk
+from pipeline.digest import of_text
 from pipeline.errors import JournalError
 from pipeline.formats import SQLITE, scripts
 from pipeline.rows import ADDED, RESUMPTIONS, Fence, Overtaken
@@ -101,11 +102,17 @@ class JournalFile:
     def effects_lock(self) -> Lock:
         return self._lock
 
+    def lock(self, name: str) -> Lock:
+        return self._locked_by(f"locks/{of_text(name)[:32]}.lock")
+
     @cached_property
     def _lock(self) -> Lock:
+        return self._locked_by("effects.lock")
+
+    def _locked_by(self, file: str) -> Lock:
         from pipeline.lock import Lock  # a plan needs none, and need not wait for what it is made of
 
-        return Lock(self.path.with_name("effects.lock"))
+        return Lock(self.path.parent / file)
 
     def leave(self) -> None:
         """As `Database.leave`."""

@@ -101,6 +101,9 @@ class JournalServer:
     def effects_lock(self) -> SharedLock:
         return self._lock
 
+    def lock(self, name: str) -> SharedLock:
+        return SharedLock(self._database, f"lock {name}")
+
     def close(self) -> None:
         self._lock.give_back()
         with self._busy:

@@ -33,7 +33,7 @@ class Overtaken(JournalError):
         )
 
 
-class EffectsLock(Protocol):
+class RunLock(Protocol):
     """Held by at most one run at a time of all that write to the journal. Not for two tasks of one process."""
 
     @property
@@ -87,8 +87,12 @@ class Rows(Protocol):
         """See that what was added is where the next run will look for it, and that the lock is still held if it was taken."""
         ...
 
-    def effects_lock(self) -> EffectsLock:
+    def effects_lock(self) -> RunLock:
         """The same one each time."""
+        ...
+
+    def lock(self, name: str) -> RunLock:
+        """The one of that name, which a stage asks for."""
         ...
 
     def close(self) -> None: ...

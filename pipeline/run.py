@@ -127,6 +127,8 @@ class Runner:
         self._passing: set[Stage[Any]] = set()
         """Fan-outs that rest on a result which no later run may take."""
         self._begun: dict[Stage[Any], Begun] = {}
+        self._unconfirmed: dict[Stage[Any], list[Stage[Any]]] = {}
+        """Of each stage with an open effect, among those that confirm it, the ones that have not been seen to pass."""
         self._limits: set[Limit] = set()
         self._stops = 0
         self._let_in, self._written, self._pause = 0.0, 0.0, 0.0
@@ -142,6 +144,7 @@ class Runner:
             capacity=self._options.capacity,
             priority=priorities(self._pipeline, wanted, self._seconds),
             elsewhere=self._workers.processors if self._workers else lambda: 0,
+            expected=lambda stage: self._seconds.get(self._name(stage), 1.0),
         )
 
     async def run(self) -> Outcome:
@@ -318,7 +321,7 @@ class Runner:
             else:
                 ready.append((stage, step))
         if idle or others:
-            self._effects.journal(self._missing, *settled(idle, self.id), *others)
+            self._effects.journal(self._confirmed, *settled(idle, self.id), *others)
         return ready
 
     def _settle_without_work(self, stage: Stage[Any], idle: list[Step], others: list[Event]) -> Step | None:
@@ -364,7 +367,7 @@ class Runner:
         reason = f"made elsewhere in run {record.run}, from {self._remote.address}"
         self._done[stage] = step = step._replace(decision=Decision.CACHED, reason=reason, record=record)
         taken = shared(step, self.id, self._remote.address)
-        self._effects.journal(self._missing, taken, *self._weighed(stage, record))
+        self._effects.journal(self._confirmed, taken, *self._weighed(stage, record))
         return True
 
     async def _share_the_rest(self) -> None:
@@ -435,12 +438,27 @@ class Runner:
     async def _value(self, stage: Stage[Any], work: Work, about: str, limit: Limit) -> Any:
         """What the stage returns. Of an effect that nobody knows of when it raises, nothing is said."""
         try:
-            return await limit.within(stage.timeout, self._name(stage), stage.run(work))
+            if not stage.resources.locks:
+                return await limit.within(stage.timeout, work.name, stage.run(work))
+            with await self._alone(stage, work):
+                return await limit.within(stage.timeout, work.name, stage.run(work))
         except BrokenOff:
             raise
         except StageFailed as error:
             self._effects.failed(stage, about, str(error))
             raise
+
+    async def _alone(self, stage: Stage[Any], work: Work) -> contextlib.ExitStack:
+        """Nobody else has the stage's locks until that is closed, in no other run either.
+
+        They are taken in the order of their names, so that none waits for who waits for it.
+        """
+        with contextlib.ExitStack() as held:
+            for name in sorted(stage.resources.locks):
+                lock = self._journal.lock(name)
+                await lock.take(partial(work.say, f"another run has the lock {name!r}; waiting for it"))
+                held.callback(lock.give_back)
+            return held.pop_all()
 
     def _about(self, stage: Stage[Any]) -> str:
         """What a side effect is about; nothing to say of a stage that has none."""
@@ -471,7 +489,7 @@ class Runner:
             "concern": record.concern,
         }
         finished = Event(self.id, "stage.finished", step.name, about)
-        self._effects.journal(self._missing, finished, *self._weighed(stage, record))
+        self._effects.journal(self._confirmed, finished, *self._weighed(stage, record))
 
     def _forget_evidence(self, stage: Stage[Any]) -> None:
         """Evidence that a judge said no to is made again by the next run: what was found may have been the machine's fault."""
@@ -490,12 +508,27 @@ class Runner:
         return [self._failure(stage, 0, record.seconds, StageFailed(record.concern))]
 
     def _missing(self, stage: Stage[Any]) -> list[str]:
-        """What has yet to pass before the effect of `stage` stands: itself, and those that confirm it, else all below it."""
+        """What has yet to pass before the effect of `stage` stands."""
+        return [self._name(other) for other in self._confirming(stage) if not self._passed(other)]
+
+    def _confirming(self, stage: Stage[Any]) -> list[Stage[Any]]:
+        """The stage itself, and those that confirm its effect, else all below it."""
         taking_part = self._wanted - self._plan.skipped.keys()
         below = [other for other in self._pipeline.downstream(stage) if other in taking_part and not other.always]
         confirming = [other for other in below if other.confirms]
-        needed = [stage, *(confirming or below)]
-        return [self._name(other) for other in needed if other not in self._done or other in self._failed]
+        return [stage, *(confirming or below)]
+
+    def _passed(self, stage: Stage[Any]) -> bool:
+        return stage in self._done and stage not in self._failed
+
+    def _confirmed(self, stage: Stage[Any]) -> bool:
+        """Whether the effect of `stage` stands. What has passed is not looked at again, as this is asked after each stage."""
+        if stage not in self._unconfirmed:
+            self._unconfirmed[stage] = self._confirming(stage)
+        left = self._unconfirmed[stage]
+        while left and self._passed(left[-1]):
+            left.pop()
+        return not left
 
     def _found_wrong(self, stage: Stage[Any]) -> bool:
         """Whether the stage's result was refused or anything below it failed, as opposed to being cut short."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.dag import Pipeline
 from pipeline.errors import WiringError
-from pipeline.stage import Effect, Resources, Stage
+from pipeline.stage import Effect, Stage
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,30 @@ def priorities(
     return longest
 
 
+Need = tuple[int, int, bool]
+"""Processors, MiB of memory, and whether the work may be done elsewhere."""
+
+Waiting = tuple[float, int, Stage[Any]]
+"""A ready stage after its urgency and its place in the pipeline: the most urgent sorts first."""
+
+
+class Reserved(NamedTuple):
+    """When there should be room for the most urgent stage, and what is left beside it then."""
+
+    at: float
+    cpu: int
+    memory: int
+
+
 @dataclass(slots=True)
 class Schedule:
     """Stages wait for their inputs, then for resources; the longest way to the end goes first.
 
+    Where the most urgent one needs more than is free, only what should have ended by the time there is room for it goes before
+    it, or what leaves it that room (EASY backfilling: D. Lifka, The ANL/IBM SP Scheduling System, 1995).
+
     `elsewhere` are the processors just now of other machines, where pure stages have their work done; 0: they do it here.
+    `expected` are the seconds a stage should take, by a `clock` in seconds.
     """
 
     pipeline: Pipeline
@@ -51,16 +71,22 @@ class Schedule:
     capacity: Capacity
     priority: dict[Stage[Any], float]
     elsewhere: Callable[[], int] = lambda: 0
+    expected: Callable[[Stage[Any]], float] = lambda _stage: 1.0
+    clock: Callable[[], float] = time.monotonic
     _missing: dict[Stage[Any], int] = field(init=False)
     _below: dict[Stage[Any], list[Stage[Any]]] = field(init=False)
-    _ready: dict[tuple[Resources, bool], list[tuple[float, int, Stage[Any]]]] = field(init=False, default_factory=dict)
+    _ready: dict[Need, list[Waiting]] = field(init=False, default_factory=dict)
     """Of the ready stages that need the same a heap each: there are few kinds of needs, however many stages."""
+    _aside: dict[str, list[Waiting]] = field(init=False, default_factory=dict)
+    """Of the ready stages that wait for a lock a heap each, by its name."""
     _cpu: dict[bool, int] = field(init=False, default_factory=lambda: {False: 0, True: 0})
     """Processors in use here, and elsewhere."""
     _away: set[Stage[Any]] = field(init=False, default_factory=set)
     """Stages whose processors are taken elsewhere."""
     _memory: int = field(init=False, default=0)
     _locks: set[str] = field(init=False, default_factory=set)
+    _since: dict[Stage[Any], float] = field(init=False, default_factory=dict)
+    """When each stage that runs was taken."""
     _order: dict[Stage[Any], int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,19 +121,73 @@ class Schedule:
                 self._push(below)
 
     def take(self) -> Stage[Any] | None:
-        """The most urgent ready stage that fits beside the running ones; its resources are taken."""
+        """The most urgent ready stage that fits beside the running ones and keeps no more urgent one waiting.
+
+        Its resources are taken.
+        """
         there = self.elsewhere()
-        fitting = [(heap[0], heap, kind) for kind, heap in self._ready.items() if self._fits(*kind, there)]
-        if not fitting:
-            return None
-        _, heap, kind = fitting[0] if len(fitting) == 1 else min(fitting, key=itemgetter(0))
-        _, _, found = heapq.heappop(heap)
-        if not heap:
-            del self._ready[kind]  # there may be as many kinds of needs as stages, as with a lock for each
-        if there and kind[1]:
+        first = [(top, need) for need in list(self._ready) if (top := self._first(need)) is not None]
+        if len(first) == 1:
+            return self._taken(first[0][1], there) if self._fits(first[0][1], there) else None
+        first.sort(key=itemgetter(0))
+        reserved: Reserved | None = None
+        for (_, _, stage), need in first:
+            if self._fits(need, there):
+                if reserved is None or not self._delays(stage, need, reserved):
+                    return self._taken(need, there)
+            elif reserved is None and not (there and need[2]):
+                reserved = self._reserved(need)
+        return None
+
+    def _first(self, need: Need) -> Waiting | None:
+        """The most urgent of the stages with that need whose locks are free; the others on the way to it are set aside."""
+        heap = self._ready[need]
+        while heap:
+            locks = heap[0][2].resources.locks
+            taken = next((lock for lock in locks if lock in self._locks), None) if locks else None
+            if taken is None:
+                return heap[0]
+            heapq.heappush(self._aside.setdefault(taken, []), heapq.heappop(heap))
+            self._wake(lock for lock in locks if lock not in self._locks)
+        self._ready.pop(need, None)
+        return None
+
+    def _wake(self, locks: Iterable[str]) -> None:
+        """Of those that wait for a lock that is free the most urgent one is ready again: only one of them could take it."""
+        for lock in locks:
+            heap = self._aside.get(lock)
+            if heap:
+                self._push(heapq.heappop(heap)[2])
+            if not heap:
+                self._aside.pop(lock, None)
+
+    def _taken(self, need: Need, there: int) -> Stage[Any]:
+        _, _, found = heapq.heappop(self._ready[need])
+        if there and need[2]:
             self._away.add(found)
+        self._since[found] = self.clock()
         self._use(found, 1)
         return found
+
+    def _reserved(self, need: Need) -> Reserved:
+        """When there should be room here for what needs so much, as the stages that run here end one after the other."""
+        cpu, memory, _ = need
+        at, used, in_use = self.clock(), self._cpu[False], self._memory
+        here = ((stage, since) for stage, since in self._since.items() if stage not in self._away)
+        ends = sorted(((since + self.expected(stage), stage.resources) for stage, since in here), key=itemgetter(0))
+        for end, needs in ends:
+            if self._has_room(used, in_use, cpu, memory):
+                break
+            at, used, in_use = max(at, end), used - needs.cpu, in_use - needs.memory
+        free = self.capacity.memory - in_use - memory if self.capacity.memory else 0
+        return Reserved(at, self.capacity.cpu - used - cpu, free)
+
+    def _delays(self, stage: Stage[Any], need: Need, reserved: Reserved) -> bool:
+        """Whether the stage, started now, would take of what is reserved."""
+        cpu, memory, pure = need
+        if (pure and self.elsewhere()) or self.clock() + self.expected(stage) <= reserved.at:
+            return False
+        return cpu > max(reserved.cpu, 0) or (self.capacity.memory > 0 and memory > reserved.memory)
 
     def grow(self, whole: Stage[Any], further: Pipeline, parts: Mapping[Stage[Any], float]) -> None:
         """Let `parts`, with the urgency of each, come before `whole`, which was taken and is to be taken again after them.
@@ -136,19 +216,27 @@ class Schedule:
         """The stage does not run any more."""
         self._use(stage, -1)
         self._away.discard(stage)
+        self._since.pop(stage, None)
+        if stage.resources.locks:
+            self._wake(stage.resources.locks)
 
     def _push(self, stage: Stage[Any]) -> None:
-        heap = self._ready.setdefault((stage.resources, stage.effect is Effect.PURE), [])
+        needs = stage.resources
+        heap = self._ready.setdefault((needs.cpu, needs.memory, stage.effect is Effect.PURE), [])
         heapq.heappush(heap, (-self.priority[stage], self._order[stage], stage))
 
-    def _fits(self, needs: Resources, pure: bool, there: int) -> bool:
-        if needs.locks and not self._locks.isdisjoint(needs.locks):
+    def _fits(self, need: Need, there: int) -> bool:
+        cpu, memory, pure = need
+        if pure and there > 0:
+            used = self._cpu[True]
+            return used == 0 or cpu == 0 or used + cpu <= there
+        return self._has_room(self._cpu[False], self._memory, cpu, memory)
+
+    def _has_room(self, used: int, in_use: int, cpu: int, memory: int) -> bool:
+        """Whether so much fits here beside what is in use; more processors than there are get all of them."""
+        if self.capacity.memory and in_use + memory > self.capacity.memory:
             return False
-        away = pure and there > 0
-        if not away and self.capacity.memory and self._memory + needs.memory > self.capacity.memory:
-            return False
-        used, most = self._cpu[away], there if away else self.capacity.cpu
-        return used == 0 or needs.cpu == 0 or used + needs.cpu <= most
+        return used == 0 or cpu == 0 or used + cpu <= self.capacity.cpu
 
     def _use(self, stage: Stage[Any], sign: int) -> None:
         needs, away = stage.resources, stage in self._away

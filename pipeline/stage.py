@@ -55,7 +55,10 @@ class Retry:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage needs while it runs: processors, memory in MiB, and locks by name."""
+    """What a stage needs while it runs: processors, memory in MiB, and locks by name.
+
+    A lock is held by one stage at a time, of all runs that write to the same journal.
+    """
 
     cpu: int = 1
     memory: int = 0

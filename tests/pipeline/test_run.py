@@ -23,6 +23,7 @@ from pipeline import (
     Pipeline,
     Project,
     Resources,
+    Result,
     Retry,
     Stage,
     StageFailed,
@@ -575,3 +576,67 @@ def test_what_takes_longer_to_write_is_gathered_longer_but_never_for_half_a_seco
 def test_work_that_took_ten_times_as_long_as_writing_does_is_written_as_soon_as_that_has_passed() -> None:
     assert [is_due(0.05, 0.03, took) for took in (0.001, 0.02, 0.04, 0.5)] == [False, False, True, True]
     assert [is_due(0.02, 0.03, took) for took in (0.04, 0.5, WORTH)] == [False, False, True]
+
+
+class Base(Result):
+    a: int
+
+
+class More(Base):
+    b: int
+
+
+class Holds(Result):
+    item: Base
+
+
+class MakesMore(Stage[Holds]):
+    async def run(self, work: Work) -> Holds:
+        return Holds(item=More(a=1, b=2))
+
+
+class LooksFor(Stage[Number]):
+    of: Stage[Holds]
+    setting: int
+
+    async def run(self, work: Work) -> Number:
+        return Number(value=getattr(work[self.of].item, "b", -1))
+
+
+def test_the_run_that_makes_a_result_sees_no_more_of_it_than_runs_that_find_it_cached(bench: Bench) -> None:
+    made = MakesMore()
+    seen = [bench.run(Pipeline("thing", made=made, looks=LooksFor(of=made, setting=setting)))[2] for setting in (0, 1)]
+    assert [results["looks"] for results in seen] == [Number(value=-1)] * 2
+
+
+class FillsTheStore(Stage[Number]):
+    """What is kept from now on cannot be written, and it fails."""
+
+    of: Stage[Number]
+    full: Path
+
+    async def run(self, work: Work) -> Number:
+        self.full.touch()
+        work.store.save("0" * 64, b"a record")
+        raise StageFailed("it does not hold")
+
+
+@pytest.mark.parametrize("when", ["once it has failed", "once it was sent"])
+def test_what_is_open_is_taken_back_where_only_the_store_cannot_be_written(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    sent, full = tmp_path / "sent", tmp_path / "full"
+    write, reason = bench.store._results._write, sent if when == "once it was sent" else full
+
+    def written(db: sqlite3.Connection) -> None:
+        if reason.exists():
+            raise sqlite3.OperationalError("database or disk is full")
+        write(db)
+
+    monkeypatch.setattr(bench.store._results, "_write", written)
+    one = Constant(value=1)
+    sends = Sends(of=one, file=sent)
+    fills = FillsTheStore(of=sends, full=full)
+    with pytest.raises(JournalError, match="the disk is full"):
+        bench.run(Pipeline("thing", one=one, sends=sends, fills=fills))
+    assert sent.read_text().splitlines() == ["sent", "took back 1"]

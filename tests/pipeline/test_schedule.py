@@ -79,3 +79,80 @@ def taken_from(made: Schedule) -> list[Stage[Any]]:
     while (one := made.take()) is not None:
         found.append(one)
     return found
+
+
+def backfilling(
+    capacity: Capacity, **needs: tuple[int, int, float, float]
+) -> tuple[Schedule, list[float], dict[str, Stage[Any]]]:
+    """A schedule of stages with processors, memory, seconds and urgency; the time by its clock, which is set."""
+    stages = {
+        name: Constant(value=number, resources=Resources(cpu=cpu, memory=memory))
+        for number, (name, (cpu, memory, _, _)) in enumerate(needs.items())
+    }
+    pipeline, now = Pipeline("thing", **stages), [0.0]
+    made = Schedule(
+        pipeline=pipeline,
+        wanted=frozenset(pipeline),
+        capacity=capacity,
+        priority={stage: needs[name][3] for name, stage in stages.items()},
+        expected=lambda stage: needs[pipeline.name_of(stage)][2],
+        clock=lambda: now[0],
+    )
+    return made, now, dict(stages)
+
+
+def test_what_would_keep_the_most_urgent_stage_waiting_for_its_processors_does_not_start() -> None:
+    made, now, stages = backfilling(
+        Capacity(cpu=2), first=(1, 0, 9, 90), second=(1, 0, 7, 80), large=(2, 0, 1, 70), small=(1, 0, 5, 10), idle=(0, 0, 99, 1)
+    )
+    assert taken_from(made) == [stages["first"], stages["second"], stages["idle"]]
+    now[0] = 7.0
+    made.give_back(stages["second"])
+    assert taken_from(made) == []  # `first` should end in 2 s, and `small` in 5
+    made.give_back(stages["first"])
+    assert taken_from(made) == [stages["large"]]
+
+
+def test_what_should_have_ended_by_then_is_started_before_the_most_urgent_stage_has_room() -> None:
+    made, now, stages = backfilling(
+        Capacity(cpu=2), first=(1, 0, 9, 90), second=(1, 0, 3, 80), large=(2, 0, 1, 70), small=(1, 0, 5, 10)
+    )
+    assert taken_from(made) == [stages["first"], stages["second"]]
+    now[0] = 3.0
+    made.give_back(stages["second"])
+    assert taken_from(made) == [stages["small"]]
+
+
+def test_what_leaves_the_most_urgent_stage_its_room_is_started_however_long_it_takes() -> None:
+    made, _, stages = backfilling(
+        Capacity(cpu=8, memory=100), first=(1, 60, 9, 90), large=(1, 70, 1, 80), wide=(1, 40, 50, 70), narrow=(1, 30, 60, 60)
+    )
+    assert taken_from(made) == [stages["first"], stages["narrow"]]
+
+
+def test_a_lock_for_each_stage_makes_no_kind_of_need_for_each() -> None:
+    stages = {f"s{number}": Constant(value=number, resources=Resources(locks=(f"l{number}",))) for number in range(50)}
+    made = schedule(Pipeline("thing", **stages), Capacity(cpu=50))
+    assert len(made._ready) == 1
+    assert len(taken_from(made)) == 50
+
+
+def test_who_waits_for_a_lock_is_woken_when_it_is_free_whatever_else_it_waits_for() -> None:
+    def locked(value: int, *locks: str) -> Constant:
+        return Constant(value=value, resources=Resources(locks=locks))
+
+    both, a, b, late = locked(1, "a", "b"), locked(2, "a"), locked(3, "b"), locked(4, "a")
+    pipeline = Pipeline("thing", both=both, a=a, b=b, late=late)
+    made = Schedule(
+        pipeline=pipeline,
+        wanted=frozenset(pipeline),
+        capacity=Capacity(cpu=8),
+        priority={a: 9.0, both: 8.0, late: 7.0, b: 6.0},
+    )
+    assert taken_from(made) == [a, b]
+    made.give_back(a)  # `both` is the next one to have the lock a, and lacks b: the one after it has its turn
+    assert taken_from(made) == [late]
+    made.give_back(late)
+    assert taken_from(made) == []
+    made.give_back(b)
+    assert taken_from(made) == [both]
