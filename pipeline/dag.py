@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
+from pipeline.condition import Only
 from pipeline.data import is_artifact
 from pipeline.errors import WiringError, did_you_mean
 from pipeline.fan_out import FanOut
 from pipeline.names import checked_name, is_label, member_name
 from pipeline.patterns import EVERYTHING, Patterns
-from pipeline.stage import Effect, Stage, declared_result, default_name, edges, is_stage, settings, uses
+from pipeline.stage import Effect, Resources, Retry, Stage, declared_result, default_name, edges, is_stage, settings, uses
 
 NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -43,6 +44,8 @@ class Pipeline:
         self._inputs = _reach(self._names)
         self._used = {stage: _used(stage, inputs) for stage, inputs in self._inputs.items()}
         _name_the_rest(self._inputs, self._names)
+        for stage, given in self._names.items():
+            _check_common(stage, given)
         self.stages: tuple[Stage[Any], ...] = _sorted(self._inputs, self._names)
         self._by_name = {self._names[stage]: stage for stage in self.stages}
         self.always: tuple[Stage[Any], ...] = tuple(stage for stage in self.stages if stage.always)
@@ -109,6 +112,7 @@ class Pipeline:
         new.always = self.always
         new._needs = new._inputs | {stage: new._used[stage] for stage in new.always} if new.always else new._inputs
         for stage, name in names.items():
+            _check_common(stage, name)
             _check_effect(stage, name)
             _check_issuer(stage, name)
         return new
@@ -266,6 +270,21 @@ def _sorted(inputs: Mapping[Stage[Any], tuple[Stage[Any], ...]], names: Mapping[
                 del path[last]
                 order[last] = None
     return tuple(order)
+
+
+def _check_common(stage: Stage[Any], name: str) -> None:
+    """The fields that every stage has hold what they are for; a class may have a `__post_init__` of its own."""
+    values = stage.__dict__
+    timeout = values["timeout"]
+    if type(timeout) not in (float, int) or not timeout > 0:
+        raise WiringError(f"{name}: timeout is {timeout!r}", right="seconds, more than 0; math.inf for no limit")
+    for field, kind in COMMON_TYPES:
+        if not isinstance(values[field], kind):
+            raise WiringError(f"{name}: {field} is {values[field]!r}", right=f"{field}={kind.__name__}(...)")
+
+
+COMMON_TYPES = (("only", Only), ("retry", Retry), ("resources", Resources), ("always", bool))
+"""The types of those fields, but for `after` and `timeout`."""
 
 
 def _check_effect(stage: Stage[Any], name: str) -> None:

@@ -137,7 +137,7 @@ def files(store: Store, name: str) -> dict[str, str] | None:
     if len(name) != 64 or not store.has_object(name):
         return None
     try:
-        content = json.loads(store.read(Blob(digest=name, size=0)))
+        content = json.loads(store.read(Blob(digest=name, size=0)).decode(errors="surrogateescape"))
         if isinstance(content, dict) and content.keys() == set(Tree.model_fields):
             name, content = content["digest"], None
         if content is not None and not isinstance(content, list):

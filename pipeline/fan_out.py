@@ -84,6 +84,8 @@ def further(pipeline: Pipeline, stage: FanOut[Any, Any], parts: Mapping[str, Sta
     Raises StageFailed for more than it may come to, and WiringError for one that cannot be added to a run that is going on.
     """
     whole = pipeline.name_of(stage)
+    if not isinstance(parts, Mapping):
+        raise WiringError(f"{whole}: parts returned a {type(parts).__name__}", right="a mapping of labels to stages")
     found: dict[Stage[Any], str] = {}
     names = set[str]()
     for label, part in parts.items():

@@ -25,7 +25,7 @@ class Frozen:
         cls.__doc__ = written  # in place of none it puts the signature, which is the same for all
 
     def __init__(self, **given: Any) -> None:
-        """Raises WiringError for a field that is missing, for one that there is not, and for a text in place of a tuple."""
+        """Raises WiringError for a field that is missing, one that there is not, and what is no tuple where one is taken."""
         form = _form(type(self))  # type: ignore[arg-type]  # mypy takes the instances' hash for the class's
         if not form.required <= given.keys() <= form.known:
             raise _misfit(type(self), form, given)
@@ -33,10 +33,8 @@ class Frozen:
         values.update(form.defaults)
         values.update(given)
         for name in form.tuples & given.keys():
-            if isinstance(given[name], str):  # it would be taken letter by letter
-                raise WiringError(
-                    f"{type(self).__name__}.{name} is the text {given[name]!r}", right=f"a tuple: ({given[name]!r},)"
-                )
+            if not isinstance(given[name], tuple):
+                raise _no_tuple(f"{type(self).__name__}.{name}", given[name])
         for name, make in form.factories:
             if name not in given:
                 values[name] = make()
@@ -102,6 +100,14 @@ def _misfit(cls: type[Frozen], form: _Form, given: Mapping[str, Any]) -> WiringE
             return WiringError(f"{name} has no field {word!r}", right=did_you_mean(word, form.known))
     missing = next(field.name for field in dataclasses.fields(cls) if field.name in form.required and field.name not in given)  # type: ignore[arg-type]
     return WiringError(f"{name} needs {missing}", right=f"{name}({missing}=...)")
+
+
+def _no_tuple(where: str, value: object) -> WiringError:
+    """A text would be taken letter by letter, and one thing in brackets without a comma is the thing itself."""
+    if isinstance(value, str):
+        return WiringError(f"{where} is the text {value!r}", right=f"a tuple: ({value!r},)")
+    what = "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+    return WiringError(f"{where} is {what}, and takes a tuple", right="a tuple, of one thing too with its comma: (thing,)")
 
 
 def _is_tuple(annotation: object) -> bool:

@@ -62,11 +62,13 @@ class JournalFile:
         self.database.for_writing()
         if new:
             self._written = {path: path.stat() for path in (self.path, self.database.waiting) if path.exists()}
+        self.check()
         with self.database.transaction() as db:
             self._check(fence, db)
             first: int = db.execute("select coalesce(max(seq), 0) + 1 from event").fetchone()[0]
             db.executemany("insert into text (digest, data) values (?, ?) on conflict do nothing", texts)
             db.executemany(ADD, [(seq, *row) for seq, row in enumerate(rows, first)])
+        self._written = {path: path.stat() for path in self._written}
         return first
 
     def _check(self, fence: Fence | None, db: sqlite3.Connection) -> None:

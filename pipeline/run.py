@@ -195,7 +195,7 @@ class Runner:
             self._journal.check()
             self._journal.append(run_finished(self.id, int(exit_code), sorted(map(self._name, self._failed))))
         except JournalError as error:
-            others = ((self._name(stage), why) for stage, why in self._failed.items() if why != str(error))
+            others = ((self._name(stage), why.partition("\n")[0]) for stage, why in self._failed.items() if why != str(error))
             before = "".join(f"; before that {name} failed: {why}" for name, why in others)
             raise JournalError(error.what + before, where=error.where, right=error.right, next=error.next) from error
 

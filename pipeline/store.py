@@ -84,13 +84,15 @@ class Store:
     """Content by digest under `root`; directories are made when something is written.
 
     Every read checks what it read. Only what `path` and `shared` point to is read by others, unchecked; what `checked`
-    points to was whole a moment ago.
+    points to was whole a moment ago, and what `shared` points to when this process first asked for it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._blobs, self._trees = root / "blobs", root / "trees"
         self._results = Results(root / "results.db")
+        self._sound: set[str] = set()
+        """Trees that are laid out and that this process has found whole."""
 
     # blobs
 
@@ -316,26 +318,33 @@ class Store:
                 lay(entry.target, path, entry.kind == "executable")
 
     def shared(self, tree: Tree) -> Path:
-        """The tree laid out once, checked then and never again, and shared by everybody who reads it.
+        """The tree laid out once, and shared by everybody who reads it; checked then, and by each process that begins to use it.
 
         Its files are read-only, which keeps out no one who may change that: only who cannot write there is to be led to it.
         """
         place = self._trees / tree.digest
-        if place.exists():
+        if tree.digest in self._sound and place.exists():
             return place
         try:
-            self._trees.mkdir(parents=True, exist_ok=True)
-            with Scratch(self._trees, NEW) as made:
-                fresh = made.path / "tree"
-                self._lay_tree(tree, fresh, self._share_file)
-                try:
-                    fresh.rename(place)
-                except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                        raise
+            if place.exists() and not self.is_laid_out_whole(tree.digest):
+                place.rename(self._trees / f"{GONE}{tree.digest}-{os.getpid()}")
+            if not place.exists():
+                self._lay_out_shared(tree, place)
         except OSError as error:
             raise unwritable(self.root, error) from error
+        self._sound.add(tree.digest)
         return place
+
+    def _lay_out_shared(self, tree: Tree, place: Path) -> None:
+        self._trees.mkdir(parents=True, exist_ok=True)
+        with Scratch(self._trees, NEW) as made:
+            fresh = made.path / "tree"
+            self._lay_tree(tree, fresh, self._share_file)
+            try:
+                fresh.rename(place)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
 
     # results
 
@@ -436,6 +445,7 @@ class Store:
         gone = list(objects)
         self._finish_removing()
         try:
+            self._sound.difference_update(trees)
             for name in trees:  # away in one step: half a tree would be shared as if it were whole
                 shutil.rmtree((self._trees / name).rename(self._trees / f"{GONE}{name}"))
             self._results.remove(keys, gone)
@@ -549,6 +559,7 @@ class Store:
         """Take away what names an object that is gone, so that its stage makes all of it again: a tree with a hole is a miss."""
         for tree in [other for other, _ in self._files(self._blobs) if self._names(other, name)]:
             self._drop(tree)
+            self._sound.discard(tree)
             with contextlib.suppress(OSError):  # laid out, it may have the damaged bytes too
                 (self._trees / tree).rename(self._trees / f"{GONE}{tree}")
         self.note_loss()

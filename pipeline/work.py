@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pipeline.errors import StoreError, UndeclaredInput
+from pipeline.errors import StageFailed, StoreError, UndeclaredInput
 from pipeline.stage import Stage
 
 if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
     from pipeline.store import Store
 
 T = TypeVar("T")
+
+
+OWN = frozenset({"run", "stage", "effect", "undo", "action", "store", "remote", "workers"})
+"""What the kinds of events begin with that are written of stages; a stage writes others."""
 
 
 class Surroundings(NamedTuple):
@@ -91,9 +95,9 @@ class Work:
         number = self.actions
         log = self._logs() / f"{self.attempt}-{number}.log"
         _made(log.parent)
-        self.record("action.started", number=number, argv=list(action.argv), digest=action.digest())
+        self._record("action.started", number=number, argv=list(action.argv), digest=action.digest())
         result = await self._engine.execute(action, log, lambda piece: self._listen(self.name, piece))
-        self.record(
+        self._record(
             "action.finished",
             number=number,
             exit_code=result.exit_code,
@@ -116,7 +120,23 @@ class Work:
         self._listen(self.name, line)
 
     def record(self, kind: str, **data: Any) -> None:
-        """Write an event about this stage to the journal; durable when this returns."""
+        """Write an event about this stage to the journal; durable when this returns.
+
+        Raises StageFailed for a kind of events that are written of stages, not by them, and for what JSON cannot hold.
+        """
+        from pipeline import digest
+
+        if kind.partition(".")[0] in OWN:
+            raise StageFailed(
+                f"{self.name} records {kind!r}, which is not a stage's to tell", right="a kind of its own: deploy.noted"
+            )
+        try:
+            digest.canonical(data)
+        except (TypeError, ValueError) as error:
+            raise StageFailed(f"{self.name} records {kind!r} with what JSON cannot hold: {error}") from error
+        self._record(kind, **data)
+
+    def _record(self, kind: str, **data: Any) -> None:
         from pipeline.journal import Event
 
         self._journal.append(Event(run=self.run, stage=self.name, kind=kind, data=data))

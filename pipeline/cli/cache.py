@@ -62,7 +62,7 @@ def _verify(project: Project, store: Store, arguments: argparse.Namespace, out: 
     objects = [name for name in (*found.texts, *found.files) if not store.is_whole(name)]
     trees = [name for name in found.trees if not store.is_laid_out_whole(name)]
     store.discard(keys, objects, trees)
-    listings = sorted(tree.digest for tree in _trees(found) if store.has_holes(tree))
+    listings = sorted(name for name, tree in _trees(found).items() if store.has_holes(tree))
     store.discard((), listings, [name for name in found.trees if name in listings and name not in trees])
     damaged = {"results": keys, "objects": objects, "trees": trees, "listings": listings}
     count = sum(map(len, damaged.values()))
@@ -81,11 +81,11 @@ def _verify(project: Project, store: Store, arguments: argparse.Namespace, out: 
     return Exit.FAILED if count else Exit.PASSED
 
 
-def _trees(found: Inventory) -> set[Tree]:
-    """The trees that results name."""
+def _trees(found: Inventory) -> dict[str, Tree]:
+    """The trees that results name, by digest."""
     known = (read(text, key) for key, text in found.records.items())
     contents = (content for record in known if record is not None for content in record.contents)
-    return {Tree(digest=name, size=size, files=files) for name, size, files in contents if files >= 0}
+    return {name: Tree(digest=name, size=size, files=files) for name, size, files in contents if files >= 0}
 
 
 def _prune(project: Project, store: Store, arguments: argparse.Namespace, out: TextIO) -> int:

@@ -10,7 +10,7 @@ import textwrap
 from typing import Protocol, Self, TextIO
 
 from pipeline.cli.hint import hint
-from pipeline.cli.paint import Paint
+from pipeline.cli.paint import Paint, shown
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event, cached, each
 
@@ -196,13 +196,13 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "stage.failed":
             return failure(stage, event, paint)
         case "stage.retried":
-            return f"{paint('yellow', '↻')} {name}: {stage.error.splitlines()[0]}"
+            return f"{paint('yellow', '↻')} {name}: {shown(first_line(stage.error))}"
         case "gate.decided":
             return "\n".join(verdicts(stage, paint))
         case "undo.intended":
-            return f"{paint('yellow', '↩')} {name} goes back: {event.data['reason']}"
+            return f"{paint('yellow', '↩')} {name} goes back: {shown(event.data['reason'])}"
         case "undo.done" | "undo.failed":
-            return f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {stage.undone}"
+            return f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {shown(stage.undone)}"
     return ""
 
 
@@ -214,9 +214,14 @@ def outcome(stage: StageHistory, paint: Paint) -> str:
     text = {
         "passed": stage.summary,
         "cached": f"{stage.summary or 'the same result'} (cached: {stage.reason})",
-        "failed": stage.error.splitlines()[0] if stage.error else "",
+        "failed": first_line(stage.error),
     }.get(stage.state, stage.reason)
-    return f"{paint(colour, mark)} {paint('bold', stage.name)}{paint('dim', seconds)}{': ' + text if text else ''}"
+    return f"{paint(colour, mark)} {paint('bold', stage.name)}{paint('dim', seconds)}{': ' + shown(text) if text else ''}"
+
+
+def first_line(error: str) -> str:
+    """Of an error that says anything."""
+    return next(iter(error.strip().splitlines()), "it does not say why") if error else ""
 
 
 def failure(stage: StageHistory, event: Event, paint: Paint) -> str:
@@ -230,7 +235,7 @@ def particulars(stage: StageHistory, paint: Paint) -> list[str]:
     """What else there is to know of a failed stage: the rest of its error, the end of its log."""
     rest = stage.error.splitlines()[1:]
     tail = stage.tail.strip().splitlines()[-12:]
-    return [f"    {line}" for line in rest] + [paint("dim", f"    | {line}") for line in tail]
+    return [f"    {shown(line)}" for line in rest] + [paint("dim", f"    | {shown(line)}") for line in tail]
 
 
 def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
@@ -243,13 +248,14 @@ def verdicts(stage: StageHistory, paint: Paint) -> list[str]:
         ok = verdict["ruling"] == "passed"
         mark = paint("green", "✓") if ok else paint("red", "✗" if verdict["ruling"] == "failed" else "?")
         lines.append(
-            f"    {mark} {about}{verdict['rule']}: {verdict['said']}" + paint("dim", f" [evidence {verdict['evidence'][:12]}]")
+            f"    {mark} {about}{shown(verdict['rule'])}: {shown(verdict['said'])}"
+            + paint("dim", f" [evidence {verdict['evidence'][:12]}]")
         )
         if not ok:
-            lines += [f"        {fact}" for fact in verdict["facts"][:10]]
+            lines += [f"        {shown(fact)}" for fact in verdict["facts"][:10]]
             more = len(verdict["facts"]) - 10
             lines += [f"        and {more} more"] if more > 0 else []
-            lines.append(f"        would have passed: {verdict['wanted']}")
+            lines.append(f"        would have passed: {shown(verdict['wanted'])}")
     return lines
 
 
@@ -291,6 +297,6 @@ def closing(run: RunHistory, paint: Paint, again: str) -> list[str]:
     failed = [stage for stage in run.stages.values() if stage.state == "failed" or stage.undone.startswith("could not")]
     if failed:
         first = failed[0]
-        why = f"failed: {first.error.splitlines()[0]}" if first.error else first.undone
+        why = shown(f"failed: {first_line(first.error)}" if first.error else first.undone)
         lines.append(f"{paint('red', first.name)} {why}; {again} logs {shlex.quote(first.name)}")
     return lines

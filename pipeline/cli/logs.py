@@ -144,9 +144,15 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
     concern = stage.concern.splitlines() if stage.state in ("passed", "cached") else []
     but = f", but {concern[0]}" if concern else ""
     print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), file=out, flush=True)
+    several = len({_order(file)[0] for file in files}) > 1
+    attempt = 0
     for file in files:
+        if several and attempt != (attempt := _order(file)[0]):
+            print(paint("dim", f"-- attempt {attempt}"), file=out, flush=True)
         with file.open("rb") as log:
             shutil.copyfileobj(log, out.buffer)  # in pieces: a log may be larger than memory
+            if log.tell() and not _ends_a_line(log):
+                out.buffer.write(b"\n")
         out.buffer.flush()
     if stage.verdicts:
         print("\n".join(verdicts(stage, paint)), file=out)
@@ -158,6 +164,11 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
         print(stage.trace, file=out)
     if not (files or stage.error or stage.verdicts or concern):
         print(paint("dim", f"it printed nothing: {stage.reason}" if stage.reason else "it printed nothing"), file=out)
+
+
+def _ends_a_line(log: IO[bytes]) -> bool:
+    log.seek(-1, os.SEEK_END)
+    return log.read(1) == b"\n"
 
 
 def _files(project: Project, run: RunHistory, stage: StageHistory) -> list[Path]:

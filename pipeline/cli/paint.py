@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TextIO
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+COLOURED = re.compile("\x1b\\[[0-9;]*m")
+LONGEST = 2000
+"""Characters of one text that are shown; the journal has all of it."""
+
+
+def shown(text: str) -> str:
+    """What a stage or a program says, on one line of a terminal: it moves no cursor and begins no line of its own.
+
+    >>> shown("a\\x1b[31mb\\x1b[0m\\rc")
+    'ab\\\\x0dc'
+    """
+    plain = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", COLOURED.sub("", text[: LONGEST * 2]))
+    line = plain.replace("\n", "\\n").replace("\t", " ")
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 @dataclass(frozen=True)

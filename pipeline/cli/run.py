@@ -46,6 +46,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.dry_run:
         show(session, session.plan(asked, again=arguments.again), arguments, out)
         return Exit.PASSED
+    remote_access(session)  # what is wrong with it is told, also where nothing asks it
     losses = session.store.losses
     code = at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
     if code != Exit.UNUSABLE or session.store.losses == losses:

@@ -405,3 +405,24 @@ def test_what_always_runs_needs_only_what_it_uses() -> None:
     assert pipeline.upstream([stops]) == {stops, ONE}
     assert pipeline.downstream(tests) == set()
     assert pipeline.downstream(ONE) == {tests, stops}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"after": Constant(value=2)}, r"Constant\.after is a Constant, and takes a tuple"),
+        ({"after": [Constant(value=2)]}, r"Constant\.after is a list, and takes a tuple"),
+        ({"timeout": "5"}, "it: timeout is '5'"),
+        ({"timeout": None}, "it: timeout is None"),
+        ({"timeout": float("nan")}, "it: timeout is nan"),
+        ({"timeout": 0}, "it: timeout is 0"),
+        ({"retry": 3}, "it: retry is 3"),
+        ({"only": "main"}, "it: only is 'main'"),
+        ({"resources": 5}, "it: resources is 5"),
+        ({"always": "yes"}, "it: always is 'yes'"),
+    ],
+)
+def test_a_field_that_every_stage_has_takes_what_it_is_for(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(WiringError, match=said) as caught:
+        Pipeline("thing", source=(source := Constant(value=0)), it=Constant(value=1, **{"after": (source,), **fields}))
+    assert caught.value.right

@@ -46,3 +46,9 @@ def test_without_an_earlier_result_there_is_nothing_to_compare(store: Store) -> 
 def test_bytes_of_another_kind_are_no_tree(store: Store, data: bytes) -> None:
     assert files(store, store.put(data).digest) is None
     assert files(store, "f" * 64) is None
+
+
+def test_a_name_that_is_no_utf_8_hides_no_other_file(store: Store) -> None:
+    before, now = (tree(store, **{"n\udcff.txt": "same", "a.txt": text}) for text in ("1", "2"))
+    (change,) = changes({"observed": before.digest}, {"observed": now.digest}, store)
+    assert [line.split()[0] for line in change.details] == ["a.txt"]

@@ -439,3 +439,15 @@ def test_a_process_whose_run_was_resumed_elsewhere_writes_nothing_more(place: Pl
     assert [event.kind for event in new.events("r")] == ["run.started", "run.resumed", "on"]
     old.close()
     new.close()
+
+
+@pytest.mark.parametrize("left", [0, 20_000])
+def test_a_journal_whose_newest_events_were_cut_off_takes_no_more(tmp_path: Path, left: int) -> None:
+    """They lie in the file beside it, and SQLite would go on behind the gap."""
+    journal = Journal(tmp_path / "journal.db")
+    journal.append(Event(run="r", kind="run.started", data={"text": "x" * 40_000}))
+    waiting = Path(f"{journal.where}-wal")
+    assert waiting.stat().st_size > 20_000
+    os.truncate(waiting, left)
+    with pytest.raises(JournalError, match=r"journal\.db-wal was truncated while it was in use"):
+        journal.append(Event(run="r", kind="run.finished", data={"exit": 0, "failed": []}))

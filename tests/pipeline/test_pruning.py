@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from benchmarks.flips import flips
 from pipeline import Blob, Effect, Event, Journal, Pipeline, Project, Result, Stage, Store, Tree, Work
 from pipeline.errors import StoreError
 from pipeline.pruning import DAY, Pruned, latest, prune
@@ -160,19 +161,7 @@ def test_the_latest_runs_are_those_that_ended_last_in_a_shared_journal_on_this_m
 
 
 def test_every_flipped_byte_of_two_hundred_objects_is_found(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    flipped = found = 0
-    for number in range(200):
-        data = os.urandom(20 + number % 45)
-        blob = store.put(data)
-        path = store.path(blob)
-        path.chmod(0o644)
-        for place in range(len(data)):
-            path.write_bytes(bytes([*data[:place], data[place] ^ 1 << place % 8, *data[place + 1 :]]))
-            flipped += 1
-            found += not store.is_whole(blob.digest)
-        path.write_bytes(data)
-        assert store.is_whole(blob.digest)
+    flipped, found = flips(Store(tmp_path / "store"), 200)
     print(f"{found:,} of {flipped:,} flips found")
     assert found == flipped > 8000
 

@@ -483,3 +483,15 @@ def test_what_is_read_from_a_file_is_what_its_bytes_are(store: Store, size: int)
     blob = store.put_from(io.BytesIO(data))
     assert blob == Blob(digest=hashlib.sha256(data).hexdigest(), size=size)
     assert store.read(blob) == data
+
+
+def test_a_tree_that_was_damaged_where_it_is_shared_is_laid_out_anew_by_who_begins_to_use_it(
+    store: Store, tmp_path: Path
+) -> None:
+    blob = store.put(b"of a tool")
+    tree = store.tree([Entry("tool", "executable", blob.digest, blob.size)])
+    place = store.shared(tree) / "tool"
+    place.chmod(0o755)
+    place.write_bytes(b"of a fool")
+    assert store.shared(tree) / "tool" == place  # this process has seen it whole
+    assert (Store(store.root).shared(tree) / "tool").read_bytes() == b"of a tool"

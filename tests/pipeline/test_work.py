@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline import Journal, Pipeline, Project, Stage, Store, Work
 from pipeline.engines.platform import host_platform
 from pipeline.errors import Exit
@@ -54,3 +56,31 @@ def test_a_stage_knows_what_its_actions_are_executed_by(tmp_path: Path, project:
     run_pipeline(Pipeline("thing", looks=Looks()), mine, Store(tmp_path / "store"), journal)
     (looked,) = journal.events(kind="looked")
     assert looked.data == {"number": 0, "engine": "host", "platform": host_platform()}
+
+
+class Tells(Stage[Number]):
+    """Records something odd."""
+
+    kind: str
+    value: str
+
+    async def run(self, work: Work) -> Number:
+        work.record(self.kind, value=float(self.value))
+        return Number(value=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("run.finished", "1", "tells records 'run.finished', which is not a stage's to tell"),
+        ("effect.done", "1", "tells records 'effect.done', which is not a stage's to tell"),
+        ("mine.noted", "nan", "tells records 'mine.noted' with what JSON cannot hold"),
+    ],
+)
+def test_a_stage_records_neither_what_is_told_of_it_nor_what_json_cannot_hold(
+    tmp_path: Path, project: Project, journal: Journal, kind: str, value: str, said: str
+) -> None:
+    pipeline = Pipeline("thing", tells=Tells(kind=kind, value=value))
+    outcome, _ = run_pipeline(pipeline, project, Store(tmp_path / "store"), journal)
+    assert outcome.failed["tells"].startswith(said)
+    assert not [event for event in journal.events(kind=kind) if event.stage]

@@ -1652,3 +1652,42 @@ def test_a_named_lock_is_held_by_one_run_at_a_time(place: Place) -> None:
     runs = (place.root / "log").read_text().split()
     assert (one.returncode, two.returncode) == (0, 0)
     assert runs[0] == runs[1] != runs[2] == runs[3]
+
+
+RUDE = r"""
+from pipeline import Pipeline, Result, Retry, Stage, StageFailed, Work
+
+class Rude(Result):
+    def summary(self):
+        return "a\x00b\x1b[31mred\x1b[0m\x1b]0;title\x07\r\nsecond line" + "x" * 5000
+
+class Says(Stage[Rude]):
+    async def run(self, work: Work) -> Rude:
+        return Rude()
+
+class Refuses(Stage[Rude]):
+    async def run(self, work: Work) -> Rude:
+        print(end="", flush=True)
+        work.say(f"this is attempt {work.attempt}")
+        raise StageFailed("no\x1b[2J\nsecond\x07 line")
+
+pipeline = Pipeline("thing", says=Says(), refuses=Refuses(retry=Retry(times=1, wait=0)))
+"""
+
+
+def test_what_a_stage_says_moves_no_cursor_and_begins_no_line_of_its_own(place: Place) -> None:
+    place.write("delivery.py", RUDE)
+    done = place("run")
+    (said,) = [line for line in done.out.splitlines() if line.startswith("✓ says")]
+    assert r"a\x00bred\x1b]0;title\x07\x0d\nsecond line" in said
+    assert said.endswith("x...")
+    assert r"refuses 0.0s, attempt 2: no\x1b[2J" in done.out
+    assert r"    second\x07 line" in done.out
+    assert not set("\0\x1b\x07\r") & set(done.out)
+
+
+def test_logs_of_several_attempts_are_told_apart(place: Place) -> None:
+    place.write("delivery.py", RUDE)
+    place("run")
+    lines = place("logs", "refuses").out.splitlines()
+    assert lines[1:5] == ["-- attempt 1", "this is attempt 1", "-- attempt 2", "this is attempt 2"]
