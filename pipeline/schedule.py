@@ -126,9 +126,10 @@ class Schedule:
         Its resources are taken.
         """
         there = self.elsewhere()
+        if len(self._ready) == 1:  # as nearly always
+            (need,) = self._ready
+            return self._taken(need, there) if self._fits(need, there) and self._first(need) is not None else None
         first = [(top, need) for need in list(self._ready) if (top := self._first(need)) is not None]
-        if len(first) == 1:
-            return self._taken(first[0][1], there) if self._fits(first[0][1], there) else None
         first.sort(key=itemgetter(0))
         reserved: Reserved | None = None
         for (_, _, stage), need in first:
