@@ -19,7 +19,7 @@ PACKAGES = ("pipeline", "gates", "stages")
 
 provenance = SourceProvenance()
 shipped = WorkingCopy(include=(*PACKAGES, "pyproject.toml", "README.md", "LICENSE"))
-tested = WorkingCopy(include=(*PACKAGES, "tests", "pyproject.toml", "README.md", "LICENSE"))
+tested = WorkingCopy(include=(*PACKAGES, "tests", "benchmarks", "pyproject.toml", "README.md", "LICENSE"))
 locks = WorkingCopy(include=("locks",))
 
 runtime = PythonEnvironment(source=locks, lock="locks/run.lock")

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from gates.gate import QualityGate as QualityGate
     from gates.gate import Verification as Verification
     from gates.gate import Verified as Verified
+    from gates.judge import Advice as Advice
+    from gates.judge import Business as Business
+    from gates.judge import ErrorRate as ErrorRate
+    from gates.judge import Judge as Judge
+    from gates.judge import Measure as Measure
+    from gates.judge import SlowAnswers as SlowAnswers
+    from gates.judge import Trial as Trial
     from gates.latency import LoadReport as LoadReport
     from gates.latency import NotSlower as NotSlower
     from gates.latency import WithinBudget as WithinBudget
@@ -56,24 +63,32 @@ if TYPE_CHECKING:
     from gates.validation import valid as valid
     from gates.verdict import Ruling as Ruling
     from gates.verdict import Verdict as Verdict
+    from gates.window import Histogram as Histogram
+    from gates.window import Share as Share
+    from gates.window import Tick as Tick
+    from gates.window import Window as Window
 
 _HOMES = {
     "Check": "check", "Compare": "check", "Comparison": "check", "Rule": "check", "ChangedLines": "coverage",
     "CoverageReport": "coverage", "FileCoverage": "coverage", "MinCoverage": "coverage", "NoDrop": "coverage",
     "Finding": "findings", "Findings": "findings", "MaxFindings": "findings", "NewFindings": "findings",
-    "no_findings": "findings", "Severity": "findings", "GateClosed": "gate", "Passed": "gate", "QualityGate": "gate",
-    "Verification": "gate", "Verified": "gate", "LoadReport": "latency", "NotSlower": "latency", "WithinBudget": "latency",
-    "AllowedLicences": "licences", "LicenceReport": "licences", "Licensed": "licences", "CodeMetrics": "metrics",
-    "Duplicate": "metrics", "FunctionMetric": "metrics", "MaxComplexity": "metrics", "all_probes_passed": "probes",
-    "Probe": "probes", "ProbeReport": "probes", "MaxGrowth": "size", "MaxSize": "size", "SizeReport": "size",
-    "all_passed": "tests", "AllPassed": "tests", "Case": "tests", "Status": "tests", "TestReport": "tests",
-    "valid": "validation", "ValidationCheck": "validation", "ValidationReport": "validation", "Ruling": "verdict",
-    "Verdict": "verdict",
+    "no_findings": "findings", "Severity": "findings", "GateClosed": "gate", "Passed": "gate",
+    "QualityGate": "gate", "Verification": "gate", "Verified": "gate", "Advice": "judge", "Business": "judge",
+    "ErrorRate": "judge", "Judge": "judge", "Measure": "judge", "SlowAnswers": "judge", "Trial": "judge",
+    "LoadReport": "latency", "NotSlower": "latency", "WithinBudget": "latency", "AllowedLicences": "licences",
+    "LicenceReport": "licences", "Licensed": "licences", "CodeMetrics": "metrics", "Duplicate": "metrics",
+    "FunctionMetric": "metrics", "MaxComplexity": "metrics", "all_probes_passed": "probes", "Probe": "probes",
+    "ProbeReport": "probes", "MaxGrowth": "size", "MaxSize": "size", "SizeReport": "size", "all_passed": "tests",
+    "AllPassed": "tests", "Case": "tests", "Status": "tests", "TestReport": "tests", "valid": "validation",
+    "ValidationCheck": "validation", "ValidationReport": "validation", "Ruling": "verdict", "Verdict": "verdict",
+    "Histogram": "window", "Share": "window", "Tick": "window", "Window": "window",
 }  # fmt: skip
 
 __all__ = [
+    "Advice",
     "AllPassed",
     "AllowedLicences",
+    "Business",
     "Case",
     "ChangedLines",
     "Check",
@@ -82,11 +97,14 @@ __all__ = [
     "Comparison",
     "CoverageReport",
     "Duplicate",
+    "ErrorRate",
     "FileCoverage",
     "Finding",
     "Findings",
     "FunctionMetric",
     "GateClosed",
+    "Histogram",
+    "Judge",
     "LicenceReport",
     "Licensed",
     "LoadReport",
@@ -94,6 +112,7 @@ __all__ = [
     "MaxFindings",
     "MaxGrowth",
     "MaxSize",
+    "Measure",
     "MinCoverage",
     "NewFindings",
     "NoDrop",
@@ -105,14 +124,19 @@ __all__ = [
     "Rule",
     "Ruling",
     "Severity",
+    "Share",
     "SizeReport",
+    "SlowAnswers",
     "Status",
     "TestReport",
+    "Tick",
+    "Trial",
     "ValidationCheck",
     "ValidationReport",
     "Verdict",
     "Verification",
     "Verified",
+    "Window",
     "WithinBudget",
     "all_passed",
     "all_probes_passed",

@@ -21,7 +21,8 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
@@ -29,9 +30,11 @@ from pathlib import Path
 import anyio
 
 from pipeline import StageFailed, Work
-from pipeline.digest import of_json
+from pipeline.digest import of_text
 from stages.delivery import durable, process
+from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
+from stages.delivery.router import Watch
 
 SLOTS = 16
 BACKEND = "service"
@@ -113,6 +116,12 @@ class HAProxyRouter:
     async def current(self) -> dict[str, int]:
         return shares(await self._now())
 
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Watch]:
+        groups = {slot_name(number): slot.group for number, slot in enumerate(await self._now())}
+        async with watching(self._socket, lambda server: groups.get(server, "")) as traffic:
+            yield traffic
+
     async def in_flight(self, group: str) -> int:
         mine = {slot_name(number) for number, slot in enumerate(await self._now()) if slot.group == group}
         if not mine or not self._running():
@@ -152,7 +161,7 @@ class HAProxyRouter:
 
     async def _ensure(self, slots: tuple[Slot, ...]) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others."""
-        settings = of_json([self.config.host, self.config.port, self.config.timeout, self.ready])[:12]
+        settings = of_text(configuration(self.config, self.ready, self._socket, ()))[:12]
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
@@ -422,6 +431,11 @@ global
     log stdout format raw local0 notice
     noreuseport
 
+ring {RING}
+    format raw
+    maxlen 128
+    size 4194304
+
 defaults
     mode http
     log global
@@ -438,6 +452,8 @@ defaults
 
 frontend public
     bind {config.host}:{config.port}
+    log ring@{RING} format raw local0 info
+    log-format "{LOG_FORMAT}"
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
     default_backend {BACKEND}
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from gates.judge import Advice, Trial
+from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
+from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
@@ -76,10 +78,14 @@ class Rollout:
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
+        trial: Trial | None = None
         for number, step in enumerate(steps, 1):
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
-            await self._step(step)
+            if isinstance(step, Weigh):
+                trial = await self._weigh(step, trial.next_step() if trial else step.judge.begin())
+            else:
+                await self._step(step)
             self.note("rollout.done", number=number, step=str(step), seconds=round(time.monotonic() - started, 3))
 
     async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
@@ -105,6 +111,21 @@ class Rollout:
             case Stop():
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
+
+    async def _weigh(self, step: Weigh, trial: Trial) -> Trial:
+        """Look each tick until the judge decides. Raises StageFailed with the evidence unless the group may go on."""
+        async with self.router.watch() as watch:
+            looked = anyio.current_time()
+            while trial.advice is Advice.HOLD:
+                await anyio.sleep_until(looked + step.tick)
+                before, looked = looked, anyio.current_time()
+                old, new = watch.windows(step.against, (step.group,))
+                trial = trial.after(Tick(seconds=looked - before, old=old, new=new))
+        said = trial.said()
+        self.note("rollout.judged", group=step.group, advice=trial.advice.value, said=said, seconds=round(trial.seconds, 3))
+        if trial.advice is not Advice.PROMOTE:
+            raise StageFailed(f"{step.group} may not go on: {said}", right="a release that is no worse than the one before it")
+        return trial
 
     async def _wait_ready(self, step: WaitReady) -> None:
         """Poll until ready; a group that is not ready in time, or ends again and again, fails the rollout with its reason."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from gates.window import Window
 from stages.delivery.model import Address, Group
+
+
+class Watch(Protocol):
+    """What groups do with their requests, from one look to the next."""
+
+    def windows(self, *sides: Collection[str]) -> list[Window | None]:
+        """What the groups of each side did since the last look; None where that is not known, which is never nothing."""
+        ...
 
 
 class Router(Protocol):
@@ -26,6 +36,10 @@ class Router(Protocol):
 
     async def current(self) -> dict[str, int]:
         """Each known group's share, as the router itself tells; as it was told last when it does not run."""
+        ...
+
+    def watch(self) -> AbstractAsyncContextManager[Watch]:
+        """See what each group does with the requests it gets from now on."""
         ...
 
     async def in_flight(self, group: str) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gates.judge import Judge
+
 
 @dataclass(frozen=True)
 class Start:
@@ -58,4 +60,17 @@ class Stop:
         return f"stop {self.group}"
 
 
-Step = Start | WaitReady | Split | Drain | Stop
+@dataclass(frozen=True)
+class Weigh:
+    """Compare what a group does with what others do beside it, each `tick` of seconds, until the judge decides."""
+
+    group: str
+    against: tuple[str, ...]
+    judge: Judge
+    tick: float = 1.0
+
+    def __str__(self) -> str:
+        return f"weigh {self.group} against {', '.join(self.against)}, at most {self.judge.at_most:g} s"
+
+
+Step = Start | WaitReady | Split | Drain | Stop | Weigh

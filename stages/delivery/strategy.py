@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from gates.judge import Judge
+from pipeline import WiringError
 from stages.delivery.model import State
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
+from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
 
 
 class Strategy(Protocol):
@@ -34,8 +38,7 @@ class BlueGreen:
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
         blue = tuple(group for group in now.serving if group != green)
-        kept = now.groups if green in now.serving else (*blue, green)  # green serves already: what is warm for it stays
-        older = sorted(group for group in now.groups if group not in kept)
+        older = _older(now, green)
         return (
             Start(green),
             WaitReady(green, self.ready),
@@ -45,7 +48,72 @@ class BlueGreen:
         )
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
-        shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
-        drained = () if before.weights.get(green) else (Drain(green, self.drain),)
-        gone = () if green in before.groups else (Stop(green),)
-        return (Split(shares), *drained, *gone)
+        return _back(before, green, self.drain)
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Give green a growing share of the traffic, as long as the judge finds it no worse than what serves beside it.
+
+    `shares` are percent of all requests; before each next one the judge has to have seen that green does no harm with the one
+    it has. Green that is worse, and green of which nobody can tell in time, goes back. Where nothing serves yet there is nothing
+    to compare with, and green gets all at once. Seconds: `tick` from one look of the judge to the next, others as of `BlueGreen`.
+    """
+
+    shares: tuple[int, ...] = (1, 5, 10, 25, 50, 75, 90, 100)
+    judge: Judge = field(default_factory=Judge)
+    tick: float = 1.0
+    ready: float = 60.0
+    drain: float = 30.0
+
+    def __post_init__(self) -> None:
+        ascending = all(low < high for low, high in itertools.pairwise((0, *self.shares)))
+        if not ascending or self.shares[-1:] != (100,):
+            raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, from 1 or more to 100: (5, 25, 100)")
+        if not self.tick > 0:
+            raise WiringError(f"Canary.tick is {self.tick:g}", right="seconds, more than 0")
+
+    def forward(self, now: State, green: str) -> tuple[Step, ...]:
+        blue = {group: now.weights[group] for group in now.serving if group != green}
+        if not blue:
+            return BlueGreen(self.ready, self.drain).forward(now, green)
+        older = _older(now, green)
+        grows: list[Step] = []
+        for share in self.shares:
+            rest = _shared(100 - share, blue)
+            grows.append(Split(((green, share), *rest)))
+            if rest:
+                grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick))
+        return (
+            Start(green),
+            WaitReady(green, self.ready),
+            *grows,
+            *(Drain(group, self.drain) for group in (*blue, *older)),
+            *(Stop(group) for group in older),
+        )
+
+    def back(self, before: State, green: str) -> tuple[Step, ...]:
+        return _back(before, green, self.drain)
+
+
+def _older(now: State, green: str) -> list[str]:
+    """The groups that go: all but green and what serves; none where green serves already, as what is warm for it stays."""
+    return [] if green in now.serving else sorted(group for group in now.groups if group not in (*now.serving, green))
+
+
+def _back(before: State, green: str, drain: float) -> tuple[Step, ...]:
+    """Traffic as it was; then green is drained and stopped, where it did not serve or run before."""
+    shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
+    drained = () if before.weights.get(green) else (Drain(green, drain),)
+    gone = () if green in before.groups else (Stop(green),)
+    return (Split(shares), *drained, *gone)
+
+
+def _shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """So many percent for groups in the proportion they have now, in whole percent; the largest rests are rounded up."""
+    total = sum(groups.values())
+    exact = {group: percent * share / total for group, share in groups.items()}
+    parts = {group: int(part) for group, part in exact.items()}
+    for group in sorted(exact, key=lambda one: parts[one] - exact[one])[: percent - sum(parts.values())]:
+        parts[group] += 1
+    return tuple((group, part) for group, part in parts.items() if part)

@@ -21,6 +21,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
 from stages.image import Image
 from tests.conftest import RunStage
+from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.small import image_stage
 
 SERVE = Path(__file__).with_name("serve.py")
@@ -76,6 +77,11 @@ def local_target(project: Project, store: Store, name: str = "app") -> LocalTarg
 @pytest.fixture
 def router(project: Project) -> HAProxyRouter:
     return haproxy(project, port=free_port())
+
+
+@pytest.fixture
+def bench(target: LocalTarget, router: HAProxyRouter) -> Bench:
+    return Bench(target, router)
 
 
 def haproxy(project: Project, *, port: int, name: str = "app", **more: Any) -> HAProxyRouter:

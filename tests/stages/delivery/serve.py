@@ -1,15 +1,19 @@
 """A small service for tests, standard library only: what it does is said by its environment.
 
-VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; STUBBORN: it ignores SIGTERM;
+VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; WAITS:
+`/` takes so many seconds; STUBBORN: it ignores SIGTERM;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away.
 """
 
 import http.server
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
+
+asked = itertools.count(1)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -24,7 +28,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(float(self.path.partition("?")[2]))
             self.answer(200, os.environ["VERSION"])
         else:
-            self.answer(500 if "BROKEN" in os.environ else 200, os.environ["VERSION"])
+            time.sleep(float(os.environ.get("WAITS", "0")))
+            fails = "FAILS" in os.environ and next(asked) % int(os.environ["FAILS"]) == 0
+            self.answer(500 if fails or "BROKEN" in os.environ else 200, os.environ["VERSION"])
 
     def do_POST(self) -> None:
         with open(os.environ["POSTS"], "ab", buffering=0) as file:

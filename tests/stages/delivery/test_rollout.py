@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -16,52 +15,14 @@ from pipeline import BrokenOff, StageFailed
 from pipeline.engines.local import free_port
 from pipeline.journal import Event
 from stages.delivery import process
-from stages.delivery.haproxy import HAProxyRouter
-from stages.delivery.local import LocalTarget
-from stages.delivery.model import Address, Group, Release, State
-from stages.delivery.rollout import STARTS, Rollout, recovered, unfinished
+from stages.delivery.model import Address, Group, State
+from stages.delivery.rollout import STARTS, recovered, unfinished
 from stages.delivery.step import Drain, Split, Start, WaitReady
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
+from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
-
-
-@dataclass
-class Notes:
-    """The journal of a rollout."""
-
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def __call__(self, kind: str, **data: Any) -> None:
-        self.events.append((kind, data))
-
-    def steps(self, kind: str) -> list[str]:
-        return [data["step"] for found, data in self.events if found == f"rollout.{kind}"]
-
-    def kinds(self) -> list[str]:
-        return [kind.removeprefix("rollout.") for kind, _ in self.events]
-
-
-@dataclass
-class Bench:
-    """A target and a router on which releases are rolled out one after the other."""
-
-    target: LocalTarget
-    router: HAProxyRouter
-    notes: Notes = field(default_factory=Notes)
-
-    def rollout(self, wanted: Release) -> Rollout:
-        self.notes = Notes()
-        return Rollout(self.target, self.router, wanted, self.notes)
-
-    def answer(self) -> str:
-        return httpx.get(self.router.address.url, trust_env=False).text
-
-
-@pytest.fixture
-def bench(target: LocalTarget, router: HAProxyRouter) -> Bench:
-    return Bench(target, router)
 
 
 def test_every_step_is_journalled_before_and_after(bench: Bench, image: Image) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import WiringError
 from stages.delivery.model import Address, Group, State
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
-from stages.delivery.strategy import BlueGreen
+from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.strategy import BlueGreen, Canary, Strategy
 
 NAMES = "abcdef"
 GREEN = "g"
@@ -37,6 +39,8 @@ def after(state: State, step: Step) -> State:
             assert all(name in state.groups for name, _ in weights), "traffic to a group that does not run"
             assert sum(share for _, share in weights) in {0, 100}
             return replace(state, weights={**dict.fromkeys(state.weights, 0), **dict(weights)})
+        case Weigh(group, against):
+            assert all(state.weights.get(name) for name in (group, *against)), "weighs a group that gets no traffic"
         case Drain(group, _):
             assert not state.weights.get(group), "drains a group that gets new requests"
         case Stop(group):
@@ -53,61 +57,100 @@ def simulated(state: State, steps: tuple[Step, ...]) -> list[State]:
     return found
 
 
-@given(states())
-def test_forward_ends_with_green_serving_everything(now: State) -> None:
-    end = simulated(now, BlueGreen().forward(now, GREEN))[-1]
+STRATEGIES = st.sampled_from(
+    [
+        BlueGreen(ready=7, drain=7),
+        Canary(ready=7, drain=7),
+        Canary(shares=(100,), ready=7, drain=7),
+        Canary(shares=(3, 50, 99, 100), ready=7, drain=7),
+    ]
+)
+
+
+@given(states(), STRATEGIES)
+def test_forward_ends_with_green_serving_everything(now: State, strategy: Strategy) -> None:
+    end = simulated(now, strategy.forward(now, GREEN))[-1]
     assert {name: share for name, share in end.weights.items() if share} == {GREEN: 100}
     assert GREEN in end.groups
 
 
-@given(states())
-def test_forward_waits_until_green_is_ready_before_it_gets_traffic(now: State) -> None:
-    steps = BlueGreen(ready=7).forward(now, GREEN)
-    assert steps.index(Start(GREEN)) < steps.index(WaitReady(GREEN, 7)) < steps.index(Split(((GREEN, 100),)))
+@given(states(), STRATEGIES)
+def test_forward_waits_until_green_is_ready_before_it_gets_traffic(now: State, strategy: Strategy) -> None:
+    steps = strategy.forward(now, GREEN)
+    first = next(number for number, step in enumerate(steps) if isinstance(step, Split) and dict(step.weights).get(GREEN))
+    assert steps.index(Start(GREEN)) < steps.index(WaitReady(GREEN, 7)) < first
 
 
-@given(states())
-def test_forward_and_back_drain_every_group_before_they_stop_it(now: State) -> None:
-    for steps in (BlueGreen(drain=7).forward(now, GREEN), BlueGreen(drain=7).back(now, GREEN)):
+@given(states(), STRATEGIES)
+def test_forward_and_back_drain_every_group_before_they_stop_it(now: State, strategy: Strategy) -> None:
+    for steps in (strategy.forward(now, GREEN), strategy.back(now, GREEN)):
         for number, step in enumerate(steps):
             if isinstance(step, Stop):
                 assert Drain(step.group, 7) in steps[:number]
 
 
-@given(states())
-def test_somebody_serves_at_every_moment_once_somebody_did(now: State) -> None:
+@given(states(), STRATEGIES)
+def test_somebody_serves_at_every_moment_once_somebody_did(now: State, strategy: Strategy) -> None:
     if now.serving:
-        assert all(state.serving for state in simulated(now, BlueGreen().forward(now, GREEN)))
+        assert all(state.serving for state in simulated(now, strategy.forward(now, GREEN)))
 
 
-@given(states())
-def test_what_served_before_stays_warm(now: State) -> None:
-    end = simulated(now, BlueGreen().forward(now, GREEN))[-1]
+@given(states(), STRATEGIES)
+def test_what_served_before_stays_warm(now: State, strategy: Strategy) -> None:
+    end = simulated(now, strategy.forward(now, GREEN))[-1]
     assert set(now.serving) <= set(end.groups)
     if GREEN not in now.serving:
         assert set(end.groups) == {*now.serving, GREEN}
 
 
-@given(states())
-def test_the_release_that_serves_already_stops_nothing(now: State) -> None:
+@given(states(), STRATEGIES)
+def test_the_release_that_serves_already_stops_nothing(now: State, strategy: Strategy) -> None:
     if GREEN in now.serving:
-        assert not [step for step in BlueGreen().forward(now, GREEN) if isinstance(step, Stop)]
+        assert not [step for step in strategy.forward(now, GREEN) if isinstance(step, Stop)]
 
 
-@given(states(), st.data())
-def test_the_way_back_restores_the_shares_from_any_point(now: State, data: st.DataObject) -> None:
-    points = simulated(now, BlueGreen().forward(now, GREEN))
+@given(states(), STRATEGIES, st.data())
+def test_the_way_back_restores_the_shares_from_any_point(now: State, strategy: Strategy, data: st.DataObject) -> None:
+    points = simulated(now, strategy.forward(now, GREEN))
     point = data.draw(st.sampled_from(points))
     if not set(now.serving) <= set(point.groups):
         return
-    end = simulated(point, BlueGreen().back(now, GREEN))[-1]
+    end = simulated(point, strategy.back(now, GREEN))[-1]
     assert {name: share for name, share in end.weights.items() if share} == {n: s for n, s in now.weights.items() if s}
     assert (GREEN in end.groups) == (GREEN in now.groups)
 
 
-@given(states())
-def test_a_group_that_ran_before_is_never_stopped_on_the_way_back(now: State) -> None:
-    assert not [step for step in BlueGreen().back(now, GREEN) if isinstance(step, Stop) and step.group in now.groups]
+@given(states(), STRATEGIES)
+def test_a_group_that_ran_before_is_never_stopped_on_the_way_back(now: State, strategy: Strategy) -> None:
+    assert not [step for step in strategy.back(now, GREEN) if isinstance(step, Stop) and step.group in now.groups]
+
+
+@given(states(), st.sampled_from([(5, 100), (1, 2, 99, 100)]))
+def test_a_canary_grows_by_its_shares_and_is_weighed_before_each_next_one(now: State, shares: tuple[int, ...]) -> None:
+    steps = Canary(shares=shares).forward(now, GREEN)
+    blue = [group for group in now.serving if group != GREEN]
+    splits = [step for step in steps if isinstance(step, Split)]
+    assert [dict(step.weights)[GREEN] for step in splits] == (list(shares) if blue else [100])
+    grows = [step for step in steps if isinstance(step, Split | Weigh)]
+    assert [type(step) for step in grows] == ([Split, Weigh] * (len(shares) - 1) + [Split] if blue else [Split])
+    for split in splits:
+        rest = {group: share for group, share in split.weights if group != GREEN}
+        wanted = {
+            group: (100 - dict(split.weights)[GREEN]) * now.weights[group] / sum(now.weights[one] for one in blue)
+            for group in blue
+        }
+        assert all(abs(rest.get(group, 0) - wanted[group]) < 1 for group in blue)
+
+
+@pytest.mark.parametrize("shares", [(), (50,), (0, 100), (50, 50, 100), (60, 50, 100), (100, 101)])
+def test_shares_that_do_not_grow_to_a_hundred_are_refused(shares: tuple[int, ...]) -> None:
+    with pytest.raises(WiringError, match=r"Canary\.shares are"):
+        Canary(shares=shares)
+
+
+def test_a_judge_that_never_looks_is_refused() -> None:
+    with pytest.raises(WiringError, match=r"Canary\.tick is 0"):
+        Canary(tick=0)
 
 
 def test_steps_read_as_sentences() -> None:

@@ -1,0 +1,135 @@
+"""What groups do with their requests, as HAProxy tells of each: server, status, milliseconds.
+
+HAProxy writes a line for each request to a ring in its memory (4 MiB, the oldest lines go), and whoever asks gets the new ones.
+Format: HAProxy Configuration Manual 2.8, section 8.2.6 (custom log format), and Management Guide, `show events`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+from anyio.abc import ByteStream
+
+from gates.window import Histogram, Window
+
+RING = "traffic"
+LOG_FORMAT = "%s %ST %Ta"
+"""Name of the server, status (-1: none was sent), milliseconds from the first byte of the request to the last of the answer."""
+
+BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
+"""Milliseconds from 1 to 63,100, ten to a decade."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request that a server got, and what came of it."""
+
+    server: str
+    status: int
+    milliseconds: float
+
+    @property
+    def failed(self) -> bool:
+        """By the server's fault, or without an answer at all."""
+        return self.status >= 500 or self.status < 100
+
+
+def answer(line: str) -> Answer | None:
+    """What a line of HAProxy's tells; None for one that tells of no request that a server got."""
+    words = line.split()
+    if len(words) != 3 or words[0].startswith("<"):
+        return None
+    try:
+        return Answer(words[0], int(words[1]), max(float(words[2].lstrip("+")), 0.0))
+    except ValueError:
+        return None
+
+
+@dataclass
+class Tally:
+    """Requests of one group since it was last looked at."""
+
+    requests: int = 0
+    errors: int = 0
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def add(self, one: Answer) -> None:
+        self.requests += 1
+        if one.failed:
+            self.errors += 1
+        else:
+            self.counts[bisect.bisect_left(BOUNDS, one.milliseconds)] += 1
+
+
+@dataclass
+class Traffic:
+    """A watch over HAProxy's ring. Known is only what was seen while the ring could be read all the time."""
+
+    group_of: Callable[[str], str]
+    """The group that has a server."""
+    _tallies: dict[str, Tally] = field(default_factory=dict)
+    _reading: bool = False
+    _whole: bool = False
+    """Whether it could be read ever since the last look."""
+
+    def windows(self, *sides: Collection[str]) -> list[Window | None]:
+        tallies, whole = self._tallies, self._whole
+        self._tallies, self._whole = {}, self._reading
+        if not whole:
+            return [None] * len(sides)
+        return [window([tallies[group] for group in groups if group in tallies]) for groups in sides]
+
+    def see(self, line: str) -> None:
+        """Count what a line tells of."""
+        found = answer(line)
+        group = self.group_of(found.server) if found is not None else ""
+        if found is not None and group:
+            self._tallies.setdefault(group, Tally()).add(found)
+
+    async def read(self, socket: Path, begun: anyio.Event) -> None:
+        """Follow the ring; where it breaks off, nothing is known until it is followed again."""
+        while True:
+            with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+                async with await anyio.connect_unix(str(socket)) as stream:
+                    await self._follow(stream, begun)
+            self._reading = self._whole = False
+            begun.set()
+            await anyio.sleep(0.2)
+
+    async def _follow(self, stream: ByteStream, begun: anyio.Event) -> None:
+        await stream.send(f"show events {RING} -w -n\n".encode())
+        self._reading = True
+        begun.set()
+        left = b""
+        while True:
+            *lines, left = (left + await stream.receive(1 << 16)).split(b"\n")
+            for line in lines:
+                self.see(line.decode(errors="replace"))
+
+
+def window(tallies: Collection[Tally]) -> Window:
+    """Several groups together."""
+    counts = tuple(map(sum, zip(*(tally.counts for tally in tallies), strict=True))) if tallies else (0,) * (len(BOUNDS) + 1)
+    return Window(
+        requests=sum(tally.requests for tally in tallies),
+        errors=sum(tally.errors for tally in tallies),
+        latency=Histogram(bounds=BOUNDS, counts=counts),
+    )
+
+
+@asynccontextmanager
+async def watching(socket: Path, group_of: Callable[[str], str]) -> AsyncIterator[Traffic]:
+    """A watch that knows of all requests that end from now on."""
+    found, begun = Traffic(group_of), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.read, socket, begun)
+        await begun.wait()
+        found.windows()
+        yield found
+        tasks.cancel_scope.cancel()

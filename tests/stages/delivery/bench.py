@@ -1,0 +1,45 @@
+"""What rollouts are done on in tests: real processes behind a real HAProxy, and a journal in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from stages.delivery.haproxy import HAProxyRouter
+from stages.delivery.local import LocalTarget
+from stages.delivery.model import Release
+from stages.delivery.rollout import Rollout
+
+
+@dataclass
+class Notes:
+    """The journal of a rollout."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, kind: str, **data: Any) -> None:
+        self.events.append((kind, data))
+
+    def steps(self, kind: str) -> list[str]:
+        return [data["step"] for found, data in self.events if found == f"rollout.{kind}"]
+
+    def kinds(self) -> list[str]:
+        return [kind.removeprefix("rollout.") for kind, _ in self.events]
+
+
+@dataclass
+class Bench:
+    """A target and a router on which releases are rolled out one after the other."""
+
+    target: LocalTarget
+    router: HAProxyRouter
+    notes: Notes = field(default_factory=Notes)
+
+    def rollout(self, wanted: Release) -> Rollout:
+        self.notes = Notes()
+        return Rollout(self.target, self.router, wanted, self.notes)
+
+    def answer(self) -> str:
+        return httpx.get(self.router.address.url, trust_env=False).text

@@ -1,0 +1,165 @@
+"""Canaries on real processes behind a real HAProxy, under load: what is promoted, what goes back, and on what evidence."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import anyio
+import pytest
+
+from gates.judge import ErrorRate, Judge, SlowAnswers
+from gates.window import Window
+from pipeline import StageFailed
+from stages.delivery import process
+from stages.delivery.strategy import BlueGreen, Canary
+from stages.image import Image
+from tests.stages.delivery.bench import Bench
+from tests.stages.delivery.conftest import release
+from tests.stages.delivery.load import Load
+
+QUICK = Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_most=30, blind=3)
+"""Sure enough for a few hundred requests a second."""
+
+
+def canary(*shares: int, judge: Judge = QUICK) -> Canary:
+    return Canary(shares=(*shares, 100), judge=judge, tick=0.2)
+
+
+def users(bench: Bench) -> Load:
+    return Load(bench.router.config.port, posts=False, pause=0.002)
+
+
+def test_a_release_that_is_no_worse_gets_all_the_traffic_step_by_step_and_nobody_loses_a_request(
+    bench: Bench, image: Image
+) -> None:
+    async def main() -> None:
+        one, two = release(image, instances=2), release(image, instances=2, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        with users(bench) as load:
+            await bench.rollout(two).forward(canary(20, 50))
+            await anyio.to_thread.run_sync(load.more, 20)
+        assert load.failures == []
+        assert set(load.answers) == {"one", "two"}
+        assert bench.notes.steps("done") == [
+            f"start {two.group}",
+            f"wait until {two.group} is ready, at most 60 s",
+            f"send 20 % to {two.group}, 80 % to {one.group}",
+            f"weigh {two.group} against {one.group}, at most 30 s",
+            f"send 50 % to {two.group}, 50 % to {one.group}",
+            f"weigh {two.group} against {one.group}, at most 30 s",
+            f"send 100 % to {two.group}",
+            f"drain {one.group}, at most 30 s",
+        ]
+        judged = [data for kind, data in bench.notes.events if kind == "rollout.judged"]
+        assert [data["advice"] for data in judged] == ["promote", "promote"]
+        assert re.search(r"errors: 0 of [\d,]+ \(0\.00%\), before 0 of", judged[0]["said"])
+        assert await bench.router.current() == {one.group: 0, two.group: 100}
+        assert sorted(await bench.target.groups()) == sorted([one.group, two.group])
+
+    anyio.run(main)
+
+
+def test_a_release_that_fails_one_in_fifty_requests_goes_back_with_the_evidence(bench: Bench, image: Image) -> None:
+    """It is the only one that fails: what users see of it are its own answers, and nobody is without one."""
+
+    async def main() -> None:
+        one, bad = release(image, instances=2), release(image, version="bad", FAILS="50")
+        await bench.rollout(one).forward(BlueGreen())
+        with users(bench) as load:
+            with pytest.raises(StageFailed, match=rf"{bad.group} may not go on: abort after \d+ s: errors: .* before 0 of"):
+                await bench.rollout(bad).forward(canary(30, judge=Judge(measures=(ErrorRate(budget=0),), warm_up=0, at_most=60)))
+            await anyio.to_thread.run_sync(load.more, 20)
+        assert {failure.partition(" after")[0] for failure in load.failures} == {"GET: 500 'bad'"}
+        assert await bench.router.current() == {one.group: 100}
+        assert list(await bench.target.groups()) == [one.group]
+        assert bench.notes.steps("intended")[-3:] == [
+            f"send 100 % to {one.group}",
+            f"drain {bad.group}, at most 30 s",
+            f"stop {bad.group}",
+        ]
+
+    anyio.run(main)
+
+
+def test_a_release_that_answers_slowly_goes_back(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, slow = release(image), release(image, version="slow", WAITS="0.05")
+        await bench.rollout(one).forward(BlueGreen())
+        judge = Judge(measures=(SlowAnswers(),), warm_up=0, floor=20, at_most=60, blind=10)
+        with users(bench) as load, pytest.raises(StageFailed, match=r"abort after .*answers slower than p95"):
+            await bench.rollout(slow).forward(canary(50, judge=judge))
+        assert load.failures == []
+
+    anyio.run(main)
+
+
+def test_without_a_request_nothing_is_promoted(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        judge = Judge(measures=(ErrorRate(),), warm_up=0, at_most=1)
+        with pytest.raises(
+            StageFailed, match="inconclusive after 1 s: errors: nothing was compared yet; missing: 100 requests more"
+        ):
+            await bench.rollout(two).forward(canary(50, judge=judge))
+        assert await bench.router.current() == {one.group: 100}
+
+    anyio.run(main)
+
+
+def test_a_router_that_dies_under_a_canary_is_no_good_news(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        judge = Judge(measures=(ErrorRate(),), warm_up=0, floor=10**6, blind=1)
+
+        async def killed() -> None:
+            while not any(step.startswith("weigh") for step in bench.notes.steps("intended")):
+                await anyio.sleep(0.01)
+            for found in list(process.running(f"{bench.router.state}:")):
+                os.kill(found.pid, signal.SIGKILL)
+
+        async with anyio.create_task_group() as tasks:
+            rollout = bench.rollout(two)
+            tasks.start_soon(killed)
+            with pytest.raises(StageFailed, match=r"inconclusive .* missing: metrics, for 1 s"):
+                await rollout.forward(canary(50, judge=judge))
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_what_each_group_does_is_seen_from_one_look_to_the_next(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two", BROKEN="1")
+        await bench.rollout(one).forward(BlueGreen())
+        await bench.target.start(two)
+        while await bench.target.unready(two.group, two.ready) is not None:
+            await anyio.sleep(0.02)
+        groups = await bench.target.groups()
+        await bench.router.split({one.group: 50, two.group: 50}, groups)
+        async with bench.router.watch() as watch:
+            assert watch.windows([one.group], ["nobody"]) == [counted(0, 0), counted(0, 0)]
+            with Load(bench.router.config.port, posts=False) as load:
+                await anyio.to_thread.run_sync(load.more, 40)
+            good = bad = None
+            with anyio.fail_after(5):
+                seen = [0, 0]
+                while sum(seen) < load.sent:
+                    await anyio.sleep(0.02)
+                    good, bad = watch.windows([one.group], [two.group])
+                    assert good is not None
+                    assert bad is not None
+                    assert (good.errors, bad.errors) == (0, bad.requests)
+                    seen = [seen[0] + good.requests, seen[1] + bad.requests]
+            assert (seen[0], seen[1]) == (load.answers["one"], len(load.failures))
+
+    anyio.run(main)
+
+
+def counted(requests: int, errors: int) -> Window:
+    from stages.delivery.haproxy_traffic import Tally, window
+
+    return window([Tally(requests, errors)])
