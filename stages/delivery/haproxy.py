@@ -46,6 +46,15 @@ SETTINGS = "LOCKGATE_SETTINGS"
 """The variable in which a running HAProxy carries the digest of the settings it was started with."""
 
 
+MAINTENANCE = """\
+<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Back in a moment</title>
+<body style="font-family: sans-serif; text-align: center; padding: 4em">
+<h1>Back in a moment</h1><p>The service is being updated.</p>
+</body></html>
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HAProxy:
     """The load balancer users talk to, on `host`:`port`; it outlives the run."""
@@ -55,6 +64,8 @@ class HAProxy:
     host: str = "127.0.0.1"
     timeout: float = 30.0
     """Seconds a server may take to answer."""
+    maintenance: str = MAINTENANCE
+    """The page (HTML) that users get with status 503 while nobody serves."""
 
     def open(self, work: Work, ready: str) -> HAProxyRouter:
         return HAProxyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
@@ -132,11 +143,8 @@ class HAProxyRouter:
         before = await self._now()
         after = tuple(Slot() if slot.group == group else slot for slot in before)
         await self._change(before, after)
-        if not any(slot.group for slot in after):
-            await self.stop()
 
     async def stop(self) -> None:
-        """End HAProxy; users find nobody there any more."""
         for found in list(process.running(self._mark)):
             await process.stop(found)
         shutil.rmtree(self._sockets, ignore_errors=True)
@@ -161,11 +169,12 @@ class HAProxyRouter:
 
     async def _ensure(self, slots: tuple[Slot, ...]) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others."""
-        settings = of_text(configuration(self.config, self.ready, self._socket, ()))[:12]
+        settings = of_text(configuration(self.config, self.ready, self._socket, self._page, ()) + self.config.maintenance)[:12]
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
         self._private()
+        durable.write(self._page, self.config.maintenance.encode())
         self._keep(slots)
         argv = [program(), "-db", "-f", str(self._file)]
         checked = await anyio.run_process([*argv, "-c"], check=False)
@@ -255,6 +264,10 @@ class HAProxyRouter:
         return self._sockets / "admin.sock"
 
     @property
+    def _page(self) -> Path:
+        return self.state / "maintenance.html"
+
+    @property
     def _file(self) -> Path:
         return self.state / "haproxy.cfg"
 
@@ -275,7 +288,7 @@ class HAProxyRouter:
     def _keep(self, slots: tuple[Slot, ...]) -> None:
         """Write slots and configuration, each in one step."""
         rows = [{"group": slot.group, "address": slot.address, "weight": slot.weight} for slot in slots]
-        text = configuration(self.config, self.ready, self._socket, slots)
+        text = configuration(self.config, self.ready, self._socket, self._page, slots)
         for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
             durable.write(self.state / name, content.encode())
 
@@ -417,7 +430,7 @@ def used(figures: str) -> dict[str, int]:
     }
 
 
-def configuration(config: HAProxy, ready: str, admin: Path, slots: tuple[Slot, ...]) -> str:
+def configuration(config: HAProxy, ready: str, admin: Path, page: Path, slots: tuple[Slot, ...]) -> str:
     """haproxy.cfg: one frontend, one backend of slots, the admin socket.
 
     A request that reached no server is repeated on another one; one that a server may have begun to process only
@@ -442,6 +455,7 @@ defaults
     option http-server-close
     option idle-close-on-response
     option redispatch 1
+    http-error status 503 content-type "text/html; charset=utf-8" file {page} hdr Retry-After 5
     retries 3
     retry-on conn-failure empty-response
     timeout connect 2s

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import anyio
 
-from pipeline import Store, Work
+from pipeline import StageFailed, Store, Work
 from pipeline.authorities import authorities
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
-from stages.delivery import process
+from stages.delivery import durable, process
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
 
@@ -22,6 +22,9 @@ HOST = "127.0.0.1"
 
 ONCE = ".once-"
 """How the names of the directories of commands that run once begin."""
+
+RESTS = "rests"
+"""The file in the directory of a group that says that it may be started again."""
 
 SECRETS = "LOCKGATE_SECRETS"
 """The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
@@ -67,6 +70,8 @@ class LocalTarget:
         if missing > 0:
             await self._end_what_was_left()
             rootfs = await self._unpacked(release)
+            durable.write(self._release(release.group), release.written().encode(), mode=0o600)
+            (self.state / release.group / RESTS).unlink(missing_ok=True)
             for _ in range(missing):
                 await self._start_one(release, rootfs)
         return (await self.groups()).get(release.group) or Group(release.group, ())
@@ -100,11 +105,46 @@ class LocalTarget:
         words = lines[-1] if lines else "it said nothing"
         return f"{release.instances - len(running)} of {release.instances} instances ended; last words: {words}"
 
+    async def rest(self, group: str) -> None:
+        if not self._release(group).exists():
+            raise StageFailed(
+                f"nothing is known by which {group} could be started again: it was deployed by an older Lockgate",
+                where=str(self._release(group)),
+                right="a deployment by another strategy first",
+            )
+        (self.state / group / RESTS).touch()  # first: what has ended otherwise is removed
+        await self._end(group)
+
+    async def resting(self) -> frozenset[str]:
+        running = await self.groups()
+        return frozenset(place.parent.name for place in self.state.glob(f"*/{RESTS}") if place.parent.name not in running)
+
+    async def again(self, group: str) -> Group:
+        running = (await self.groups()).get(group)
+        if running is not None and not self._release(group).exists():
+            return running
+        try:
+            release = Release.read(self._release(group).read_text())
+        except (OSError, ValueError) as error:
+            raise StageFailed(
+                f"{group} cannot be started again: {error}",
+                where=str(self._release(group)),
+                right="a release that ran here and rests",
+            ) from error
+        return await self.start(release)
+
     async def stop(self, group: str) -> None:
+        await self._end(group)
+        await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
+
+    async def _end(self, group: str) -> None:
         async with anyio.create_task_group() as tasks:
             for found in self._running(group):
                 tasks.start_soon(process.stop, found, self.patience)
-        await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
+
+    def _release(self, group: str) -> Path:
+        """What is needed to start the group again, besides its files and the values of its secrets."""
+        return self.state / group / "release.json"
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
@@ -162,7 +202,8 @@ class LocalTarget:
 
         Renamed first, so that half of it is never taken for the whole.
         """
-        for name in {group} | ({place.name for place in self.state.glob("[!.]*/")} - running):
+        resting = {place.parent.name for place in self.state.glob(f"*/{RESTS}")}
+        for name in {group} | ({place.name for place in self.state.glob("[!.]*/")} - running - resting):
             gone = self.state / f".gone-{name}"
             shutil.rmtree(gone, ignore_errors=True)
             if (self.state / name).exists():

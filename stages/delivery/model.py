@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,6 +55,20 @@ class Release:
         configuration = [sorted(self.env.items()), self.secrets, self.seal, self.instances, self.ready]
         return "r-" + of_json([self.image.digest, *configuration])[:12]
 
+    def written(self) -> str:
+        """As JSON, without the values of secrets, which it does not know."""
+        return json.dumps({**vars(self), "image": self.image.model_dump(mode="json"), "env": dict(self.env)})
+
+    @staticmethod
+    def read(text: str) -> Release:
+        """What `written` gave. Raises ValueError for anything else."""
+        try:
+            found = json.loads(text)
+            image = Image.model_validate(found.pop("image"))
+            return Release(image=image, **{**found, "secrets": tuple(found["secrets"])})
+        except (TypeError, LookupError) as error:
+            raise ValueError(f"it is no release: {error}") from error
+
 
 @dataclass(frozen=True)
 class Group:
@@ -65,10 +80,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What target and router say is true: groups that run, and each group's share of the traffic in percent."""
+    """What target and router say is true: groups that run, and each group's share of the traffic in percent.
+
+    `resting` are groups whose instances were ended and can be started again.
+    """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
+    resting: frozenset[str] = frozenset()
 
     @property
     def serving(self) -> tuple[str, ...]:

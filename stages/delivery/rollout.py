@@ -17,7 +17,7 @@ from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
@@ -43,7 +43,8 @@ class Rollout:
     async def state(self) -> State:
         """What target and router say is true; the share of a group that does not run is nobody's."""
         groups, weights = await self.target.groups(), await self.router.current()
-        return State(groups=groups, weights={name: share for name, share in weights.items() if name in groups})
+        served = {name: share for name, share in weights.items() if name in groups}
+        return State(groups=groups, weights=served, resting=await self.target.resting())
 
     async def forward(self, strategy: Strategy) -> State:
         """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first.
@@ -63,10 +64,12 @@ class Rollout:
         return before
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
-        """Run the strategy's way back from `group` to `before`."""
+        """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
         quiet = replace(self, note=partial(_if_it_can, self.note))  # going back must not depend on a full disk
         quiet.note("rollout.back", group=group, to=dict(before.weights))
         await quiet.run(strategy.back(before, group))
+        if not await self.target.groups():
+            await self.router.stop()
         quiet.note("rollout.finished", group=group, back=True)
 
     async def take_up(self, strategy: Strategy, started: Iterable[Event], finished: Iterable[Event]) -> None:
@@ -79,6 +82,7 @@ class Rollout:
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
         trial: Trial | None = None
+        since: float | None = None
         for number, step in enumerate(steps, 1):
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
@@ -86,7 +90,13 @@ class Rollout:
                 trial = await self._weigh(step, trial.next_step() if trial else step.judge.begin())
             else:
                 await self._step(step)
-            self.note("rollout.done", number=number, step=str(step), seconds=round(time.monotonic() - started, 3))
+            now = time.monotonic()
+            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3))
+            if isinstance(step, Split) and not step.weights:
+                since = started
+            elif isinstance(step, Split) and since is not None:
+                self.note("rollout.down", seconds=round(now - since, 3))
+                since = None
 
     async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
         """The way back; should it fail too, both reasons are told, and that the rollout is left half done."""
@@ -108,6 +118,10 @@ class Rollout:
                 await self.router.split(dict(step.weights), await self.target.groups())
             case Drain():
                 await self._drain(step)
+            case Rest():
+                await self.target.rest(step.group)
+            case Again():
+                await self.target.again(step.group)
             case Stop():
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
@@ -173,7 +187,7 @@ def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> bool:
 def recovered(now: State, started: Event) -> State:
     """What was true before the rollout that `started` tells of, as far as it still runs; `now` when none of it does. Pure."""
     served: dict[str, int] = {name: share for name, share in started.data["weights"].items() if share > 0}
-    weights = {name: share for name, share in served.items() if name in now.groups}
+    weights = {name: share for name, share in served.items() if name in now.groups or name in now.resting}
     if served and not weights:
         return now
     return State(groups={name: now.groups[name] for name in started.data["groups"] if name in now.groups}, weights=weights)

@@ -47,5 +47,9 @@ class Router(Protocol):
         ...
 
     async def forget(self, group: str) -> None:
-        """The group is about to be stopped: it can get no traffic any more. A router that knows no group ends."""
+        """The group is about to be stopped: it can get no traffic any more."""
+        ...
+
+    async def stop(self) -> None:
+        """End the router; users find nobody there any more."""
         ...

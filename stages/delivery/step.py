@@ -61,6 +61,26 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """End the instances of a group, and keep what is needed to start them again."""
+
+    group: str
+
+    def __str__(self) -> str:
+        return f"let {self.group} rest"
+
+
+@dataclass(frozen=True)
+class Again:
+    """Start the instances of a group that rests; those that run already are left alone."""
+
+    group: str
+
+    def __str__(self) -> str:
+        return f"start {self.group} again"
+
+
+@dataclass(frozen=True)
 class Weigh:
     """Compare what a group does with what others do beside it, each `tick` of seconds, until the judge decides."""
 
@@ -73,4 +93,4 @@ class Weigh:
         return f"weigh {self.group} against {', '.join(self.against)}, at most {self.judge.at_most:g} s"
 
 
-Step = Start | WaitReady | Split | Drain | Stop | Weigh
+Step = Start | WaitReady | Split | Drain | Stop | Rest | Again | Weigh

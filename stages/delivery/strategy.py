@@ -10,7 +10,7 @@ from typing import Protocol
 from gates.judge import Judge
 from pipeline import WiringError
 from stages.delivery.model import State
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
 
 
 class Strategy(Protocol):
@@ -96,9 +96,43 @@ class Canary:
         return _back(before, green, self.drain)
 
 
+@dataclass(frozen=True)
+class Recreate:
+    """End blue, then start green: for what cannot run twice at once. Nobody is served meanwhile but the router's own page.
+
+    Blue rests and is started again on the way back. Seconds as of `BlueGreen`; green that is not ready within `ready` goes back.
+    """
+
+    ready: float = 60.0
+    drain: float = 30.0
+
+    def forward(self, now: State, green: str) -> tuple[Step, ...]:
+        blue = tuple(group for group in now.serving if group != green)
+        if not blue:
+            return BlueGreen(self.ready, self.drain).forward(now, green)
+        return (
+            *(step for group in _older(now, green) for step in (Drain(group, self.drain), Stop(group))),
+            Split(()),
+            *(step for group in blue for step in (Drain(group, self.drain), Rest(group))),
+            Start(green),
+            WaitReady(green, self.ready),
+            Split(((green, 100),)),
+        )
+
+    def back(self, before: State, green: str) -> tuple[Step, ...]:
+        """Green ends before what served is started again, unless it ran beside it before."""
+        shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
+        served = [group for group, _ in shares if group != green]
+        started = tuple(step for group in served for step in (Again(group), WaitReady(group, self.ready)))
+        if green in before.groups:
+            return (*started, Split(shares))
+        return (Split(()), Drain(green, self.drain), Stop(green), *started, Split(shares))
+
+
 def _older(now: State, green: str) -> list[str]:
-    """The groups that go: all but green and what serves; none where green serves already, as what is warm for it stays."""
-    return [] if green in now.serving else sorted(group for group in now.groups if group not in (*now.serving, green))
+    """The groups that go: all but green and what serves; none where green serves already, as what is kept for it stays."""
+    kept = (*now.serving, green)
+    return [] if green in now.serving else sorted(group for group in {*now.groups, *now.resting} if group not in kept)
 
 
 def _back(before: State, green: str, drain: float) -> tuple[Step, ...]:

@@ -22,6 +22,18 @@ class Target(Protocol):
         """The last words of instances of the release that ended on their own, or None when all of them run."""
         ...
 
+    async def rest(self, group: str) -> None:
+        """End the group's instances and keep what is needed to start them again, until it is stopped."""
+        ...
+
+    async def resting(self) -> frozenset[str]:
+        """The groups that can be started again."""
+        ...
+
+    async def again(self, group: str) -> Group:
+        """Start the instances of a group that rests, as they were. Raises StageFailed when nothing is known of it."""
+        ...
+
     async def stop(self, group: str) -> None:
         """End the group's instances and remove what they leave; nothing when there is no such group."""
         ...

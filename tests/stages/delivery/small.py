@@ -6,12 +6,13 @@ that the stage is finished.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-from gates import Check, QualityGate, Verification, all_probes_passed
+from gates import Check, ErrorRate, Judge, QualityGate, Verification, all_probes_passed
 from gates.size import SizeReport
 from gates.verdict import Verdict, passed
 from pipeline import Journal, Pipeline, Project, Stage, Store
@@ -22,7 +23,7 @@ from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Deployment
-from stages.delivery.strategy import BlueGreen
+from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.smoke import Request, SmokeChecks
 from stages.source import WorkingCopy
@@ -45,12 +46,22 @@ def gated(image: BuildImage) -> QualityGate[Image]:
     return QualityGate(artifact=image, checks=(Check(evidence=ImageSize(image=image), rule=small),))
 
 
-def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30) -> Deploy:
+SURE = Judge(measures=(ErrorRate(budget=0.2),), beta=0.2, warm_up=0, floor=10, at_most=60)
+"""A judge that is soon sure of a release that never fails."""
+
+STRATEGIES: dict[str, Strategy] = {
+    "blue-green": BlueGreen(ready=30),
+    "canary": Canary(shares=(40, 100), judge=SURE, tick=0.1, ready=30),
+    "recreate": Recreate(ready=30),
+}
+
+
+def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30, strategy: str = "blue-green") -> Deploy:
     return Deploy(
         release=gated(image_stage()),
         target=LocalProcesses(name="app", patience=10),
         router=HAProxy(name="app", port=port),
-        strategy=BlueGreen(ready=ready),
+        strategy=dataclasses.replace(STRATEGIES[strategy], ready=ready),  # type: ignore[type-var]  # each is a dataclass
         env=(("VERSION", version), *env),
         instances=2,
     )
@@ -68,13 +79,15 @@ PROGRAM = "import sys; from tests.stages.delivery.small import main; sys.exit(ma
 """Not `-m`: there the stages would be those of `__main__`, and so about something else."""
 
 
-def deploy_in_another_process(project: Project, store: Store, port: int, version: str, die_at: int = 0) -> warm.Process:
+def deploy_in_another_process(
+    project: Project, store: Store, port: int, version: str, die_at: int = 0, strategy: str = "blue-green"
+) -> warm.Process:
     """A run of its own of the same project; it dies at the event of that number."""
-    words = (project.root, project.home, store.root, port, version, die_at)
+    words = (project.root, project.home, store.root, port, version, die_at, strategy)
     return warm.start(["-c", PROGRAM, *map(str, words)], cwd=TOP, env=os.environ)
 
 
-def main(root: str, home: str, store: str, port: str, version: str, die_at: str) -> int:
+def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str) -> int:
     project = Project(root=Path(root), home=Path(home), settings=Settings())
     journal = Journal(project.home / "journal.db")
     seen: list[str] = []
@@ -86,6 +99,8 @@ def main(root: str, home: str, store: str, port: str, version: str, die_at: str)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     journal.listen(die)
-    outcome: Outcome = run_pipeline(delivery(deployment(int(port), version)), project, Store(Path(store)), journal)[0]
+    outcome: Outcome = run_pipeline(
+        delivery(deployment(int(port), version, strategy=strategy)), project, Store(Path(store)), journal
+    )[0]
     print(outcome.failed)
     return int(outcome.exit)

@@ -54,16 +54,16 @@ class Bench:
     def run(self, pipeline: Pipeline) -> tuple[Outcome, dict[str, Any]]:
         return run_pipeline(pipeline, self.project, self.store, self.journal)
 
-    def deploy(self, version: str) -> Deployment:
+    def deploy(self, version: str, strategy: str = "blue-green") -> Deployment:
         """Deploy and verify a release that is fine."""
-        outcome, found = self.run(delivery(deployment(self.port, version), version))
+        outcome, found = self.run(delivery(deployment(self.port, version, strategy=strategy), version))
         assert outcome.failed == {}
         result: Deployment = found["deploy"]
         return result
 
-    def die(self, version: str, event: int) -> None:
+    def die(self, version: str, event: int, strategy: str = "blue-green") -> None:
         """Deploy in a process that is killed at that event of the rollout."""
-        other = deploy_in_another_process(self.project, self.store, self.port, version, event)
+        other = deploy_in_another_process(self.project, self.store, self.port, version, event, strategy)
         assert other.wait() == -signal.SIGKILL, other.output
 
     def answer(self) -> str:
@@ -331,6 +331,40 @@ def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_r
             load.more(10)
     print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 15, 4))} killed runs")
     assert load.failures == []
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_canary_killed_at_any_point_is_taken_up_by_the_next_run_and_no_request_is_lost(bench: Bench, first: int) -> None:
+    """Eighteen points: as above, with a share, a look of the judge and what it said in between."""
+    before = [bench.deploy("a"), bench.deploy("b")][-1]
+    with Load(bench.port, posts=False, pause=0.005) as load:
+        for point in range(first, 19, 4):
+            bench.die(f"v{point}", point, "canary")
+            load.more(10)
+            after = bench.deploy(f"v{point}", "canary")
+            assert bench.groups() == {before.group, after.group}
+            served = {name: share for name, share in after.before.items() if share}
+            assert (after.previous, served) == (before.group, {before.group: 100})
+            before = after
+            load.more(10)
+    print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 19, 4))} killed runs")
+    assert load.failures == []
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_recreation_killed_at_any_point_is_taken_up_by_the_next_run_and_users_are_told_to_wait(
+    bench: Bench, first: int
+) -> None:
+    """Fifteen points: six steps, how long nobody served, and begin and end."""
+    before = bench.deploy("a")
+    with Load(bench.port, posts=False) as load:
+        for point in range(first, 16, 4):
+            bench.die(f"v{point}", point, "recreate")
+            outcome, _ = bench.run(delivery(deployment(bench.port, "bad", strategy="recreate"), "something else"))
+            assert sorted(outcome.failed) == ["verified"]
+            assert bench.answer() == "a"
+            assert bench.groups() == {before.group}
+    assert {failure[:24] for failure in load.failures} <= {"GET: 503 '<!doctype html"}
 
 
 @pytest.mark.parametrize("point", range(1, 9))

@@ -210,7 +210,9 @@ def test_requests_in_flight_are_counted_for_each_server() -> None:
 
 
 def test_the_configuration_has_a_line_for_each_slot_and_turns_free_ones_off() -> None:
-    text = configuration(HAProxy(name="x", port=8080), "/ok", Path("/run/s"), (Slot("r-1", "127.0.0.1:4000", 256), Slot()))
+    text = configuration(
+        HAProxy(name="x", port=8080), "/ok", Path("/run/s"), Path("/p.html"), (Slot("r-1", "127.0.0.1:4000", 256), Slot())
+    )
     assert "    bind 127.0.0.1:8080\n" in text
     assert "    option httpchk GET /ok\n" in text
     assert text.endswith("    server slot1 127.0.0.1:4000 weight 256  # r-1\n    server slot2 127.0.0.1:9 weight 0 disabled\n")
@@ -557,13 +559,17 @@ def test_a_group_that_does_not_run_gets_no_traffic(router: HAProxyRouter) -> Non
     anyio.run(main)
 
 
-def test_a_router_that_knows_no_group_any_more_ends(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:
+def test_a_router_that_knows_no_group_any_more_tells_users_to_wait_until_it_is_stopped(
+    target: LocalTarget, router: HAProxyRouter, image: Image
+) -> None:
     async def main() -> None:
         blue = await up(target, release(image))
         await router.split({blue.name: 100}, {blue.name: blue})
         await router.split({}, {blue.name: blue})
-        assert "503" in await get(router)
+        assert "Back in a moment" in await get(router)
         await router.forget(blue.name)
+        assert "Back in a moment" in await get(router)
+        await router.stop()
         assert list(process.running(str(router.state))) == []
         assert not router._sockets.exists()
         assert await router.current() == {}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline import WiringError
 from stages.delivery.model import Address, Group, State
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady, Weigh
-from stages.delivery.strategy import BlueGreen, Canary, Strategy
+from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 
 NAMES = "abcdef"
 GREEN = "g"
@@ -25,14 +25,22 @@ def states(draw: st.DrawFn) -> State:
     serving = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
     cuts = sorted(draw(st.lists(st.integers(1, 99), min_size=max(0, len(serving) - 1), max_size=max(0, len(serving) - 1))))
     shares = [high - low for low, high in zip([0, *cuts], [*cuts, 100], strict=True)]
-    return State(groups=groups, weights={**dict.fromkeys(names, 0), **dict(zip(serving, shares, strict=False))})
+    resting = frozenset(draw(st.lists(st.sampled_from([name for name in "xyz" + GREEN if name not in names]), unique=True)))
+    return State(groups=groups, weights={**dict.fromkeys(names, 0), **dict(zip(serving, shares, strict=False))}, resting=resting)
 
 
 def after(state: State, step: Step) -> State:
     """What a step makes of a state; refuses what no system could do, or what would cost a request."""
     match step:
-        case Start(group):
-            return replace(state, groups={**state.groups, group: Group(group, (Address(host="h", port=2),))})
+        case Start(group) | Again(group):
+            if isinstance(step, Again):
+                assert group in state.groups or group in state.resting, "starts again what nobody knows"
+            started = {**state.groups, group: Group(group, (Address(host="h", port=2),))}
+            return replace(state, groups=started, resting=state.resting - {group})
+        case Rest(group):
+            assert not state.weights.get(group), "ends a group that serves"
+            running = {name: found for name, found in state.groups.items() if name != group}
+            return replace(state, groups=running, resting=state.resting | {group})
         case WaitReady(group, _):
             assert group in state.groups
         case Split(weights):
@@ -46,7 +54,8 @@ def after(state: State, step: Step) -> State:
         case Stop(group):
             assert not state.weights.get(group), "stops a group that serves"
             groups = {name: found for name, found in state.groups.items() if name != group}
-            return State(groups=groups, weights={name: share for name, share in state.weights.items() if name != group})
+            shares = {name: share for name, share in state.weights.items() if name != group}
+            return State(groups=groups, weights=shares, resting=state.resting - {group})
     return state
 
 
@@ -57,14 +66,15 @@ def simulated(state: State, steps: tuple[Step, ...]) -> list[State]:
     return found
 
 
-STRATEGIES = st.sampled_from(
-    [
-        BlueGreen(ready=7, drain=7),
-        Canary(ready=7, drain=7),
-        Canary(shares=(100,), ready=7, drain=7),
-        Canary(shares=(3, 50, 99, 100), ready=7, drain=7),
-    ]
-)
+SERVING = [
+    BlueGreen(ready=7, drain=7),
+    Canary(ready=7, drain=7),
+    Canary(shares=(100,), ready=7, drain=7),
+    Canary(shares=(3, 50, 99, 100), ready=7, drain=7),
+]
+"""Strategies that promise that somebody serves all the time."""
+
+STRATEGIES = st.sampled_from([*SERVING, Recreate(ready=7, drain=7)])
 
 
 @given(states(), STRATEGIES)
@@ -89,7 +99,7 @@ def test_forward_and_back_drain_every_group_before_they_stop_it(now: State, stra
                 assert Drain(step.group, 7) in steps[:number]
 
 
-@given(states(), STRATEGIES)
+@given(states(), st.sampled_from(SERVING))
 def test_somebody_serves_at_every_moment_once_somebody_did(now: State, strategy: Strategy) -> None:
     if now.serving:
         assert all(state.serving for state in simulated(now, strategy.forward(now, GREEN)))
@@ -98,9 +108,22 @@ def test_somebody_serves_at_every_moment_once_somebody_did(now: State, strategy:
 @given(states(), STRATEGIES)
 def test_what_served_before_stays_warm(now: State, strategy: Strategy) -> None:
     end = simulated(now, strategy.forward(now, GREEN))[-1]
-    assert set(now.serving) <= set(end.groups)
+    kept = {*end.groups, *end.resting}
+    assert set(now.serving) <= kept
     if GREEN not in now.serving:
-        assert set(end.groups) == {*now.serving, GREEN}
+        assert kept == {*now.serving, GREEN}
+
+
+@given(states())
+def test_two_releases_never_run_at_once_where_they_are_recreated(now: State) -> None:
+    """But for those that did before."""
+    blue = [group for group in now.serving if group != GREEN]
+    if blue and GREEN not in now.groups:
+        for state in simulated(now, Recreate().forward(now, GREEN)):
+            assert GREEN not in state.groups or set(state.groups) == {GREEN}
+        begun = simulated(now, Recreate().forward(now, GREEN))[-1]
+        for state in simulated(begun, Recreate().back(now, GREEN)):
+            assert GREEN not in state.groups or not set(blue) & set(state.groups)
 
 
 @given(states(), STRATEGIES)
@@ -113,7 +136,7 @@ def test_the_release_that_serves_already_stops_nothing(now: State, strategy: Str
 def test_the_way_back_restores_the_shares_from_any_point(now: State, strategy: Strategy, data: st.DataObject) -> None:
     points = simulated(now, strategy.forward(now, GREEN))
     point = data.draw(st.sampled_from(points))
-    if not set(now.serving) <= set(point.groups):
+    if not set(now.serving) <= {*point.groups, *point.resting}:
         return
     end = simulated(point, strategy.back(now, GREEN))[-1]
     assert {name: share for name, share in end.weights.items() if share} == {n: s for n, s in now.weights.items() if s}
