@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks import (
     cancel,
     containers,
+    delivery,
     disk,
     example,
     faults,
@@ -47,6 +48,7 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "disk": disk.measure,
     "flips": flips.measure,
     "cancel": cancel.measure,
+    "delivery": delivery.measure,
     "judge": judge.measure,
     "logs": logs.measure,
     "example": example.measure,

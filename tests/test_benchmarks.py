@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -13,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import cancel, faults, hashing, journal, makespan, noop, peer, project, scheduling
+from benchmarks import cancel, delivery, faults, hashing, journal, judge, makespan, noop, peer, project, scheduling
 from benchmarks.__main__ import page, section, sections
+from benchmarks.baselines import Series, argo, flagger, is_high, kayenta
 from benchmarks.figure import ROOT, Figure, seconds
 from benchmarks.graph import SHAPES, WIDTH, Graph, Shape, below, layered
 from benchmarks.makespan import Case
@@ -267,3 +270,48 @@ def test_what_was_not_measured_now_stays_on_the_page_as_it_was() -> None:
     assert after["startup"].startswith("now\n\n| what")
     assert "| b | 3 s | at most 2 | **no** |" in after["startup"]
     assert page(sections(before)) == before
+
+
+def rollout(old: tuple[int, int], new: tuple[int, int], *, slow: float = 90.0, ticks: int = 60) -> Series:
+    """The same in each tick of ten seconds: requests and errors of both sides, and the latency of the new one."""
+    columns = [*old, 90.0, *new, slow]
+    return Series(10.0, *(np.array([value] * ticks) for value in columns))
+
+
+@pytest.mark.parametrize(
+    ("series", "found"),
+    [
+        (rollout((950, 5), (50, 0)), (None, None, None)),
+        (rollout((950, 5), (50, 1)), (6, 30, None)),  # 98 % succeed: five minutes in which less than 99 % do
+        (rollout((950, 5), (50, 3)), (6, 30, 6)),  # 94 %: one minute in which less than 95 % do
+        (rollout((950, 5), (50, 0), slow=100.0), (6, None, None)),
+        (rollout((950, 5), (50, 0), slow=600.0), (6, 30, None)),
+        (rollout((950, 5), (-1, -1)), (None, None, None)),
+    ],
+)
+def test_baselines_decide_as_they_are_documented(series: Series, found: tuple[int | None, ...]) -> None:
+    assert (kayenta(series), flagger(series), argo(series)) == found
+
+
+def test_the_shift_is_high_where_its_interval_is_above_the_tolerance() -> None:
+    """Thirty values from 0 to 1 on either side: a shift of 0.9 is one beyond doubt, of 0.2 it is not, and less is never High."""
+    old = np.linspace(0.0, 1.0, 30)
+    assert is_high(old + 0.9, old)
+    assert not is_high(old + 0.2, old)
+    assert not is_high(old - 0.9, old)
+
+
+def test_simulated_canaries_are_the_same_each_time_and_bad_ones_are_aborted() -> None:
+    bad, fine = (judge.simulated(judge.Scenario(100, lift=lift), 3) for lift in (20.0, 1.0))
+    assert bad == judge.simulated(judge.Scenario(100, lift=20.0), 3)
+    assert all(one.aborted["Lockgate"] <= 60 for one in bad)
+    assert all(one.aborted["Lockgate"] == math.inf for one in fine)
+
+
+def test_deployments_under_load_lose_nothing_and_their_figures_are_told() -> None:
+    found = {figure.name: figure for figure in delivery.measure(switches=4, rate=300, requests=100)}
+    assert [figure.value for name, figure in found.items() if "lost" in name] == [0, 0, 0, 0, 0]
+    assert all(figure.value >= 0 for figure in found.values())
+    assert "may not go on: abort after" in next(
+        figure.detail for name, figure in found.items() if "the tick that decides" in name
+    )
