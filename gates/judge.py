@@ -86,7 +86,8 @@ class SlowAnswers:
 
     @property
     def budget(self) -> float:
-        return 0.0
+        """What is harm by its own share, where the old release has no answers that are slower than the bound at all."""
+        return self.harm * (1 - self.quantile)
 
     def counts(self, window: Window, known: Histogram | None) -> tuple[int, int] | None:
         bound = known.bound(self.quantile) if known is not None else None
@@ -143,8 +144,9 @@ class Evidence:
 class Judge:
     """What is weighed, and how sure the judge has to be. Times in seconds.
 
-    The new release's first `warm_up` is not weighed: caches are cold then. Nothing is promoted on less than `floor` requests.
-    `at_most` is how long one step may go without a decision, `blind` how long nothing may be known in a row.
+    The new release's first `warm_up` is not weighed: caches are cold then. Nothing is promoted on less than `floor` requests, and
+    none before it has had its share for `at_least`, which should be as long as a request may take: one that hangs is seen only
+    when it is given up. `at_most` is how long one step may go without a decision, `blind` how long nothing may be known in a row.
     """
 
     measures: tuple[Measure, ...] = (ErrorRate(), SlowAnswers())
@@ -152,6 +154,7 @@ class Judge:
     beta: float = 0.05
     warm_up: float = 10.0
     floor: int = 100
+    at_least: float = 30.0
     at_most: float = 600.0
     blind: float = 30.0
 
@@ -233,7 +236,7 @@ class Trial:
             return Advice.ABORT
         if self.unknown >= judge.blind:
             return Advice.INCONCLUSIVE
-        enough = self.requests >= judge.floor and self.unknown == 0
+        enough = self.requests >= judge.floor and self.step >= judge.at_least and self.unknown == 0
         if enough and all(one.e_harmless >= 1 / judge.beta for one in self.evidence):
             return Advice.PROMOTE
         return Advice.INCONCLUSIVE if self.step >= judge.at_most else Advice.HOLD
@@ -258,6 +261,8 @@ class Trial:
         if self.unknown:
             return [f"metrics, for {self.unknown:.0f} s"]
         found = []
+        if self.step < judge.at_least:
+            found.append(f"{judge.at_least - self.step:.0f} s with this share")
         if self.requests < judge.floor:
             found.append(f"{counted(judge.floor - self.requests, 'request')} more to the new release")
         found += [

@@ -141,7 +141,8 @@ def plain(value: Any, where: str) -> Any:
         return digest.of_bytes(value)
     if isinstance(value, BaseModel):
         known = {**{name: getattr(value, name) for name in type(value).model_fields}, **(value.model_extra or {})}
-        return [type(value).__qualname__, code(type(value)), {name: plain(item, where) for name, item in known.items()}]
+        fields = {name: _of_a_model(value, name, item, where) for name, item in known.items()}
+        return [type(value).__qualname__, code(type(value)), fields]
     if isinstance(value, tuple | list):
         return [plain(item, where) for item in value]
     if isinstance(value, frozenset | set):
@@ -163,6 +164,17 @@ def plain(value: Any, where: str) -> Any:
         f"{where} holds a {type(value).__name__}, which cannot be part of a key",
         right="plain data, an enum, a path, a frozen dataclass, a pydantic model or a function",
     )
+
+
+def _of_a_model(model: BaseModel, name: str, item: Any, where: str) -> Any:
+    """A field; of what has no plain form here, as a date, the one that pydantic gives it."""
+    try:
+        return plain(item, where)
+    except WiringError:
+        dumped = model.model_dump(mode="json", include={name})
+        if name not in dumped:
+            raise
+        return dumped[name]
 
 
 def _mapping(value: Mapping[Any, Any], where: str) -> Any:

@@ -85,6 +85,8 @@ class Schedule:
     """Stages whose processors are taken elsewhere."""
     _memory: int = field(init=False, default=0)
     _locks: set[str] = field(init=False, default_factory=set)
+    _woken: bool = field(init=False, default=False)
+    """Whether a stage that waited for a lock became ready again."""
     _since: dict[Stage[Any], float] = field(init=False, default_factory=dict)
     """When each stage that runs was taken."""
     _order: dict[Stage[Any], int] = field(init=False)
@@ -129,7 +131,7 @@ class Schedule:
         if len(self._ready) == 1:  # as nearly always
             (need,) = self._ready
             return self._taken(need, there) if self._fits(need, there) and self._first(need) is not None else None
-        first = [(top, need) for need in list(self._ready) if (top := self._first(need)) is not None]
+        first = self._tops()
         first.sort(key=itemgetter(0))
         reserved: Reserved | None = None
         for (_, _, stage), need in first:
@@ -139,6 +141,14 @@ class Schedule:
             elif reserved is None and not (there and need[2]):
                 reserved = self._reserved(need)
         return None
+
+    def _tops(self) -> list[tuple[Waiting, Need]]:
+        """The most urgent stage of each kind of need whose locks are free."""
+        while True:
+            self._woken = False
+            found = [(top, need) for need in list(self._ready) if (top := self._first(need)) is not None]
+            if not self._woken:  # who was woken may be ready among those that were looked at already
+                return found
 
     def _first(self, need: Need) -> Waiting | None:
         """The most urgent of the stages with that need whose locks are free; the others on the way to it are set aside."""
@@ -158,6 +168,7 @@ class Schedule:
         for lock in locks:
             heap = self._aside.get(lock)
             if heap:
+                self._woken = True
                 self._push(heapq.heappop(heap)[2])
             if not heap:
                 self._aside.pop(lock, None)

@@ -33,7 +33,8 @@ def take(root: Path, files: Iterable[str], store: Store, index: Path, patterns: 
 
     `files` are as `project.listed` gives them. Raises LockgateError for a submodule among them that is not checked out.
     """
-    known = _read(index, store.losses)
+    losses = store.losses  # before anything: what is lost meanwhile makes the index void
+    known = _read(index, losses)
     entries: list[Entry] = []
     fresh: dict[str, tuple[Stamp, str]] = {}
     now = time.time_ns()
@@ -66,7 +67,7 @@ def take(root: Path, files: Iterable[str], store: Store, index: Path, patterns: 
             fresh[path] = (stamp, name)
         entries.append(Entry(path, "executable" if info.st_mode & 0o100 else "file", name, info.st_size))
     if fresh.items() - known.items():
-        _write(index, known | fresh, store.losses)
+        _write(index, known | fresh, losses)
     return store.tree(entries)
 
 

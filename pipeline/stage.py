@@ -57,7 +57,7 @@ class Retry:
 class Resources:
     """What a stage needs while it runs: processors, memory in MiB, and locks by name.
 
-    A lock is held by one stage at a time, of all runs that write to the same journal.
+    A lock is held by one stage at a time while its `run` is at work, of all runs that write to the same journal.
     """
 
     cpu: int = 1

@@ -559,9 +559,7 @@ class Store:
         """Take away what names an object that is gone, so that its stage makes all of it again: a tree with a hole is a miss."""
         for tree in [other for other, _ in self._files(self._blobs) if self._names(other, name)]:
             self._drop(tree)
-            self._sound.discard(tree)
-            with contextlib.suppress(OSError):  # laid out, it may have the damaged bytes too
-                (self._trees / tree).rename(self._trees / f"{GONE}{tree}")
+            self._sound.discard(tree)  # laid out, it may have the damaged bytes too
         self.note_loss()
 
     def note_loss(self) -> None:

@@ -24,7 +24,7 @@ from pipeline.repeat import fingerprint, remember
 from pipeline.resumption import check_cut_off
 from pipeline.selection import Selection, check_alone, select
 from pipeline.session import Session, in_use
-from pipeline.stage import Stage
+from pipeline.stage import Effect, Stage
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -49,7 +49,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     remote_access(session)  # what is wrong with it is told, also where nothing asks it
     losses = session.store.losses
     code = at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
-    if code != Exit.UNUSABLE or session.store.losses == losses:
+    only_pure = all(stage.effect is Effect.PURE for stage in wanted)  # what has an effect is not begun again unasked
+    if code != Exit.UNUSABLE or session.store.losses == losses or not only_pure:
         return code
     print("what was found damaged is made again", file=sys.stderr)
     session = opened(arguments)

@@ -21,7 +21,7 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import util
@@ -130,7 +130,11 @@ class HAProxyRouter:
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
         groups = {slot_name(number): slot.group for number, slot in enumerate(await self._now())}
-        async with watching(self._socket, lambda server: groups.get(server, "")) as traffic:
+
+        async def counters() -> Mapping[str, int]:
+            return retried(await self._ask("show stat"))
+
+        async with watching(self._socket, lambda server: groups.get(server, ""), counters) as traffic:
             yield traffic
 
     async def in_flight(self, group: str) -> int:
@@ -422,12 +426,18 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> list[str]:
 
 def used(figures: str) -> dict[str, int]:
     """Requests in flight for each server, from `show stat` (CSV; `scur` current and `qcur` queued sessions)."""
+    return {row["svname"]: int(row["scur"] or 0) + int(row["qcur"] or 0) for row in _servers(figures)}
+
+
+def retried(figures: str) -> dict[str, int]:
+    """How many requests each server failed that were tried again, from `show stat` (`wretr`)."""
+    return {row["svname"]: int(row["wretr"] or 0) for row in _servers(figures)}
+
+
+def _servers(figures: str) -> Iterator[dict[str, str]]:
+    """The lines of `show stat` about servers."""
     rows = csv.DictReader(io.StringIO(figures.removeprefix("# ")))
-    return {
-        row["svname"]: int(row["scur"] or 0) + int(row["qcur"] or 0)
-        for row in rows
-        if row["pxname"] == BACKEND and row["svname"] not in ("FRONTEND", "BACKEND")
-    }
+    return (row for row in rows if row["pxname"] == BACKEND and row["svname"] not in ("FRONTEND", "BACKEND"))
 
 
 def configuration(config: HAProxy, ready: str, admin: Path, page: Path, slots: tuple[Slot, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,12 @@ import anyio
 from anyio.abc import ByteStream
 
 from gates.window import Histogram, Window
+from pipeline import StageFailed
 
 RING = "traffic"
+LOOKS = 0.2
+"""Seconds from one look at the counters of servers to the next."""
+
 LOG_FORMAT = "%s %ST %Ta"
 """Name of the server, status (-1: none was sent), milliseconds from the first byte of the request to the last of the answer."""
 
@@ -74,6 +78,8 @@ class Traffic:
     group_of: Callable[[str], str]
     """The group that has a server."""
     _tallies: dict[str, Tally] = field(default_factory=dict)
+    _retried: dict[str, int] = field(default_factory=dict)
+    """Of each server how many requests it failed that were tried again, of which the log has only the last try."""
     _reading: bool = False
     _whole: bool = False
     """Whether it could be read ever since the last look."""
@@ -91,6 +97,25 @@ class Traffic:
         group = self.group_of(found.server) if found is not None else ""
         if found is not None and group:
             self._tallies.setdefault(group, Tally()).add(found)
+
+    def see_counters(self, retried: Mapping[str, int]) -> None:
+        """Count what was tried again since the last look: each is a request that its group failed."""
+        for server, count in retried.items():
+            more, group = count - self._retried.get(server, count), self.group_of(server)
+            if more > 0 and group:
+                tally = self._tallies.setdefault(group, Tally())
+                tally.requests += more
+                tally.errors += more
+        self._retried = dict(retried)
+
+    async def look(self, counters: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+        """Look at the counters now and again; where they cannot be had, nothing is known."""
+        while True:
+            try:
+                self.see_counters(await counters())
+            except StageFailed:
+                self._whole = False
+            await anyio.sleep(LOOKS)
 
     async def read(self, socket: Path, begun: anyio.Event) -> None:
         """Follow the ring; where it breaks off, nothing is known until it is followed again."""
@@ -124,11 +149,14 @@ def window(tallies: Collection[Tally]) -> Window:
 
 
 @asynccontextmanager
-async def watching(socket: Path, group_of: Callable[[str], str]) -> AsyncIterator[Traffic]:
-    """A watch that knows of all requests that end from now on."""
+async def watching(
+    socket: Path, group_of: Callable[[str], str], counters: Callable[[], Awaitable[Mapping[str, int]]]
+) -> AsyncIterator[Traffic]:
+    """A watch that knows of all requests that end from now on; `counters` are those each server failed that were tried again."""
     found, begun = Traffic(group_of), anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(found.read, socket, begun)
+        tasks.start_soon(found.look, counters)
         await begun.wait()
         found.windows()
         yield found

@@ -133,6 +133,12 @@ class LocalTarget:
             ) from error
         return await self.start(release)
 
+    async def readiness(self, group: str) -> str | None:
+        try:
+            return Release.read(self._release(group).read_text()).ready
+        except (OSError, ValueError):
+            return None
+
     async def stop(self, group: str) -> None:
         await self._end(group)
         await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))

@@ -52,6 +52,7 @@ class Rollout:
         Raises BrokenOff when that fails too.
         """
         before = await self.state()
+        await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
         try:
@@ -62,6 +63,16 @@ class Rollout:
             raise
         self.note("rollout.finished", group=group)
         return before
+
+    async def _check_readiness(self, before: State) -> None:
+        """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
+        for group in before.serving:
+            known = await self.target.readiness(group)
+            if known is not None and known != self.release.ready:
+                raise StageFailed(
+                    f"{group} serves and says that it can by {known}, and this release by {self.release.ready}",
+                    right=f"a release that answers both paths, deployed with ready={known!r} first; then one with the other",
+                )
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""

@@ -48,7 +48,7 @@ class BlueGreen:
         )
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
-        return _back(before, green, self.drain)
+        return _back(before, green, self.ready, self.drain)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Canary:
         )
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
-        return _back(before, green, self.drain)
+        return _back(before, green, self.ready, self.drain)
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,17 @@ def _older(now: State, green: str) -> list[str]:
     return [] if green in now.serving else sorted(group for group in {*now.groups, *now.resting} if group not in kept)
 
 
-def _back(before: State, green: str, drain: float) -> tuple[Step, ...]:
-    """Traffic as it was; then green is drained and stopped, where it did not serve or run before."""
+def _back(before: State, green: str, ready: float, drain: float) -> tuple[Step, ...]:
+    """Traffic as it was; then green is drained and stopped, where it did not serve or run before.
+
+    What served and rests by now, as after a rollout by another strategy, is started again first.
+    """
     shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
+    rests = [group for group, _ in shares if group not in before.groups and group != green]
+    started = tuple(step for group in rests for step in (Again(group), WaitReady(group, ready)))
     drained = () if before.weights.get(green) else (Drain(green, drain),)
     gone = () if green in before.groups else (Stop(green),)
-    return (Split(shares), *drained, *gone)
+    return (*started, Split(shares), *drained, *gone)
 
 
 def _shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

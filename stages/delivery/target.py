@@ -18,6 +18,10 @@ class Target(Protocol):
         """Why the group cannot serve yet, or None when every instance answers `path` with 200."""
         ...
 
+    async def readiness(self, group: str) -> str | None:
+        """The path by which the group says that it can serve; None where that is not known."""
+        ...
+
     async def ended(self, release: Release) -> str | None:
         """The last words of instances of the release that ended on their own, or None when all of them run."""
         ...

@@ -17,7 +17,7 @@ from gates.judge import Advice, Business, ErrorRate, Judge, SlowAnswers, Trial
 from gates.window import Histogram, Share, Tick, Window
 from pipeline.errors import WiringError
 
-ERRORS = Judge(measures=(ErrorRate(),), warm_up=0)
+ERRORS = Judge(measures=(ErrorRate(),), warm_up=0, at_least=0)
 
 
 def window(requests: int, errors: int = 0) -> Window:
@@ -107,6 +107,22 @@ def test_a_step_that_takes_too_long_is_inconclusive() -> None:
     assert trial.advice is Advice.INCONCLUSIVE
     assert trial.next_step().advice is Advice.HOLD
     assert "50 requests more to the new release" in trial.said()
+
+
+def test_a_step_lasts_as_long_as_a_request_may_hang() -> None:
+    good = tick(window(950, 5), window(50, 0))
+    trial = after(replace(ERRORS, at_least=60.0).begin(), *[good] * 59)
+    assert trial.advice is Advice.HOLD
+    assert "missing: 1 s with this share" in trial.said()
+    assert trial.after(good).advice is Advice.PROMOTE
+
+
+def test_answers_that_are_all_alike_can_be_seen_to_be_no_slower() -> None:
+    judge = Judge(measures=(SlowAnswers(),), warm_up=0, at_least=0)
+    old, new = answers(950, 0, 0, 0, 0, 0), answers(50, 0, 0, 0, 0, 0)
+    assert after(judge.begin([old]), *[tick(old, new)] * 30).advice is Advice.PROMOTE
+    slower = answers(25, 25, 0, 0, 0, 0)
+    assert after(judge.begin([old]), *[tick(old, slower)] * 30).advice is Advice.ABORT
 
 
 def test_a_few_requests_promote_nothing_however_good_they_are() -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class Policy(BaseModel):
     unseen: int = Field(default=0, exclude=True)
 
 
+class When(BaseModel):
+    day: date
+
+
 def adder(number: int) -> Any:
     return lambda value: value + number
 
@@ -71,6 +76,7 @@ def other(number: int) -> Any:
         (Policy(rules=(AtMost(name="a", most=1),)), Policy(rules=(AtMost(name="a", most=2),))),
         (Policy(rules=(AtMost(name="a", most=1),)), Policy(rules=(Rule(name="a"),))),
         (Policy(unseen=1), Policy(unseen=2)),
+        (When(day=date(2026, 1, 1)), When(day=date(2026, 1, 2))),
         (functools.partial(adder, 1), functools.partial(adder, 2)),
         (Path("a"), Path("b")),
         (b"a", b"b"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import Effect, Pipeline, Resources, Stage, WiringError
 from pipeline.schedule import Capacity, Schedule, priorities
@@ -156,3 +158,34 @@ def test_who_waits_for_a_lock_is_woken_when_it_is_free_whatever_else_it_waits_fo
     assert taken_from(made) == []
     made.give_back(b)
     assert taken_from(made) == [both]
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.sampled_from("abc"), max_size=2), st.integers(0, 2), st.integers(0, 9)), max_size=9), st.data()
+)
+def test_no_two_stages_that_run_at_once_have_a_lock_in_common(
+    wanted: list[tuple[set[str], int, int]], data: st.DataObject
+) -> None:
+    stages = {
+        f"s{number}": Constant(value=number, resources=Resources(cpu=cpu, locks=tuple(sorted(locks))))
+        for number, (locks, cpu, _) in enumerate(wanted)
+    }
+    if not stages:
+        return
+    pipeline = Pipeline("thing", **stages)
+    made = Schedule(
+        pipeline=pipeline,
+        wanted=frozenset(pipeline),
+        capacity=Capacity(cpu=4),
+        priority={stages[f"s{number}"]: float(urgency) for number, (_, _, urgency) in enumerate(wanted)},
+    )
+    running: list[Stage[Any]] = []
+    taken = 0
+    while taken < len(stages) or running:
+        while (one := made.take()) is not None:
+            running.append(one)
+            taken += 1
+            held = [lock for stage in running for lock in stage.resources.locks]
+            assert len(held) == len(set(held))
+        assert running, "nothing runs, and something waits"
+        made.give_back(running.pop(data.draw(st.integers(0, len(running) - 1))))

@@ -1613,6 +1613,39 @@ def test_a_flipped_byte_of_a_file_in_a_tree_is_made_again_by_the_run_that_needs_
     assert (place("run").code, blob.read_bytes()) == (0, content)
 
 
+PAYS = (
+    READS.partition("of = SOURCE")[0]
+    + """
+from pathlib import Path
+from typing import ClassVar
+from pipeline import Effect
+
+class Pays(Stage[Number]):
+    effect: ClassVar[Effect] = Effect.ONCE
+
+    async def run(self, work: Work) -> Number:
+        with Path("paid").open("a") as file:
+            print("paid", file=file)
+        return Number(value=1)
+
+of, pays = Lists(), Pays()
+pipeline = Pipeline("thing", of=of, pays=pays, reads=Reads(of=of, setting=SETTING, after=(pays,)))
+"""
+)
+
+
+def test_a_run_with_side_effects_is_not_begun_again_by_itself_where_something_is_damaged(place: Place) -> None:
+    place.write("delivery.py", PAYS.replace("SETTING", "1"))
+    assert place("run").code == 0
+    name = of_bytes(b"listed")
+    (place.root / ".pipeline" / "store" / "blobs" / name[:2] / name).unlink()
+    place.write("delivery.py", PAYS.replace("SETTING", "2"))
+    assert place("run").code == 2
+    assert (place.root / "paid").read_text().split() == ["paid"] * 2
+    assert place("run").code == 0
+    assert (place.root / "paid").read_text().split() == ["paid"] * 3
+
+
 LOCKED = """
 from pathlib import Path
 from typing import ClassVar

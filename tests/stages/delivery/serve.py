@@ -1,14 +1,16 @@
 """A small service for tests, standard library only: what it does is said by its environment.
 
-VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; WAITS:
-`/` takes so many seconds; STUBBORN: it ignores SIGTERM;
-CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away.
+VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; DROPS:
+of one in so many the connection is closed without an answer; WAITS: `/` takes so many seconds; STUBBORN: it ignores SIGTERM;
+CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
+asked whether it is ready.
 """
 
 import http.server
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,11 +24,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = 5
 
     def do_GET(self) -> None:
-        if self.path == "/readyz":
+        if self.path == os.environ.get("READY", "/readyz"):
             self.answer(503 if "UNREADY" in os.environ else 200, os.environ.get("TOKEN", "ready?"))
         elif self.path.startswith("/slow"):
             time.sleep(float(self.path.partition("?")[2]))
             self.answer(200, os.environ["VERSION"])
+        elif "DROPS" in os.environ and next(asked) % int(os.environ["DROPS"]) == 0:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
         else:
             time.sleep(float(os.environ.get("WAITS", "0")))
             fails = "FAILS" in os.environ and next(asked) % int(os.environ["FAILS"]) == 0

@@ -46,7 +46,7 @@ def gated(image: BuildImage) -> QualityGate[Image]:
     return QualityGate(artifact=image, checks=(Check(evidence=ImageSize(image=image), rule=small),))
 
 
-SURE = Judge(measures=(ErrorRate(budget=0.2),), beta=0.2, warm_up=0, floor=10, at_most=60)
+SURE = Judge(measures=(ErrorRate(budget=0.2),), beta=0.2, warm_up=0, floor=10, at_least=0, at_most=60)
 """A judge that is soon sure of a release that never fails."""
 
 STRATEGIES: dict[str, Strategy] = {

@@ -19,7 +19,7 @@ from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
 
-QUICK = Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_most=30, blind=3)
+QUICK = Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_least=0, at_most=30, blind=3)
 """Sure enough for a few hundred requests a second."""
 
 
@@ -83,6 +83,23 @@ def test_a_release_that_fails_one_in_fifty_requests_goes_back_with_the_evidence(
     anyio.run(main)
 
 
+def test_requests_that_another_release_answered_in_the_end_count_against_the_one_that_failed_them(
+    bench: Bench, image: Image
+) -> None:
+    """The router tries them again, and users notice nothing; with all of the traffic they would."""
+
+    async def main() -> None:
+        one, bad = release(image, instances=2), release(image, version="bad", DROPS="4")
+        await bench.rollout(one).forward(BlueGreen())
+        judge = Judge(measures=(ErrorRate(budget=0),), warm_up=0, at_most=60)
+        said = rf"{bad.group} may not go on: abort after \d+ s: errors: [1-9]"
+        with users(bench) as load, pytest.raises(StageFailed, match=said):
+            await bench.rollout(bad).forward(canary(50, judge=judge))
+        assert not [failure for failure in load.failures if "'one'" in failure]
+
+    anyio.run(main)
+
+
 def test_a_release_that_answers_slowly_goes_back(bench: Bench, image: Image) -> None:
     async def main() -> None:
         one, slow = release(image), release(image, version="slow", WAITS="0.05")
@@ -99,7 +116,7 @@ def test_without_a_request_nothing_is_promoted(bench: Bench, image: Image) -> No
     async def main() -> None:
         one, two = release(image), release(image, version="two")
         await bench.rollout(one).forward(BlueGreen())
-        judge = Judge(measures=(ErrorRate(),), warm_up=0, at_most=1)
+        judge = Judge(measures=(ErrorRate(),), warm_up=0, at_least=0, at_most=1)
         with pytest.raises(
             StageFailed, match="inconclusive after 1 s: errors: nothing was compared yet; missing: 100 requests more"
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from typing import Any
@@ -18,7 +19,7 @@ from stages.delivery import process
 from stages.delivery.model import Address, Group, State
 from stages.delivery.rollout import STARTS, recovered, unfinished
 from stages.delivery.step import Drain, Split, Start, WaitReady
-from stages.delivery.strategy import BlueGreen
+from stages.delivery.strategy import BlueGreen, Recreate
 from stages.image import Image
 from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import release
@@ -65,6 +66,31 @@ def test_a_release_that_is_never_ready_is_taken_away_and_gets_no_request(bench: 
             f"stop {bad.group}",
         ]
         assert bench.notes.kinds()[-1] == "finished"
+
+    anyio.run(main)
+
+
+def test_a_release_with_another_readiness_path_is_refused_before_anything_is_started(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one = release(image)
+        await bench.rollout(one).forward(BlueGreen())
+        other = dataclasses.replace(release(image, version="two", READY="/ready"), ready="/ready")
+        with pytest.raises(StageFailed, match=f"{one.group} serves and says that it can by /readyz, and this release by /ready"):
+            await bench.rollout(other).forward(BlueGreen())
+        assert (list(await bench.target.groups()), bench.answer()) == ([one.group], "one")
+
+    anyio.run(main)
+
+
+def test_what_rests_is_started_again_also_on_the_way_back_of_another_strategy(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        before = await bench.rollout(one).forward(BlueGreen())
+        before = await bench.rollout(two).forward(Recreate())
+        now = await bench.rollout(two).state()
+        groups = {name: group for name, group in now.groups.items() if name != two.group}
+        await bench.rollout(two).back(BlueGreen(), State(groups=groups, weights=before.weights), two.group)
+        assert (list(await bench.target.groups()), bench.answer()) == ([one.group], "one")
 
     anyio.run(main)
 
