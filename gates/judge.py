@@ -116,6 +116,9 @@ class Business:
 
 NOTHING = Counts(0, 0, 0, 0)
 
+SHARES = (0.8, 0.6, 0.4, 0.2, 0.05)
+"""Of the budget: what evidence below it is gathered for."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -127,7 +130,7 @@ class Evidence:
     """Against "no worse than is tolerated", for each lift; since the rollout began."""
     harmless: tuple[float, ...] = (0.0,) * len(PROTECTIONS)
     """Against "harm", for each share of it; since the last step."""
-    frugal: tuple[float, ...] = (0.0,) * len(PROTECTIONS)
+    frugal: tuple[float, ...] = (0.0,) * len(SHARES)
     """Against "above the budget"; since the last step."""
 
     @property
@@ -194,7 +197,7 @@ class Trial:
     """Nothing has been known for so long."""
     requests: int = 0
     """Of the new release since its share last changed."""
-    reached: float = field(default=0.0)
+    reached: float = 0.0
     """The most evidence there ever was that it is worse: an e-process may go down again, and counts all the same."""
 
     def knowing(self, window: Window) -> Trial:
@@ -247,7 +250,6 @@ class Trial:
         return f"{self.advice.value} after {self.seconds:.0f} s: {seen}; {self._why()}"
 
     def _why(self) -> str:
-        judge = self.judge
         match self.advice:
             case Advice.ABORT:
                 return f"if it were no worse, that would be seen at most once in {self.reached:,.0f} rollouts"
@@ -255,12 +257,12 @@ class Trial:
                 least = min(one.e_harmless for one in self.evidence)
                 return f"if it did harm, that would be seen at most once in {least:,.0f} steps"
             case _:
-                return "missing: " + ", ".join(self._missing(judge))
+                return "missing: " + ", ".join(self._missing())
 
-    def _missing(self, judge: Judge) -> list[str]:
+    def _missing(self) -> list[str]:
         if self.unknown:
             return [f"metrics, for {self.unknown:.0f} s"]
-        found = []
+        judge, found = self.judge, []
         if self.step < judge.at_least:
             found.append(f"{judge.at_least - self.step:.0f} s with this share")
         if self.requests < judge.floor:
@@ -294,10 +296,6 @@ def _weighed(measure: Measure, evidence: Evidence, pair: tuple[tuple[int, int] |
         harmless=tuple(log + more - harm for log, more in zip(evidence.harmless, less, strict=True)),
         frugal=tuple(log + more for log, more in zip(evidence.frugal, frugal, strict=True)),
     )
-
-
-SHARES = (0.8, 0.6, 0.4, 0.2, 0.05)
-"""Of the budget: what evidence below it is gathered for."""
 
 
 def _seen(measure: Measure, evidence: Evidence) -> str:

@@ -63,7 +63,8 @@ def _verify(project: Project, store: Store, arguments: argparse.Namespace, out: 
     trees = [name for name in found.trees if not store.is_laid_out_whole(name)]
     store.discard(keys, objects, trees)
     listings = sorted(name for name, tree in _trees(found).items() if store.has_holes(tree))
-    store.discard((), listings, [name for name in found.trees if name in listings and name not in trees])
+    if listings:
+        store.discard((), listings, [name for name in found.trees if name in listings and name not in trees])
     damaged = {"results": keys, "objects": objects, "trees": trees, "listings": listings}
     count = sum(map(len, damaged.values()))
     if count:

@@ -315,40 +315,33 @@ def test_the_way_back_needs_no_secret(bench: Bench, monkeypatch: pytest.MonkeyPa
 # Runs that are killed.
 
 
-@pytest.mark.parametrize("first", [1, 2, 3, 4])
-def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_request_is_lost(bench: Bench, first: int) -> None:
-    """Fourteen points: the rollout is started, six steps are intended and done, the rollout is finished."""
+def no_request_is_lost_around(bench: Bench, points: range, strategy: str, *, pause: float) -> None:
+    """Runs that are killed at these points of their rollout; each is taken up by the next one."""
     before = [bench.deploy("a"), bench.deploy("b")][-1]
-    with Load(bench.port, posts=False) as load:
-        for point in range(first, 15, 4):
-            bench.die(f"v{point}", point)
+    with Load(bench.port, posts=False, pause=pause) as load:
+        for point in points:
+            bench.die(f"v{point}", point, strategy)
             load.more(10)
-            after = bench.deploy(f"v{point}")
+            after = bench.deploy(f"v{point}", strategy)
             assert bench.groups() == {before.group, after.group}
             served = {name: share for name, share in after.before.items() if share}
             assert (after.previous, served) == (before.group, {before.group: 100})
             before = after
             load.more(10)
-    print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 15, 4))} killed runs")
+    print(f"{load.sent} requests, {len(load.failures)} lost around {len(points)} killed runs")
     assert load.failures == []
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_request_is_lost(bench: Bench, first: int) -> None:
+    """Fourteen points: the rollout is started, six steps are intended and done, the rollout is finished."""
+    no_request_is_lost_around(bench, range(first, 15, 4), "blue-green", pause=0.02)
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 def test_a_canary_killed_at_any_point_is_taken_up_by_the_next_run_and_no_request_is_lost(bench: Bench, first: int) -> None:
     """Eighteen points: as above, with a share, a look of the judge and what it said in between."""
-    before = [bench.deploy("a"), bench.deploy("b")][-1]
-    with Load(bench.port, posts=False, pause=0.005) as load:
-        for point in range(first, 19, 4):
-            bench.die(f"v{point}", point, "canary")
-            load.more(10)
-            after = bench.deploy(f"v{point}", "canary")
-            assert bench.groups() == {before.group, after.group}
-            served = {name: share for name, share in after.before.items() if share}
-            assert (after.previous, served) == (before.group, {before.group: 100})
-            before = after
-            load.more(10)
-    print(f"{load.sent} requests, {len(load.failures)} lost around {len(range(first, 19, 4))} killed runs")
-    assert load.failures == []
+    no_request_is_lost_around(bench, range(first, 19, 4), "canary", pause=0.005)
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
