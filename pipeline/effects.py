@@ -20,6 +20,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -27,7 +28,7 @@ import anyio
 from pipeline import record as records
 from pipeline.dag import Pipeline
 from pipeline.data import Blob
-from pipeline.errors import JournalError, LockgateError, StoreError, said
+from pipeline.errors import JournalError, LockgateError, StageFailed, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
@@ -288,6 +289,23 @@ class Effects:
         """What the stage finds out, in the time it has. Raises StageTimeout, and whatever `recover` raises."""
         return await within(stage.timeout, f"finding out what came of {work.name}", stage.recover(work))
 
+    async def settle_one(self, stage: Stage[Any]) -> None:
+        """Take back what others left open of the stage; the lock is held. Raises what keeps it from being taken back."""
+        for one in reversed(self._left_by_others(stage)):
+            await self._settle(stage, one)
+
+    async def undo_standing(self, stage: Stage[Any], left: Leftover, why: str) -> str:
+        """Take back what stands, because people say so; what came of it. Raises StageFailed when it cannot be taken back."""
+        if left.result is None or not stage.can_undo():
+            raise StageFailed(f"{self._pipeline.name_of(stage)} has no way back", right="a stage with `undo`")
+        work = self._work(stage, results=partial(self._result_then, stage, left.run), interrupted=False)
+        result = self._recorded(stage, left.result, left=stage, run=left.run)
+        if error := await self._undo(stage, work, Done(left.about, result), why):
+            raise StageFailed(error)
+        last = self._journal.latest(self._pipeline.name_of(stage), ("undo.done",), run=self._run)
+        said: str = last.data.get("said", "") if last else ""
+        return said or "taken back"
+
     async def _undo(self, stage: Stage[Any], work: Work, done: Done, why: str) -> str:
         """Empty when the effect was taken back, in the time the stage has; else why not."""
         self._tell("undo.intended", stage, about=done.about, reason=why)
@@ -304,15 +322,15 @@ class Effects:
 
     def _work_then(self, stage: Stage[Any], run: str) -> Work:
         """The stage's work with the inputs it had in that run."""
+        return self._work(stage, results=partial(self._result_then, stage, run), interrupted=not self._found_wrong(stage, run))
 
-        def result(source: Stage[Any]) -> Any:
-            name = self._pipeline.name_of(source)
-            found = self._journal.latest(name, ("stage.finished", "stage.cached"), run=run)
-            if found is None:
-                raise self._stuck(stage, run, f"it has no result of {name}", right="the inputs the stage had in that run")
-            return self._recorded(source, found.data["result"], left=stage, run=run)
-
-        return self._work(stage, results=result, interrupted=not self._found_wrong(stage, run))
+    def _result_then(self, stage: Stage[Any], run: str, source: Stage[Any]) -> Any:
+        """What an input of the stage returned in that run."""
+        name = self._pipeline.name_of(source)
+        found = self._journal.latest(name, ("stage.finished", "stage.cached"), run=run)
+        if found is None:
+            raise self._stuck(stage, run, f"it has no result of {name}", right="the inputs the stage had in that run")
+        return self._recorded(source, found.data["result"], left=stage, run=run)
 
     def _found_wrong(self, stage: Stage[Any], run: str) -> bool:
         """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut short."""

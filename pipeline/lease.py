@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
 from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.journal import Journal
 from pipeline.lock import Lock
+
+
+def is_at_work(home: Path, run: str) -> bool:
+    """Whether a process of this machine is at work on the run."""
+    place = home / "runs" / f"{run}.lock"
+    lock = Lock(place, shared=True)
+    if not place.exists() or lock.try_take():
+        lock.give_back()
+        return False
+    return True
+
+
+def end_work(home: Path, run: str) -> bool:
+    """Kill the process of this machine that is at work on the run; whether there was one. Returns when it is gone.
+
+    Raises ConfigError where the system does not let this user: nobody takes over from people whose processes they may not end.
+    """
+    place = home / "runs" / f"{run}.lock"
+    lock = Lock(place)
+    found = False
+    while place.exists() and not lock.try_take():
+        for pid in _open_in(place):
+            found = True
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            except PermissionError as error:
+                raise ConfigError(
+                    f"process {pid} is at work on run {run}, and is not yours to end",
+                    right=f"its user, or root: {place.owner()}",
+                ) from error
+        time.sleep(0.02)  # until the system has taken the lock from it
+    lock.give_back()
+    return found
+
+
+def _open_in(place: Path) -> list[int]:
+    """The processes that have the file open, as far as the system tells this user; all of them where it is theirs."""
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # of others, or gone meanwhile
+            if descriptor.readlink() == place:
+                found.append(int(descriptor.parts[2]))
+    return [pid for pid in dict.fromkeys(found) if pid != os.getpid()]
 
 
 class Lease:

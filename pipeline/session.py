@@ -46,7 +46,7 @@ class Session(Frozen):
         """Open the project `directory` lies in. Raises LockgateError with the reason when it cannot be."""
         project = Project.at(directory, environment)
         pipeline = load(project)
-        _make_home(project.home)
+        make_home(project.home)
         _refuse_anothers(project.home, pipeline.name)
         return Session(
             project=project,
@@ -153,7 +153,7 @@ def open_journal(project: Project, name: str = "") -> Journal:
     return Journal(JournalServer(project.journal, name or _owner(project.home) or load(project).name))
 
 
-def _make_home(home: Path) -> None:
+def make_home(home: Path) -> None:
     """The state directory, out of git's sight. Where it cannot be made, that is said by what has to be written there."""
     ignore = home / ".gitignore"
     with contextlib.suppress(OSError):

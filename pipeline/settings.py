@@ -34,6 +34,9 @@ class Settings(BaseModel):
     remote_cache_trusted: list[str] = Field(
         default=[], description="Public keys (Ed25519) of those whose results may stand before and behind a gate."
     )
+    operators: dict[str, list[str]] = Field(
+        default={}, description="Who may give which orders (promote, abort, ... or *), as user names; of others everybody may."
+    )
     journal: str = Field(
         default="",
         description="Where the journal is: postgresql://HOST/DATABASE, no password in it; empty: a file in the state directory.",

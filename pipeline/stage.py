@@ -18,6 +18,7 @@ from pipeline.frozen import Frozen
 from pipeline.patterns import EVERYTHING, Patterns
 
 if TYPE_CHECKING:
+    from pipeline.order import Order
     from pipeline.project import Project
     from pipeline.work import Work
 
@@ -160,6 +161,17 @@ class Stage(Frozen, ABC, Generic[T_co]):
             right="a look at what it acts on",
             next=f"python -m pipeline run {work.name} --again {work.name}, which does it (once more)",
         )
+
+    async def steps(self, work: Work) -> Sequence[str]:
+        """What it would do, for `run --dry-run`: it looks and changes nothing. Inputs may have no results yet."""
+        return ()
+
+    async def obey(self, work: Work, order: Order) -> str:
+        """Do what an operator orders about what it has brought about, outside of a run; what came of it.
+
+        Has to be safe to repeat. Raises StageFailed when it cannot be done.
+        """
+        raise StageFailed(f"{work.name} has nothing to {order.verb}", right="a stage that deploys")
 
     @classmethod
     def can_undo(cls) -> bool:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:  # every stage imports this module, also where nothing is run
     from pipeline.condition import Facts
     from pipeline.engine import Engine
     from pipeline.journal import Event, Journal
+    from pipeline.order import Order
     from pipeline.project import Project
     from pipeline.store import Store
 
 T = TypeVar("T")
 
 
-OWN = frozenset({"run", "stage", "effect", "undo", "action", "store", "remote", "workers"})
+OWN = frozenset({"run", "stage", "effect", "undo", "action", "store", "remote", "workers", "operator"})
 """What the kinds of events begin with that are written of stages; a stage writes others."""
 
 
@@ -144,6 +145,16 @@ class Work:
     def events(self, kind: str) -> list[Event]:
         """Earlier events of one kind about the stage of this name, in any run, the oldest first."""
         return list(self._journal.events(kind=kind, stage=self.name))
+
+    def orders(self, *, after: int = 0, standing: bool = False) -> list[Order]:
+        """What operators asked of this stage in this run since the event of that number, the oldest first.
+
+        `standing`: in any run, and of all stages. Orders of people who may not give them are left out.
+        """
+        from pipeline.order import orders
+
+        run = "" if standing else self.run
+        return orders(self._journal, self.project.settings.operators, stage=self.name, run=run, after=after)
 
     def latest(self, stage: Stage[T]) -> T | None:
         """What the stage that is running, given as itself, returned when it last ran in an earlier run, of results that may be

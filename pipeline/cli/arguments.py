@@ -34,11 +34,24 @@ COMMANDS = {
     "runs": ("list the runs", "python -m pipeline runs --limit 5"),
     "logs": ("show what a stage printed", "python -m pipeline logs unit --run 20260101"),
     "report": ("write a report of a run", "python -m pipeline report --format junit > junit.xml"),
+    "deployments": ("what is deployed, and what rollouts go on", "python -m pipeline deployments --output json"),
+    "history": ("every rollout, what came of it, and who did what about it", "python -m pipeline history deploy --limit 5"),
+    "promote": ("let a rollout go on with its next step at once", "python -m pipeline promote --why 'the errors are known'"),
+    "pause": ("let a rollout stay where it is", "python -m pipeline pause --why 'looking at a log'"),
+    "abort": ("take a rollout that goes on back", "python -m pipeline abort --why 'wrong release'"),
+    "undo": ("take the latest deployment back", "python -m pipeline undo --why 'complaints'"),
+    "retry": ("run again what did not pass", "python -m pipeline retry"),
+    "recover": ("take back what a run that was cut off left open", "python -m pipeline recover --take-over"),
+    "freeze": ("let no rollout begin", "python -m pipeline freeze --for 2d --why 'a holiday'"),
+    "drain": ("take a group out of the traffic", "python -m pipeline drain r-2b6bb223f13f"),
     "cache": ("what the store holds, whether it is whole, and less of it", "python -m pipeline cache prune --size 20000"),
     "doctor": ("what is here, what is missing, and how to get it", "python -m pipeline doctor"),
     "init": ("write a pipeline for the project here", "python -m pipeline init"),
 }
 
+
+VERBS = ("promote", "pause", "abort", "undo", "retry", "recover", "freeze", "drain")
+"""Commands by which operators give orders."""
 
 PRUNED = "prune also takes, whatever its limits, what no kept result names, as evidence that earlier runs said no to"
 
@@ -144,8 +157,23 @@ def parser() -> Parser:
     made["cache"].add_argument("--size", type=_positive, default=None, metavar="MIB", help="prune to so many MiB (store_size)")
     made["cache"].add_argument("--days", type=_positive, default=None, metavar="N", help="what was not used so long (store_days)")
     made["cache"].add_argument("--dry-run", action="store_true", help="say what would go, and do nothing")
+    made["history"].add_argument("stage", metavar="STAGE", nargs="?", default="", help="of one stage alone")
+    made["history"].add_argument("--limit", type=_positive, default=20, metavar="N", help="at most so many, the latest (20)")
+    _orders(made)
     made["init"].add_argument("--force", action="store_true", help="write over a pipeline file that is there")
     return top
+
+
+def _orders(made: dict[str, Parser]) -> None:
+    made["drain"].add_argument("group", metavar="GROUP", help="as `deployments` names it")
+    for verb in VERBS:
+        made[verb].add_argument("stage", metavar="STAGE", nargs="?", default="", help="the stage that deploys (the only one)")
+        made[verb].add_argument("--why", default="", metavar="TEXT", help="for the journal, and for those who read it")
+    made["recover"].add_argument("--take-over", action="store_true", help="end the run first that is at work on it here")
+    made["promote"].add_argument("--all", action="store_true", help="all its steps: nothing more is judged")
+    for verb in ("pause", "freeze"):
+        made[verb].add_argument("--end", action="store_true", help=f"the {verb} is over")
+    made["freeze"].add_argument("--for", dest="during", default="", metavar="TIME", help="90m, 8h or 2d (until it is ended)")
 
 
 def _occasion(command: argparse.ArgumentParser) -> None:

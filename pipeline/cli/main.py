@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TextIO
 
-from pipeline.cli.arguments import Usage, directory, parse, parser
+from pipeline.cli.arguments import VERBS, Usage, directory, parse, parser
 from pipeline.cli.output import lost
 from pipeline.errors import Exit, LockgateError, said
 
@@ -40,7 +40,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.command is None:
         parser().print_help(out)
         return Exit.UNUSABLE
-    command: Callable[..., int] = import_module(f"pipeline.cli.{arguments.command}").command
+    module = "order" if arguments.command in VERBS else arguments.command
+    command: Callable[..., int] = import_module(f"pipeline.cli.{module}").command
     try:
         return command(arguments, out)
     except LockgateError as error:

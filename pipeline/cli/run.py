@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from pipeline.events import new_id, run_finished, run_planned, run_resumed, run_
 from pipeline.history import one
 from pipeline.journal import Event, Journal
 from pipeline.lease import Lease
-from pipeline.plan import Plan, World, plan, skips
+from pipeline.plan import Decision, Plan, World, plan, skips
 from pipeline.repeat import fingerprint, remember
 from pipeline.resumption import check_cut_off
 from pipeline.selection import Selection, check_alone, select
@@ -44,7 +45,9 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if not wanted:
         return nothing(asked)
     if arguments.dry_run:
-        show(session, session.plan(asked, again=arguments.again), arguments, out)
+        made = session.plan(asked, again=arguments.again)
+        show(session, made, arguments, out)
+        show_steps(session, made, arguments, out)
         return Exit.PASSED
     remote_access(session)  # what is wrong with it is told, also where nothing asks it
     losses = session.store.losses
@@ -55,6 +58,27 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     print("what was found damaged is made again", file=sys.stderr)
     session = opened(arguments)
     return at_work(session, lambda: _run(session, asked, select(session.pipeline, asked), arguments, console(arguments, out)))
+
+
+def show_steps(session: Session, plan: Plan, arguments: argparse.Namespace, out: TextIO) -> None:
+    """What stages that would run say of their steps."""
+    stages = [step.stage for step in plan.of(Decision.RUN) if type(step.stage).steps is not Stage.steps]
+    if not stages:
+        return
+    import anyio
+
+    from pipeline.operation import Operation
+
+    for stage in stages:
+        name = plan.pipeline.name_of(stage)
+        work = Operation(session, stage, "dry", lambda line: print(line, file=out)).work(stage)
+        steps = list(anyio.run(stage.steps, work))
+        if arguments.output == "json":
+            print(json.dumps({"kind": "steps", "stage": name, "steps": steps}), file=out)
+            continue
+        print(f"{name}, {len(steps)} steps:", file=out)
+        for number, step in enumerate(steps, 1):
+            print(f"  {number:3d}  {step}", file=out)
 
 
 def at_work(session: Session, run: Callable[[], int]) -> int:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
+from stages.delivery.control import Control
+from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
-from stages.delivery.rollout import Rollout, unfinished
+from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
-from stages.delivery.strategy import BlueGreen, Strategy
+from stages.delivery.strategy import BlueGreen, Strategy, without
 from stages.delivery.target import Target
 from stages.gated import need_gate
 from stages.image import Image
+
+if TYPE_CHECKING:
+    from pipeline.order import Order
 
 
 class Opens(Protocol):
@@ -36,12 +41,14 @@ class Deploy(Stage[Deployment]):
     `env` and the `bindings` are the release's configuration; both are part of its name, so that code never
     goes back without its configuration. `secrets` are environment variables of the run handed to the
     instances; another value of one makes another release. When a stage below this one fails, the rollout goes
-    back; an image that passed no gate does not type-check. Fails when the new instances do not become ready;
-    then nothing was switched.
+    back; an image that passed no gate does not type-check. `paused` is how many seconds a pause may last. Fails
+    when the new instances do not become ready; then nothing was switched.
     """
 
     effect: ClassVar[Effect] = Effect.ONCE
     resources: Resources = Resources(locks=("deploy",))
+    timeout: float = 7 * 86_400.0
+    """Seconds; each step of a rollout has limits of its own."""
 
     release: Stage[Passed[Image]]
     target: Opens
@@ -52,11 +59,13 @@ class Deploy(Stage[Deployment]):
     secrets: tuple[str, ...] = ()
     instances: int = 1
     ready: str = "/readyz"
+    paused: float = 14_400.0
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
 
     async def run(self, work: Work) -> Deployment:
+        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
                 await self._rollout(work).take_up(self.strategy, started, finished)  # people said to go on
@@ -94,6 +103,22 @@ class Deploy(Stage[Deployment]):
             await rollout.take_up(self.strategy, started, finished)
             return None
 
+    async def steps(self, work: Work) -> Sequence[str]:
+        """From what runs now to another release, whatever it is called."""
+        now = await state(self.target.open(work), self.router.open(work, self.ready))
+        return [str(step) for step in self.strategy.forward(now, "green")]
+
+    async def obey(self, work: Work, order: Order) -> str:
+        """Drain a group: it gets no new request, and its share goes to the others that serve."""
+        if order.verb != "drain":
+            return await super().obey(work, order)
+        async with alone(work.state("deploy"), work.say):
+            rollout = self._rollout(work)
+            now = await rollout.state()
+            await rollout.run(without(now, order.of))
+            left = await rollout.router.in_flight(order.of)
+        return f"{order.of} gets no new request" + (f"; {left} are still in flight" if left else ", and has none in flight")
+
     async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
         """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
         reason = await rollout.target.unready(result.previous, self.ready) if result.previous else "there is none"
@@ -106,7 +131,9 @@ class Deploy(Stage[Deployment]):
 
     def _rollout(self, work: Work, seal: str = "") -> Rollout:
         """Only the way forward has a seal: the way back knows its groups by name, and must not need a secret."""
-        return Rollout(self.target.open(work), self.router.open(work, self.ready), self._release(work, seal), work.record)
+        control = Control(orders=work.orders, say=work.say, longest=self.paused)
+        target, router = self.target.open(work), self.router.open(work, self.ready)
+        return Rollout(target, router, self._release(work, seal), work.record, control)
 
     def _release(self, work: Work, seal: str) -> Release:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
@@ -164,6 +191,7 @@ class RunOnce(Stage[Ran]):
 
     async def run(self, work: Work) -> Ran:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}
+        check_not_frozen(work)
         release = Release(image=work[self.release].artifact, env={**dict(self.env), **bound}, secrets=self.secrets)
         async with alone(work.state("deploy"), work.say):
             code, output = await self.target.open(work).run_once(release, self.command)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pipeline import Effect, Result, Stage, Work
 from stages.delivery.deploy import OpensRouter
+from stages.delivery.freeze import check_not_frozen
 
 
 class Clear(Result):
@@ -20,7 +21,8 @@ class Clear(Result):
 class Preflight(Stage[Clear]):
     """Asks `router` whether users can be served where they are told to go. Name it in the `after` of a migration.
 
-    Asked in every run, as ports are taken without anybody telling. Fails when the router could not listen.
+    Asked in every run, as ports are taken without anybody telling. Fails when the router could not listen, and while
+    operators have frozen deployments.
     """
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
@@ -29,4 +31,5 @@ class Preflight(Stage[Clear]):
     ready: str = "/readyz"
 
     async def run(self, work: Work) -> Clear:
+        check_not_frozen(work)
         return Clear(said=await self.router.open(work, self.ready).check())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from gates.judge import Advice, Trial
 from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
+from pipeline.order import Order
+from stages.delivery.control import LOOKS, Control
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
@@ -39,12 +41,11 @@ class Rollout:
     router: Router
     release: Release
     note: Note
+    control: Control = field(default_factory=Control)
 
     async def state(self) -> State:
         """What target and router say is true; the share of a group that does not run is nobody's."""
-        groups, weights = await self.target.groups(), await self.router.current()
-        served = {name: share for name, share in weights.items() if name in groups}
-        return State(groups=groups, weights=served, resting=await self.target.resting())
+        return await state(self.target, self.router)
 
     async def forward(self, strategy: Strategy) -> State:
         """Run the strategy; the state before it. On any failure, and when cancelled, the way back is run first.
@@ -55,8 +56,9 @@ class Rollout:
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
+        self.control.begin()
         try:
-            await self.run(strategy.forward(before, group))
+            await self._run_heeding(strategy.forward(before, group))
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._back_after(error, strategy, before)
@@ -76,7 +78,8 @@ class Rollout:
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
-        quiet = replace(self, note=partial(_if_it_can, self.note))  # going back must not depend on a full disk
+        # Going back must not depend on a full disk, and nobody may pause it.
+        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control())
         quiet.note("rollout.back", group=group, to=dict(before.weights))
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
@@ -90,19 +93,40 @@ class Rollout:
             return
         await self.back(strategy, recovered(await self.state(), last), last.data["group"])
 
+    async def _run_heeding(self, steps: tuple[Step, ...]) -> None:
+        """Run steps, and do what operators say meanwhile. Raises StageFailed when they end it."""
+        failed: Exception | None = None
+        finished = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.control.watch, tasks.cancel_scope)
+            try:
+                await self.run(steps)
+                finished = True
+            except Exception as error:
+                failed = error  # as it is, not as one of a group
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+        if not finished and (order := self.control.aborted) is not None:
+            self.note("rollout.aborted", group=self.release.group, by=order.by, why=order.why)
+            raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{_because(order.why)}")
+
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
         trial: Trial | None = None
         since: float | None = None
         for number, step in enumerate(steps, 1):
+            if not isinstance(step, Weigh):  # which waits itself, with an eye on what happens meanwhile
+                await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
             if isinstance(step, Weigh):
-                trial = await self._weigh(step, trial.next_step() if trial else step.judge.begin())
+                trial = await self._weigh(step, number, trial.next_step() if trial else step.judge.begin())
             else:
                 await self._step(step)
             now = time.monotonic()
-            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3))
+            shares = {"weights": dict(step.weights)} if isinstance(step, Split) else {}
+            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **shares)
             if isinstance(step, Split) and not step.weights:
                 since = started
             elif isinstance(step, Split) and since is not None:
@@ -137,19 +161,52 @@ class Rollout:
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
 
-    async def _weigh(self, step: Weigh, trial: Trial) -> Trial:
-        """Look each tick until the judge decides. Raises StageFailed with the evidence unless the group may go on."""
+    async def _while_paused(self) -> None:
+        """Wait until nobody wants the rollout to stay where it is."""
+        pause = Pause(self)
+        while self.control.paused is not None:
+            pause.holds(self.control.paused.by, self.control.paused.why)
+            if pause.too_long:
+                raise StageFailed(f"the rollout was paused by {self.control.paused.by}, and nobody let it go on in time")
+            await anyio.sleep(LOOKS)
+        pause.ends()
+
+    async def _weigh(self, step: Weigh, number: int, trial: Trial) -> Trial:
+        """Look each tick until the judge or an operator decides; what nobody can decide pauses the rollout.
+
+        Raises StageFailed with the evidence when the group does harm, and when a pause takes too long.
+        """
+        pause = Pause(self)
+        promoted: Order | None = None
         async with self.router.watch() as watch:
             looked = anyio.current_time()
-            while trial.advice is Advice.HOLD:
+            while trial.advice is not Advice.ABORT and not pause.too_long:
                 await anyio.sleep_until(looked + step.tick)
                 before, looked = looked, anyio.current_time()
                 old, new = watch.windows(step.against, (step.group,))
                 trial = trial.after(Tick(seconds=looked - before, old=old, new=new))
+                if (promoted := self.control.promoted(number)) is not None:
+                    break
+                if self.control.paused is not None:
+                    pause.holds(self.control.paused.by, self.control.paused.why)
+                elif trial.advice is Advice.INCONCLUSIVE:
+                    pause.holds("the judge", trial.said())
+                elif trial.advice is Advice.PROMOTE:
+                    break
+                else:
+                    pause.ends()
         said = trial.said()
         self.note("rollout.judged", group=step.group, advice=trial.advice.value, said=said, seconds=round(trial.seconds, 3))
-        if trial.advice is not Advice.PROMOTE:
+        if trial.advice is Advice.ABORT:
             raise StageFailed(f"{step.group} may not go on: {said}", right="a release that is no worse than the one before it")
+        if promoted is None and pause.too_long:
+            raise StageFailed(
+                f"{step.group} may not go on: {said}; nobody decided within {self.control.longest:g} s",
+                right="enough requests to tell, metrics that are there, or an operator who decides in time",
+            )
+        pause.ends()
+        if promoted is not None:
+            self.note("rollout.promoted", group=step.group, by=promoted.by, why=promoted.why, step=str(step))
         return trial
 
     async def _wait_ready(self, step: WaitReady) -> None:
@@ -187,6 +244,48 @@ class Rollout:
                 await anyio.sleep(0.05)
         if left > 0:
             self.note("rollout.undrained", group=step.group, requests=left)
+
+
+@dataclass
+class Pause:
+    """Keeps a rollout where it is, and says so once for each reason."""
+
+    rollout: Rollout
+    _since: float | None = None
+    _by: str = ""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether it has lasted for as long as it may."""
+        return self._since is not None and anyio.current_time() - self._since >= self.rollout.control.longest
+
+    def holds(self, by: str, why: str) -> None:
+        """It begins, or goes on."""
+        if by == self._by:
+            return
+        self._since, self._by = self._since or anyio.current_time(), by
+        self.rollout.note("rollout.paused", group=self.rollout.release.group, by=by, why=why)
+        self.rollout.control.say(
+            f"paused by {by}{_because(why)}; python -m pipeline promote goes on, and abort goes back; "
+            f"if nobody does either in {self.rollout.control.longest:g} s, it goes back"
+        )
+
+    def ends(self) -> None:
+        """It is over, if there was one."""
+        if self._by:
+            self.rollout.note("rollout.resumed", group=self.rollout.release.group)
+        self._since, self._by = None, ""
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
+
+
+async def state(target: Target, router: Router) -> State:
+    """What target and router say is true; the share of a group that does not run is nobody's."""
+    groups, weights = await target.groups(), await router.current()
+    served = {name: share for name, share in weights.items() if name in groups}
+    return State(groups=groups, weights=served, resting=await target.resting())
 
 
 def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gates.judge import Judge
-from pipeline import WiringError
+from pipeline import StageFailed, WiringError
 from stages.delivery.model import State
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
 
@@ -127,6 +127,18 @@ class Recreate:
         if green in before.groups:
             return (*started, Split(shares))
         return (Split(()), Drain(green, self.drain), Stop(green), *started, Split(shares))
+
+
+def without(now: State, group: str, drain: float = 30.0) -> tuple[Step, ...]:
+    """The steps by which a group is taken out of the traffic; its share goes to the others. Raises StageFailed."""
+    if group not in now.groups:
+        raise StageFailed(f"there is no group {group!r}", right=f"one of: {', '.join(now.groups) or 'none runs'}")
+    others = {name: now.weights[name] for name in now.serving if name != group}
+    if not others:
+        raise StageFailed(
+            f"{group} is the only one that serves", right="another group that serves", next="python -m pipeline deployments"
+        )
+    return (Split(_shared(100, others)), Drain(group, drain))
 
 
 def _older(now: State, green: str) -> list[str]:

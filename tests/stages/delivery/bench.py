@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from stages.delivery.control import Control
 from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Release
@@ -37,9 +38,9 @@ class Bench:
     router: HAProxyRouter
     notes: Notes = field(default_factory=Notes)
 
-    def rollout(self, wanted: Release) -> Rollout:
+    def rollout(self, wanted: Release, control: Control | None = None) -> Rollout:
         self.notes = Notes()
-        return Rollout(self.target, self.router, wanted, self.notes)
+        return Rollout(self.target, self.router, wanted, self.notes, control or Control(longest=0))
 
     def answer(self) -> str:
         return httpx.get(self.router.address.url, trust_env=False).text

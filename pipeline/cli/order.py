@@ -1,0 +1,166 @@
+"""`promote`, `pause`, `abort`, `undo`, `retry`, `freeze`, `drain`: what operators ask of deployments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.errors import ConfigError, Exit, StageFailed, did_you_mean
+from pipeline.events import new_id
+from pipeline.journal import Journal
+from pipeline.lease import end_work, is_at_work
+from pipeline.order import Order, freeze, give, operator, orders
+from pipeline.project import Project
+from pipeline.rollouts import RolloutHistory, all_rollouts, current
+from pipeline.session import Session, make_home, open_journal
+
+UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def command(arguments: argparse.Namespace, out: TextIO) -> int:
+    verb = arguments.command
+    if verb in ("undo", "drain", "recover"):
+        return _operate(arguments, out)
+    project = Project.at(Path(arguments.directory), os.environ)
+    journal = open_journal(project)
+    if verb == "freeze":
+        return _freeze(project, journal, arguments, out)
+    if verb == "retry":
+        return _retry(project, journal, arguments, out)
+    return _of_a_rollout(project, journal, arguments, out)
+
+
+def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
+    """Promote, pause or abort: the executor of the rollout reads it from the journal."""
+    going = going_on(journal, project.home, arguments.stage)
+    order = _order(arguments)._replace(
+        number=going.step.number if arguments.command == "promote" else 0,
+        end=getattr(arguments, "end", False),
+        of="all" if getattr(arguments, "all", False) else "",
+    )
+    give(journal, order, going.run, going.stage, project.settings.operators)
+    what = {
+        "promote": f"goes on to {'the end' if order.of else 'its next step'}",
+        "pause": "is not paused any more" if order.end else "stays where it is from the next look on",
+        "abort": "goes back",
+    }[arguments.command]
+    return _said(f"{going.stage}: the rollout of {going.group} {what}", order, arguments, out)
+
+
+def going_on(journal: Journal, home: Path, stage: str) -> RolloutHistory:
+    """The rollout that goes on, of the stage if one is named. Raises ConfigError where there is none, or more than one."""
+    found = current(all_rollouts(journal))
+    for one in found.values():
+        if one.open and not is_at_work(home, one.run):
+            one.state = "cut off"
+    if stage and stage not in found:
+        raise ConfigError(
+            f"no rollout of {stage!r} is known", right=did_you_mean(stage, found), next="python -m pipeline deployments"
+        )
+    going = [one for name, one in found.items() if one.open and stage in ("", name)]
+    if not going:
+        raise ConfigError(
+            "no rollout is going on", right="a rollout that has begun and not ended", next="python -m pipeline deployments"
+        )
+    if len(going) > 1:
+        raise ConfigError(f"{len(going)} rollouts are going on", right=f"one of them: {', '.join(one.stage for one in going)}")
+    return going[0]
+
+
+def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
+    now = time.time()
+    order = _order(arguments)._replace(end=arguments.end, until=now + seconds(arguments.during) if arguments.during else 0.0)
+    before = freeze(orders(journal, project.settings.operators, stage=arguments.stage), now)
+    whose = arguments.stage or "all deployments"
+    if order.end and before is None:
+        return _said(f"{whose}: not frozen", order, arguments, out)
+    make_home(project.home)
+    give(journal, order, new_id(now), arguments.stage, project.settings.operators)
+    until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(order.until))}" if order.until else ""
+    return _said(f"{whose}: {'not frozen any more' if order.end else f'frozen{until}'}", order, arguments, out)
+
+
+def seconds(text: str) -> float:
+    """A time as in `90m`, `8h`, `2d`. Raises ConfigError.
+
+    >>> seconds("90m")
+    5400.0
+    """
+    unit = UNITS.get(text[-1:])
+    if unit is None or not text[:-1].isdigit() or int(text[:-1]) < 1:
+        raise ConfigError(f"{text!r} is no time", where="--for", right="minutes, hours or days: 90m, 8h, 2d")
+    return float(int(text[:-1]) * unit)
+
+
+def _retry(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
+    """What did not pass in the latest run, once more: for a rollout that went back, the same release."""
+    from pipeline.cli.arguments import parse
+    from pipeline.cli.run import command as run
+
+    give(journal, _order(arguments), new_id(time.time()), arguments.stage, project.settings.operators)
+    words = ["run", *([arguments.stage] if arguments.stage else ["--failed"]), "-C", arguments.directory]
+    return run(parse([*words, "--output", arguments.output, "--color", arguments.color]), out)
+
+
+def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Undo or drain: done here and now, by the stage itself."""
+    import anyio
+
+    from pipeline.operation import Operation
+
+    session = Session.open(Path(arguments.directory), os.environ)
+    name = arguments.stage or _only(session.journal)
+    stage, run = session.pipeline[name], new_id(time.time())
+    order = _order(arguments)._replace(of=getattr(arguments, "group", ""))
+    give(session.journal, order, run, name, session.project.settings.operators)
+    if getattr(arguments, "take_over", False):
+        _take_over(session, order, name)
+    operation = Operation(session, stage, run, lambda line: print(line, file=out))
+    why = f"{order.by} said so{f': {order.why}' if order.why else ''}"
+
+    async def act() -> str:
+        if order.verb == "recover":
+            return await operation.recover()
+        return await (operation.undo(why) if order.verb == "undo" else operation.obey(order))
+
+    try:
+        said = anyio.run(act)
+    except StageFailed as error:
+        raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
+    return _said(f"{name}: {said}", order, arguments, out)
+
+
+def _take_over(session: Session, order: Order, name: str) -> None:
+    """End the run whose rollout goes on, if this machine has it and this user may."""
+    one = current(all_rollouts(session.journal)).get(name)
+    if one is not None and one.open:
+        give(session.journal, order._replace(verb="take-over"), one.run, name, session.project.settings.operators)
+        end_work(session.project.home, one.run)
+
+
+def _only(journal: Journal) -> str:
+    """The stage that deploys, where there is one."""
+    found = current(all_rollouts(journal))
+    if len(found) != 1:
+        raise ConfigError(
+            f"{len(found)} stages have deployed" if found else "nothing was deployed yet",
+            right=f"the name of one: {', '.join(found)}" if found else "a deployment",
+            next="python -m pipeline deployments",
+        )
+    return next(iter(found))
+
+
+def _order(arguments: argparse.Namespace) -> Order:
+    return Order(verb=arguments.command, by=operator(), why=arguments.why)
+
+
+def _said(text: str, order: Order, arguments: argparse.Namespace, out: TextIO) -> int:
+    if arguments.output == "json":
+        about = {name: value for name, value in order._asdict().items() if name not in ("at", "seq")}
+        text = json.dumps({"kind": "order", "said": text, **about})
+    print(text, file=out)
+    return Exit.PASSED

@@ -1,0 +1,116 @@
+"""An operation: what an operator has a stage do about what it brought about, outside of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline import record as records
+from pipeline.data import Blob
+from pipeline.effects import Effects
+from pipeline.engines.choose import open_engine
+from pipeline.errors import ConfigError, StageFailed, StoreError
+from pipeline.leftover import KINDS, Leftover, left_open
+from pipeline.order import Order
+from pipeline.session import Session
+from pipeline.stage import Stage
+from pipeline.work import Surroundings, Work
+
+ResultOf = Callable[[Stage[Any]], Any]
+"""What an input of a stage returned."""
+
+
+class Operation:
+    """One order to one stage, as `run`, an id of its own by which the journal has it."""
+
+    def __init__(self, session: Session, stage: Stage[Any], run: str, listen: Callable[[str], None]) -> None:
+        self._session, self._stage, self._run = session, stage, run
+        self._name = session.pipeline.name_of(stage)
+        self._around = Surroundings(
+            run,
+            session.store,
+            session.journal,
+            session.project,
+            session.facts,
+            lambda _name, piece: listen(piece.decode(errors="replace").rstrip("\n")),
+            session.pipeline.name_of,
+        )
+        self._lock = session.journal.effects_lock()
+        self._effects = Effects(
+            session.pipeline, run, journal=session.journal, store=session.store, lock=self._lock, work=self.work, resumed=False
+        )
+
+    def work(self, stage: Stage[Any], /, *, results: ResultOf | None = None, interrupted: bool = False) -> Work:
+        """The stage's work, on this machine, with the results it is given as inputs."""
+        return Work(
+            self._around,
+            self._session.pipeline.name_of(stage),
+            attempt=0,
+            observed=None,
+            inputs=self._session.pipeline.inputs(stage),
+            results=results or self._latest,
+            engine=open_engine("host", self._session.project, self._session.store),
+            interrupted=interrupted,
+        )
+
+    async def undo(self, why: str) -> str:
+        """Take the latest effect of the stage back. Raises ConfigError where there is none, StageFailed where it cannot be."""
+        left = self._standing()
+        return await self._alone(lambda: self._effects.undo_standing(self._stage, left, why))
+
+    async def obey(self, order: Order) -> str:
+        """Have the stage do what the order says; what came of it."""
+        return await self._alone(lambda: self._stage.obey(self.work(self._stage), order))
+
+    async def recover(self) -> str:
+        """Take back what runs that ended in the middle left open of the stage. Raises StageFailed where nobody can."""
+        before = left_open(self._session.journal, self._stage, self._name)
+        if not before:
+            return "nothing was left open"
+
+        async def settle() -> str:
+            await self._effects.settle_one(self._stage)
+            return f"what run {before[-1].run} left open was taken back"
+
+        return await self._alone(settle)
+
+    def _standing(self) -> Leftover:
+        """The latest effect of the stage that took place and was not taken back."""
+        found: Leftover | None = None
+        for event in self._session.journal.events(kind=KINDS, stage=self._name):
+            if event.kind == "effect.done":
+                found = Leftover(run=event.run, about=event.data["about"], result=event.data["result"])
+            elif found is not None and event.kind == "undo.done" and event.data.get("about") in (None, found.about):
+                found = None
+        if found is None:
+            raise ConfigError(
+                f"there is nothing of {self._name} to take back: it never took place, or was taken back",
+                next="python -m pipeline history",
+            )
+        return found
+
+    async def _alone(self, work: Callable[[], Any]) -> str:
+        if not self._lock.try_take():
+            raise ConfigError(
+                "a run is at work that has side effects nobody confirmed yet",
+                right="a time when none is, or a rollout that was aborted",
+                next="python -m pipeline deployments; python -m pipeline abort",
+            )
+        try:
+            said: str = await work()
+        finally:
+            self._lock.give_back()
+        return said
+
+    def _latest(self, source: Stage[Any]) -> Any:
+        """What an input returned last, in any run."""
+        name = self._session.pipeline.name_of(source)
+        found = self._session.journal.latest(name, ("stage.finished", "stage.cached"))
+        if found is None:
+            raise StageFailed(
+                f"{name} has no result yet", right=f"a run of {self._name}", next=f"python -m pipeline run {self._name}"
+            )
+        try:
+            return records.result(self._session.store, source, name, Blob(digest=found.data["result"], size=0))
+        except StoreError as error:
+            raise StageFailed(f"the result of {name} is lost: {error.what}", next=f"python -m pipeline run {name}") from error

@@ -1,0 +1,136 @@
+"""Rollouts as the journal tells them: a fold over the events of stages that deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.frozen import Frozen
+from pipeline.journal import Event, Journal
+from pipeline.order import ORDERED, REFUSED, Order
+
+KINDS = (
+    "rollout.started",
+    "rollout.intended",
+    "rollout.done",
+    "rollout.judged",
+    "rollout.paused",
+    "rollout.resumed",
+    "rollout.promoted",
+    "rollout.aborted",
+    "rollout.back",
+    "rollout.finished",
+    "rollout.stuck",
+    "effect.stands",
+    "effect.failed",
+    "undo.intended",
+    "undo.failed",
+    ORDERED,
+    REFUSED,
+)
+
+
+class Step(Frozen):
+    """The step at which a rollout is."""
+
+    number: int = 0
+    of: int = 0
+    text: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutHistory:
+    """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, or stuck half way."""
+
+    stage: str
+    run: str
+    group: str
+    started: float
+    ended: float
+    state: str = "going on"
+    step: Step = field(default_factory=Step)
+    weights: dict[str, int] = field(default_factory=dict)
+    """Each group's share of the traffic in percent, as it was last changed."""
+    said: str = ""
+    """What its judge said last, or why it is paused or was taken back."""
+    by: str = ""
+    """Who paused or aborted it."""
+    orders: list[Order] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.state in ("going on", "paused", "going back")
+
+    @property
+    def share(self) -> int:
+        """Percent of the traffic that its group gets."""
+        return self.weights.get(self.group, 0)
+
+    def add(self, event: Event) -> None:
+        """Take one more event into account."""
+        data = event.data
+        self.ended = event.at
+        self.state = STATES.get(event.kind, self.state)
+        self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
+        match event.kind:
+            case "rollout.intended":
+                self.step = Step(number=data["number"], of=data["of"], text=data["step"])
+            case "rollout.done":
+                self.weights = data.get("weights", self.weights)
+            case "rollout.paused" | "rollout.aborted":
+                self.by = data["by"]
+            case "rollout.resumed":
+                self.by = ""
+            case "rollout.finished":
+                self.state = "taken back" if data.get("back") else "deployed"
+            case "effect.stands":
+                self.state = "verified" if self.state == "deployed" else self.state
+            case "operator.ordered":
+                self.orders.append(Order.told(event))
+
+
+STATES = {
+    "rollout.paused": "paused",
+    "rollout.resumed": "going on",
+    "rollout.back": "going back",
+    "rollout.stuck": "stuck half way",
+}
+"""What a rollout is in after an event of the kind."""
+
+SAYS = {
+    "rollout.judged": "said",
+    "rollout.paused": "why",
+    "rollout.aborted": "why",
+    "rollout.stuck": "error",
+    "effect.failed": "error",
+    "undo.intended": "reason",
+    "undo.failed": "error",
+}
+"""Where an event of the kind says why."""
+
+
+def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
+    """Every rollout that events of the kinds `KINDS` tell of, the oldest first. Pure."""
+    found: list[RolloutHistory] = []
+    latest: dict[str, RolloutHistory] = {}
+    for event in events:
+        if event.kind == "rollout.started":
+            data = event.data
+            one = RolloutHistory(stage=event.stage, run=event.run, group=data["group"], started=event.at, ended=event.at)
+            one.weights = dict(data["weights"])
+            found.append(one)
+            latest[event.stage] = one
+        elif event.stage in latest:
+            latest[event.stage].add(event)
+    return found
+
+
+def all_rollouts(journal: Journal) -> list[RolloutHistory]:
+    """Every rollout there was, the oldest first."""
+    return rollouts(journal.events(kind=KINDS))
+
+
+def current(found: Iterable[RolloutHistory]) -> dict[str, RolloutHistory]:
+    """The latest rollout of each stage. Pure."""
+    return {one.stage: one for one in found}

@@ -1,0 +1,276 @@
+"""Operators at work: the commands, on a project whose service is deployed by canary, and the run that is going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from pipeline import Journal, Project
+from pipeline.engines.local import free_port
+from pipeline.order import operator
+from pipeline.rollouts import RolloutHistory, all_rollouts
+from stages.delivery.down import down
+from tests import warm
+from tests.stages.delivery.load import Load
+from tests.stages.delivery.small import TOP
+
+FILE = """
+import os
+from gates import ErrorRate, Judge
+from stages.delivery.strategy import Canary
+from tests.stages.delivery.small import STRATEGIES, delivery, deployment
+slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
+STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
+version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
+pipeline = delivery(deployment(PORT, version, strategy=strategy), version if "WRONG" not in os.environ else "not to be found")
+"""
+
+
+@dataclass
+class Desk:
+    """A project on disk, and its command line."""
+
+    project: Project
+    port: int
+
+    def start(self, *words: str, version: str = "one", **env: str) -> warm.Process:
+        about = {"PYTHONPATH": str(TOP), "VERSION": version, **env}
+        command = ["-m", "pipeline", words[0], "-C", str(self.project.root), *words[1:]]
+        return warm.start(command, cwd=TOP, env={**os.environ, **about})
+
+    def __call__(self, *words: str, code: int = 0, version: str = "one", **env: str) -> str:
+        """What a command says; it has to end with that exit code."""
+        found = self.start(*words, version=version, **env)
+        assert found.wait() == code, found.output
+        return found.output
+
+    @property
+    def rollouts(self) -> list[RolloutHistory]:
+        journal = Journal(self.project.home / "journal.db")
+        try:
+            return all_rollouts(journal)
+        finally:
+            journal.close()
+
+    def until(self, seen: Callable[[RolloutHistory], bool], *, many: int) -> None:
+        """Until the rollout of that number is what is asked for."""
+        end = time.monotonic() + 60
+        while len(self.rollouts) < many or not seen(self.rollouts[many - 1]):
+            assert time.monotonic() < end, self.rollouts
+            time.sleep(0.05)
+
+    def answer(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
+
+    def allow(self, **operators: list[str]) -> None:
+        table = "".join(f"{name} = {json.dumps(who)}\n" for name, who in operators.items())
+        with (self.project.root / "pyproject.toml").open("a") as file:
+            file.write(f"[tool.pipeline.operators]\n{table}")
+
+
+def weighing(one: RolloutHistory) -> bool:
+    return one.open and one.step.text.startswith("weigh")
+
+
+@pytest.fixture
+def desk(project: Project) -> Iterator[Desk]:
+    """The state directory is where the project's is by itself."""
+    port = free_port()
+    (project.root / "operated.py").write_text(FILE.replace("PORT", str(port)))
+    with (project.root / "pyproject.toml").open("a") as file:
+        file.write("[tool.pipeline]\nengine = 'host'\nfile = 'operated.py'\n")
+    own = Project(root=project.root, home=project.root / ".pipeline", settings=project.settings)
+    yield Desk(own, port)
+    anyio.run(down, own)
+
+
+def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -> None:
+    said = desk("run", "--dry-run")
+    assert (
+        "deploy, 3 steps:\n    1  start green\n    2  wait until green is ready, at most 30 s\n    3  send 100 % to green\n"
+        in said
+    )
+    assert desk.rollouts == []
+    desk("run")
+    group = desk.rollouts[0].group
+    steps = [
+        json.loads(line)
+        for line in desk("run", "--dry-run", "--output", "json", version="two", STRATEGY="canary").splitlines()
+        if '"steps"' in line
+    ]
+    assert steps == [
+        {
+            "kind": "steps",
+            "stage": "deploy",
+            "steps": [
+                "start green",
+                "wait until green is ready, at most 30 s",
+                f"send 40 % to green, 60 % to {group}",
+                f"weigh green against {group}, at most 60 s",
+                "send 100 % to green",
+                f"drain {group}, at most 30 s",
+            ],
+        }
+    ]
+    assert desk.answer() == "one"
+
+
+def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
+    desk("run")
+    with Load(desk.port, posts=False, pause=0.002) as load:
+        run = desk.start("run", version="two", STRATEGY="slow")
+        desk.until(weighing, many=2)
+        said = desk("deployments")
+        assert "going on" in said
+        assert "step 4 of 6: weigh" in said
+        told = json.loads(desk("deployments", "--output", "json"))
+        assert (told["share"], told["state"], told["step"]["number"]) == (50, "going on", 4)
+        assert desk("pause", "--why", "a look").startswith("deploy: the rollout of r-")
+        desk.until(lambda one: one.state == "paused", many=2)
+        assert "a look" in desk("deployments")
+        desk("promote", "--why", "all is well")
+        assert run.wait() == 0, run.output
+        load.more(20)
+    assert load.failures == []
+    assert desk.answer() == "two"
+    assert "verified" in desk("deployments")
+    past = desk("history")
+    assert f"{operator()}: promote, all is well" in past
+    assert f"{operator()}: pause, a look" in past
+    assert [one["state"] for one in map(json.loads, desk("history", "--output", "json").splitlines())] == ["verified"] * 2
+
+
+def test_an_aborted_rollout_fails_its_run_which_says_who_did_it(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    desk("abort", "--why", "wrong release")
+    assert run.wait() == 1
+    assert f"{operator()} aborted the rollout" in run.output
+    assert desk.answer() == "one"
+    assert "taken back" in desk("deployments")
+    assert "wrong release" in desk("history")
+    desk("abort", code=2)  # nothing goes on any more
+    desk("retry", version="two")
+    assert desk.answer() == "two"
+
+
+def test_orders_to_a_rollout_whose_run_was_killed_are_refused(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    run.kill()
+    run.wait()
+    assert "no rollout is going on" in desk("promote", code=2)
+    assert "cut off" in desk("deployments")
+    desk("run", version="two")
+    assert desk.answer() == "two"
+
+
+def test_what_a_killed_run_left_of_a_rollout_can_be_taken_back_at_once(desk: Desk) -> None:
+    desk("run")
+    assert desk("recover") == "deploy: nothing was left open\n"
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    run.kill()
+    run.wait()
+    with Load(desk.port, posts=False, pause=0.002) as load:
+        said = desk("recover", version="two", STRATEGY="slow")
+        load.more(20)
+    assert said == f"deploy: what run {desk.rollouts[1].run} left open was taken back\n"
+    assert load.failures == []
+    assert (desk.answer(), desk.rollouts[1].state) == ("one", "taken back")
+
+
+def test_a_run_that_does_not_react_is_taken_over_and_can_do_nothing_more(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    os.kill(run.pid, signal.SIGSTOP)
+    assert "abort" in desk("recover", code=2, version="two", STRATEGY="slow")
+    said = desk("recover", "--take-over", version="two", STRATEGY="slow")
+    assert "was taken back" in said
+    assert run.wait() == -signal.SIGKILL
+    assert (desk.answer(), desk.rollouts[1].state) == ("one", "taken back")
+    assert f"{operator()}: take-over" in desk("history")
+
+
+def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
+    assert "nothing was deployed yet" in desk("undo", code=2)
+    desk("run")
+    desk("run", version="two")
+    with Load(desk.port, posts=False, pause=0.002) as load:
+        said = desk("undo", "--why", "complaints", version="two")
+        load.more(20)
+    assert "deploy: taken back" in said
+    assert load.failures == []
+    assert desk.answer() == "one"
+    assert "nothing of deploy to take back" in desk("undo", code=2, version="two")
+    assert "complaints" in desk("history")
+
+
+def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
+    desk("run")
+    assert desk("freeze", "--why", "a holiday", "--for", "2d").startswith("all deployments: frozen until 20")
+    said = desk("run", version="two", code=1)
+    assert f"{operator()} has frozen deployments until" in said
+    assert "a holiday" in desk("deployments")
+    assert desk.answer() == "one"
+    assert desk("freeze", "--end") == "all deployments: not frozen any more\n"
+    assert desk("freeze", "--end") == "all deployments: not frozen\n"
+    desk("run", version="two")
+    assert desk.answer() == "two"
+
+
+def test_a_freeze_that_is_over_freezes_nothing(desk: Desk) -> None:
+    assert "is no time" in desk("freeze", "--for", "0h", code=2)
+    desk("freeze", "deploy", "--for", "1m")
+    journal = Journal(desk.project.home / "journal.db")
+    (event,) = journal.events(kind="operator.ordered")
+    journal.append(event._replace(data={**event.data, "until": time.time() - 1}))
+    journal.close()
+    desk("run")
+    assert desk.answer() == "one"
+
+
+def test_a_group_can_be_drained_but_not_the_last_one_that_serves(desk: Desk) -> None:
+    desk("run")
+    (only,) = desk.rollouts
+    assert "is the only one that serves" in desk("drain", only.group, code=2)
+    assert "there is no group 'r-nobody'" in desk("drain", "r-nobody", code=2)
+    desk("run", version="two")
+    said = desk("drain", only.group, version="two")
+    assert said == f"deploy: {only.group} gets no new request, and has none in flight\n"
+    assert desk.answer() == "two"
+
+
+def test_who_may_not_give_an_order_is_told_who_may_and_the_journal_knows(desk: Desk) -> None:
+    desk.allow(promote=["somebody-else"], **{"'*'": [operator()]})
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    said = desk("promote", code=2)
+    assert f"{operator()} may not promote" in said
+    assert "one of: somebody-else" in said
+    journal = Journal(desk.project.home / "journal.db")
+    assert [event.data["verb"] for event in journal.events(kind="operator.refused")] == ["promote"]
+    journal.close()
+    assert weighing(desk.rollouts[1])
+    desk("abort")
+    assert run.wait() == 1
+
+
+def test_commands_in_a_project_without_deployments_say_so(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    for command in ("deployments", "history"):
+        found = warm.start(["-m", "pipeline", command, "-C", str(tmp_path)], cwd=TOP, env=os.environ)
+        assert (found.wait(), found.output) == (0, "nothing was deployed yet; python -m pipeline run\n")
