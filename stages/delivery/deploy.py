@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gates import Passed
@@ -105,7 +106,7 @@ class Deploy(Stage[Deployment]):
 
     async def steps(self, work: Work) -> Sequence[str]:
         """From what runs now to another release, whatever it is called."""
-        now = await state(self.target.open(work), self.router.open(work, self.ready))
+        now = replace(await state(self.target.open(work), self.router.open(work, self.ready)), wanted=self.instances)
         return [str(step) for step in self.strategy.forward(now, "green")]
 
     async def obey(self, work: Work, order: Order) -> str:
@@ -121,6 +122,8 @@ class Deploy(Stage[Deployment]):
 
     async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
         """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
+        if result.previous in await rollout.target.resting():
+            return {result.previous: 100}  # it is started again on the way back
         reason = await rollout.target.unready(result.previous, self.ready) if result.previous else "there is none"
         if reason is not None:
             raise StageFailed(
@@ -149,7 +152,8 @@ class Deploy(Stage[Deployment]):
 
 async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
     """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
-    warm = [name for name in (*State(weights=weights).serving, *(await rollout.state()).groups) if name != group]
+    now = await rollout.state()
+    warm = [name for name in (*State(weights=weights).serving, *now.groups, *sorted(now.resting)) if name != group]
     return Deployment(
         address=rollout.router.address,
         image=rollout.release.image.digest,

@@ -21,7 +21,7 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import util
@@ -113,7 +113,7 @@ class HAProxyRouter:
         return f"{here} is free for HAProxy"
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-        unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].instances))
+        unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].staying))
         if unknown:
             raise StageFailed(
                 f"{', '.join(unknown)} cannot get traffic: no such group runs", right=", ".join(groups) or "a group"
@@ -137,8 +137,13 @@ class HAProxyRouter:
         async with watching(self._socket, lambda server: groups.get(server, ""), counters) as traffic:
             yield traffic
 
-    async def in_flight(self, group: str) -> int:
-        mine = {slot_name(number) for number, slot in enumerate(await self._now()) if slot.group == group}
+    async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
+        where = {f"{one.host}:{one.port}" for one in at}
+        mine = {
+            slot_name(number)
+            for number, slot in enumerate(await self._now())
+            if slot.group == group and (not where or slot.address in where)
+        }
         if not mine or not self._running():
             return 0
         return sum(count for server, count in used(await self._ask("show stat")).items() if server in mine)
@@ -363,7 +368,8 @@ def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mappin
     instances than slots.
     """
     kept = [slot if slot.group in groups else Slot() for slot in slots]
-    each = {name: share / len(groups[name].instances) for name, share in weights.items() if share > 0}
+    leaving = {f"{one.host}:{one.port}" for group in groups.values() for one in group.leaving}
+    each = {name: share / len(groups[name].staying) for name, share in weights.items() if share > 0}
     for name in weights:
         have = {slot.address for slot in kept if slot.group == name}
         want = {f"{address.host}:{address.port}" for address in groups[name].instances} if name in groups else set()
@@ -375,7 +381,7 @@ def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mappin
             kept[free] = Slot(name, address)
     scale = 256 / max(each.values(), default=1.0)
     weight = {name: max(1, round(scale * part)) for name, part in each.items()}
-    return tuple(replace(slot, weight=weight.get(slot.group, 0)) for slot in kept)
+    return tuple(replace(slot, weight=0 if slot.address in leaving else weight.get(slot.group, 0)) for slot in kept)
 
 
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:

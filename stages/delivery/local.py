@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import durable, process
-from stages.delivery.model import Address, Group, Release
+from stages.delivery.model import Address, Group, Release, spread
 from stages.rootfs import process_of, unpack_image
 
 HOST = "127.0.0.1"
 
 ONCE = ".once-"
 """How the names of the directories of commands that run once begin."""
+
+ZONE = "ZONE"
+"""The variable that names the zone of an instance, where there are any."""
 
 RESTS = "rests"
 """The file in the directory of a group that says that it may be started again."""
@@ -35,11 +39,13 @@ class LocalProcesses:
     """Runs each instance as a process that outlives the run; `name` keeps services apart.
 
     An instance finds the port to listen on in `PORT` and the host in `HOST`. It is asked to end with
-    SIGTERM and killed after `patience` seconds.
+    SIGTERM and killed after `patience` seconds. `zones` are spread evenly over the instances, which find theirs in `ZONE`:
+    on one machine they are but names, by which a rollout takes its time.
     """
 
     name: str
     patience: float = 30.0
+    zones: tuple[str, ...] = ()
 
     def open(self, work: Work) -> LocalTarget:
         return LocalTarget(
@@ -48,6 +54,7 @@ class LocalProcesses:
             python=isolated_python(work.project.home / "python"),
             secret=work.project.secret,
             patience=self.patience,
+            zones=self.zones,
         )
 
 
@@ -63,17 +70,18 @@ class LocalTarget:
     python: Path
     secret: Callable[[str], str]
     patience: float
+    zones: tuple[str, ...] = ()
 
-    async def start(self, release: Release) -> Group:
-        have = (await self.groups()).get(release.group)
-        missing = release.instances - (len(have.instances) if have else 0)
-        if missing > 0:
+    async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
+        missing = wanted - Counter(one.env.get(ZONE, "") for one in self._running(release.group))
+        if missing:
             await self._end_what_was_left()
             rootfs = await self._unpacked(release)
             durable.write(self._release(release.group), release.written().encode(), mode=0o600)
             (self.state / release.group / RESTS).unlink(missing_ok=True)
-            for _ in range(missing):
-                await self._start_one(release, rootfs)
+            for zone in missing.elements():
+                await self._start_one(release, rootfs, zone)
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
@@ -95,15 +103,20 @@ class LocalTarget:
                     return f"{address.url}{path} answers {answer.status_code}: {_quoted(one, answer.content)[:200].strip()}"
         return None
 
-    async def ended(self, release: Release) -> str | None:
+    async def ended(self, release: Release, wanted: int | None = None) -> str | None:
+        wanted = release.instances if wanted is None else wanted
         running = [_address(one).port for one in self._running(release.group)]
-        if len(running) >= release.instances:
+        if len(running) >= wanted:
             return None
         logs = [log for log in (self.state / release.group).glob("*.log") if int(log.stem) not in running]
         said = max(logs, key=lambda log: log.stat().st_mtime).read_bytes() if logs else b""
         lines = self._masker(release).mask(said).decode(errors="replace").strip().splitlines()
         words = lines[-1] if lines else "it said nothing"
-        return f"{release.instances - len(running)} of {release.instances} instances ended; last words: {words}"
+        return f"{wanted - len(running)} of {wanted} instances ended; last words: {words}"
+
+    async def retire(self, group: str, instances: Collection[Address]) -> None:
+        ports = {one.port for one in instances}
+        await self._end_all([one for one in self._running(group) if _address(one).port in ports])
 
     async def rest(self, group: str) -> None:
         if not self._release(group).exists():
@@ -144,9 +157,12 @@ class LocalTarget:
         await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
 
     async def _end(self, group: str) -> None:
+        await self._end_all(self._running(group))
+
+    async def _end_all(self, instances: Iterable[process.Process]) -> None:
         async with anyio.create_task_group() as tasks:
-            for found in self._running(group):
-                tasks.start_soon(process.stop, found, self.patience)
+            for one in instances:
+                tasks.start_soon(process.stop, one, self.patience)
 
     def _release(self, group: str) -> Path:
         """What is needed to start the group again, besides its files and the values of its secrets."""
@@ -216,9 +232,10 @@ class LocalTarget:
                 (self.state / name).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    async def _start_one(self, release: Release, rootfs: Path) -> None:
+    async def _start_one(self, release: Release, rootfs: Path, zone: str = "") -> None:
         port = free_port()
-        argv, env = process_of(release.image, str(rootfs), {**self._env(release), "HOST": HOST, "PORT": str(port)})
+        own = {"HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {})}
+        argv, env = process_of(release.image, str(rootfs), {**self._env(release), **own})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
@@ -230,7 +247,7 @@ class LocalTarget:
 
 
 def _address(instance: process.Process) -> Address:
-    return Address(host=HOST, port=int(instance.env["PORT"]))
+    return Address(host=HOST, port=int(instance.env["PORT"]), zone=instance.env.get(ZONE, ""))
 
 
 async def _accepts(address: Address) -> bool:

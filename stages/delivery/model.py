@@ -15,6 +15,8 @@ class Address(Result):
 
     host: str
     port: int
+    zone: str = ""
+    """The part of its target an instance runs in, where it has parts."""
 
     @property
     def url(self) -> str:
@@ -76,6 +78,12 @@ class Group:
 
     name: str
     instances: tuple[Address, ...]
+    leaving: frozenset[Address] = frozenset()
+    """Those of them that get no new request, as they are about to end."""
+
+    @property
+    def staying(self) -> tuple[Address, ...]:
+        return tuple(one for one in self.instances if one not in self.leaving)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +96,24 @@ class State:
     groups: Mapping[str, Group] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
     resting: frozenset[str] = frozenset()
+    wanted: int = 1
+    """Instances that the release which is rolled out shall have."""
+    zones: tuple[str, ...] = ()
+    """The parts of the target, where it has any."""
 
     @property
     def serving(self) -> tuple[str, ...]:
         """The groups that get traffic, the largest share first."""
         return tuple(sorted((name for name, share in self.weights.items() if share > 0), key=lambda name: -self.weights[name]))
+
+
+def spread(count: int, zones: tuple[str, ...]) -> dict[str, int]:
+    """So many instances over zones as evenly as can be, the first ones having one more.
+
+    >>> spread(5, ("a", "b"))
+    {'a': 3, 'b': 2}
+    """
+    return {zone: len(range(place, count, len(zones))) for place, zone in enumerate(zones)}
 
 
 class Deployment(Result):

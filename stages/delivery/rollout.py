@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from pipeline.order import Order
 from stages.delivery.control import LOOKS, Control
-from stages.delivery.model import Release, State
+from stages.delivery.model import Address, Release, State
 from stages.delivery.router import Router
-from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Note = Callable[..., None]
 """Writes one event to the journal: `note(kind, **data)`."""
+
+BACKOFF = 60.0
+"""Seconds, at most, between two tries to get a group ready while its rollout is paused."""
 
 STARTS = 3
 """How often a rollout starts instances that end before they are ready: one may lose its port to somebody else."""
@@ -52,7 +55,7 @@ class Rollout:
 
         Raises BrokenOff when that fails too.
         """
-        before = await self.state()
+        before = replace(await self.state(), wanted=self.release.instances)
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
@@ -146,7 +149,9 @@ class Rollout:
     async def _step(self, step: Step) -> None:
         match step:
             case Start():
-                await self.target.start(self.release)
+                await self.target.start(self.release, dict(step.counts) or None)
+            case Retire():
+                await self._retire(step)
             case WaitReady():
                 await self._wait_ready(step)
             case Split():
@@ -210,40 +215,64 @@ class Rollout:
         return trial
 
     async def _wait_ready(self, step: WaitReady) -> None:
-        """Poll until ready; a group that is not ready in time, or ends again and again, fails the rollout with its reason."""
-        reason: str | None = "never asked"
-        starts = 1
-        with anyio.move_on_after(step.within):
-            while (reason := await self._unready(step.group)) is not None:
-                ended = await self.target.ended(self.release) if step.group == self.release.group else None
-                if ended is not None:
-                    if starts == STARTS:
-                        reason = ended
-                        break
-                    starts += 1
-                    await self.target.start(self.release)
-                await anyio.sleep(0.1)
-        if reason is not None:
-            raise StageFailed(
+        """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""
+        pause, tries = Pause(self), 0
+        while (reason := await self._not_ready(step)) is not None:
+            error = StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
                 right=f"every instance answers {self.release.ready} with 200",
             )
+            pause.holds("the rollout", error.what)
+            if not step.pauses or pause.too_long:
+                raise error
+            tries += 1
+            await anyio.sleep(min(2**tries, BACKOFF))  # what ends at once is not to be started all the time
+        pause.ends()
 
-    async def _unready(self, group: str) -> str | None:
-        """Why the group cannot serve, or None; of the release's own group no instance may be missing."""
-        reason = await self.target.unready(group, self.release.ready)
-        if group == self.release.group:
-            return await self.target.ended(self.release) or reason
+    async def _not_ready(self, step: WaitReady) -> str | None:
+        """Poll until ready, or until there is a reason why not: the time is over, or instances end again and again."""
+        reason: str | None = "never asked"
+        starts = 1
+        with anyio.move_on_after(step.within):
+            while (reason := await self._unready(step)) is not None:
+                ended = await self._ended(step)
+                if ended is not None:
+                    if starts == STARTS:
+                        return ended
+                    starts += 1
+                    await self.target.start(self.release, dict(step.counts) or None)
+                await anyio.sleep(0.1)
         return reason
 
-    async def _drain(self, step: Drain) -> None:
+    async def _unready(self, step: WaitReady) -> str | None:
+        """Why the group cannot serve, or None; of the release's own group no instance may be missing."""
+        reason = await self.target.unready(step.group, self.release.ready)
+        return await self._ended(step) or reason
+
+    async def _ended(self, step: WaitReady) -> str | None:
+        """The last words of instances of the release that ended; of other groups nobody knows how many there should be."""
+        if step.group != self.release.group:
+            return None
+        return await self.target.ended(self.release, sum(dict(step.counts).values()) or self.release.instances)
+
+    async def _drain(self, step: Drain, at: Collection[Address] = ()) -> None:
         """Poll until nothing is in flight; requests that take longer are left to the router's own limit."""
         left = -1
         with anyio.move_on_after(step.within):
-            while (left := await self.router.in_flight(step.group)) > 0:
+            while (left := await self.router.in_flight(step.group, at)) > 0:
                 await anyio.sleep(0.05)
         if left > 0:
             self.note("rollout.undrained", group=step.group, requests=left)
+
+    async def _retire(self, step: Retire) -> None:
+        """No new request to some instances of a group, then their end, then the rest without them."""
+        groups = await self.target.groups()
+        leaving = chosen(groups[step.group].instances, dict(step.counts))
+        marked = {**groups, step.group: replace(groups[step.group], leaving=leaving)}
+        await self.router.split(dict(step.weights), marked)
+        await self._drain(Drain(step.group, step.within), leaving)
+        await self.target.retire(step.group, leaving)
+        await self.router.split(dict(step.weights), await self.target.groups())
 
 
 @dataclass
@@ -281,11 +310,19 @@ def _because(why: str) -> str:
     return f": {why}" if why else ""
 
 
+def chosen(instances: Iterable[Address], counts: Mapping[str, int]) -> frozenset[Address]:
+    """So many instances of each zone, the last ones. Pure."""
+    zones: dict[str, list[Address]] = {}
+    for one in instances:
+        zones.setdefault(one.zone, []).append(one)
+    return frozenset(one for zone, count in counts.items() if count for one in zones.get(zone, [])[-count:])
+
+
 async def state(target: Target, router: Router) -> State:
     """What target and router say is true; the share of a group that does not run is nobody's."""
     groups, weights = await target.groups(), await router.current()
     served = {name: share for name, share in weights.items() if name in groups}
-    return State(groups=groups, weights=served, resting=await target.resting())
+    return State(groups=groups, weights=served, resting=await target.resting(), zones=target.zones)
 
 
 def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> bool:

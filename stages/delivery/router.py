@@ -31,7 +31,10 @@ class Router(Protocol):
         ...
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-        """Give each group its share in percent; the rest get no new request. No request is lost by it."""
+        """Give each group its share in percent; the rest, and instances that are leaving, get no new request.
+
+        No request is lost by it.
+        """
         ...
 
     async def current(self) -> dict[str, int]:
@@ -42,8 +45,8 @@ class Router(Protocol):
         """See what each group does with the requests it gets from now on."""
         ...
 
-    async def in_flight(self, group: str) -> int:
-        """Requests of the group that are not answered yet."""
+    async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
+        """Requests of the group that are not answered yet, or those at these instances of it."""
         ...
 
     async def forget(self, group: str) -> None:

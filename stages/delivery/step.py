@@ -9,12 +9,13 @@ from gates.judge import Judge
 
 @dataclass(frozen=True)
 class Start:
-    """Start the instances of a group; those that run already are left alone."""
+    """Start the instances of a group, so many in each zone or all; those that run already are left alone."""
 
     group: str
+    counts: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
-        return f"start {self.group}"
+        return f"start {self.group}{f', up to {said(self.counts)}' if self.counts else ''}"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class WaitReady:
 
     group: str
     within: float
+    counts: tuple[tuple[str, int], ...] = ()
+    pauses: bool = False
+    """Whether the rollout stays where it is when the group is not ready in time, for people to decide."""
 
     def __str__(self) -> str:
         return f"wait until {self.group} is ready, at most {self.within:g} s"
@@ -61,6 +65,19 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Retire:
+    """Take some instances of a group out of the traffic, so many in each zone, drain and end them; the rest has its share."""
+
+    group: str
+    counts: tuple[tuple[str, int], ...]
+    weights: tuple[tuple[str, int], ...]
+    within: float
+
+    def __str__(self) -> str:
+        return f"retire {said(self.counts)} of {self.group}, drained for at most {self.within:g} s, and {Split(self.weights)}"
+
+
+@dataclass(frozen=True)
 class Rest:
     """End the instances of a group, and keep what is needed to start them again."""
 
@@ -93,4 +110,9 @@ class Weigh:
         return f"weigh {self.group} against {', '.join(self.against)}, at most {self.judge.at_most:g} s"
 
 
-Step = Start | WaitReady | Split | Drain | Stop | Rest | Again | Weigh
+def said(counts: tuple[tuple[str, int], ...]) -> str:
+    """So many instances, in each zone that has a name."""
+    return ", ".join(f"{count}{f' in {zone}' if zone else ''}" for zone, count in counts if count)
+
+
+Step = Start | WaitReady | Split | Drain | Stop | Retire | Rest | Again | Weigh

@@ -38,7 +38,7 @@ class BlueGreen:
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
         blue = tuple(group for group in now.serving if group != green)
-        older = _older(now, green)
+        older = superseded(now, green)
         return (
             Start(green),
             WaitReady(green, self.ready),
@@ -77,10 +77,10 @@ class Canary:
         blue = {group: now.weights[group] for group in now.serving if group != green}
         if not blue:
             return BlueGreen(self.ready, self.drain).forward(now, green)
-        older = _older(now, green)
+        older = superseded(now, green)
         grows: list[Step] = []
         for share in self.shares:
-            rest = _shared(100 - share, blue)
+            rest = shared(100 - share, blue)
             grows.append(Split(((green, share), *rest)))
             if rest:
                 grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick))
@@ -111,7 +111,7 @@ class Recreate:
         if not blue:
             return BlueGreen(self.ready, self.drain).forward(now, green)
         return (
-            *(step for group in _older(now, green) for step in (Drain(group, self.drain), Stop(group))),
+            *(step for group in superseded(now, green) for step in (Drain(group, self.drain), Stop(group))),
             Split(()),
             *(step for group in blue for step in (Drain(group, self.drain), Rest(group))),
             Start(green),
@@ -138,10 +138,10 @@ def without(now: State, group: str, drain: float = 30.0) -> tuple[Step, ...]:
         raise StageFailed(
             f"{group} is the only one that serves", right="another group that serves", next="python -m pipeline deployments"
         )
-    return (Split(_shared(100, others)), Drain(group, drain))
+    return (Split(shared(100, others)), Drain(group, drain))
 
 
-def _older(now: State, green: str) -> list[str]:
+def superseded(now: State, green: str) -> list[str]:
     """The groups that go: all but green and what serves; none where green serves already, as what is kept for it stays."""
     kept = (*now.serving, green)
     return [] if green in now.serving else sorted(group for group in {*now.groups, *now.resting} if group not in kept)
@@ -160,8 +160,8 @@ def _back(before: State, green: str, ready: float, drain: float) -> tuple[Step, 
     return (*started, Split(shares), *drained, *gone)
 
 
-def _shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """So many percent for groups in the proportion they have now, in whole percent; the largest rests are rounded up."""
+def shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """So many percent for groups in the proportion of their numbers, in whole percent; the largest rests are rounded up."""
     total = sum(groups.values())
     exact = {group: percent * share / total for group, share in groups.items()}
     parts = {group: int(part) for group, part in exact.items()}

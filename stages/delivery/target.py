@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from stages.delivery.model import Group, Release
+from stages.delivery.model import Address, Group, Release
 
 
 class Target(Protocol):
     """Runs groups of instances. Every method may be repeated without harm."""
 
-    async def start(self, release: Release) -> Group:
-        """Run the release's instances; returns once they are started, which is not yet ready."""
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """Its parts, where it has any: another one is not struck by what strikes one."""
+        ...
+
+    async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        """Run the release's instances, or so many of them in each zone; returns once they are started, which is not yet ready."""
+        ...
+
+    async def retire(self, group: str, instances: Collection[Address]) -> None:
+        """End some instances of a group."""
         ...
 
     async def unready(self, group: str, path: str) -> str | None:
@@ -22,8 +32,8 @@ class Target(Protocol):
         """The path by which the group says that it can serve; None where that is not known."""
         ...
 
-    async def ended(self, release: Release) -> str | None:
-        """The last words of instances of the release that ended on their own, or None when all of them run."""
+    async def ended(self, release: Release, wanted: int | None = None) -> str | None:
+        """The last words of instances of the release that ended on their own, or None when all run, or as many as wanted."""
         ...
 
     async def rest(self, group: str) -> None:

@@ -3,7 +3,7 @@
 VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; DROPS:
 of one in so many the connection is closed without an answer; WAITS: `/` takes so many seconds; STUBBORN: it ignores SIGTERM;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
-asked whether it is ready.
+asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready.
 """
 
 import http.server
@@ -57,6 +57,19 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
+def seated() -> bool:
+    """Whether there was a seat left."""
+    for seat in os.scandir(os.environ["SEATS"]):
+        try:
+            os.rmdir(seat.path)
+        except FileNotFoundError:
+            continue
+        return True
+    return False
+
+
+if "SEATS" in os.environ and not seated():
+    os.environ["UNREADY"] = "all seats are taken"
 if "CRASHES" in os.environ:
     sys.exit("cannot go on" + os.environ.get("TOKEN", ""))
 server = Server((os.environ["HOST"], int(os.environ["PORT"])), Handler)

@@ -23,6 +23,7 @@ from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Deployment
+from stages.delivery.rolling import Rolling
 from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.smoke import Request, SmokeChecks
@@ -53,6 +54,7 @@ STRATEGIES: dict[str, Strategy] = {
     "blue-green": BlueGreen(ready=30),
     "canary": Canary(shares=(40, 100), judge=SURE, tick=0.1, ready=30),
     "recreate": Recreate(ready=30),
+    "rolling": Rolling(ready=30),
 }
 
 

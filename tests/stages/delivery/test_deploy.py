@@ -323,7 +323,7 @@ def no_request_is_lost_around(bench: Bench, points: range, strategy: str, *, pau
             bench.die(f"v{point}", point, strategy)
             load.more(10)
             after = bench.deploy(f"v{point}", strategy)
-            assert bench.groups() == {before.group, after.group}
+            assert bench.groups() | anyio.run(bench.target.resting) == {before.group, after.group}
             served = {name: share for name, share in after.before.items() if share}
             assert (after.previous, served) == (before.group, {before.group: 100})
             before = after
@@ -342,6 +342,16 @@ def test_a_run_killed_at_any_point_of_a_rollout_is_taken_up_by_the_next_and_no_r
 def test_a_canary_killed_at_any_point_is_taken_up_by_the_next_run_and_no_request_is_lost(bench: Bench, first: int) -> None:
     """Eighteen points: as above, with a share, a look of the judge and what it said in between."""
     no_request_is_lost_around(bench, range(first, 19, 4), "canary", pause=0.005)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_rolling_update_killed_at_any_point_is_taken_up_by_the_next_run_and_no_request_is_lost(
+    bench: Bench, first: int
+) -> None:
+    """Twenty-seven points: twelve steps for two instances, begin and end, and the end of the stage; blue rests then."""
+    no_request_is_lost_around(bench, range(first, 28, 4), "rolling", pause=0.02)
+    (group,) = anyio.run(bench.target.groups).values()
+    assert len(group.instances) == 2
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
@@ -368,6 +378,16 @@ def test_a_first_deployment_killed_at_any_point_is_still_a_first_one(bench: Benc
     assert sorted(outcome.failed) == ["verified"]
     assert (found["deploy"].started, found["deploy"].before) == (True, {})
     assert bench.processes() == []
+
+
+def test_a_release_that_fails_when_deployed_again_goes_back_to_the_one_that_rests(bench: Bench) -> None:
+    """It served before too, and the one before it was ended by the rollout: that is started again."""
+    one = bench.deploy("one")
+    bench.deploy("two", "rolling")
+    outcome, _ = bench.run(delivery(deployment(bench.port, "two", strategy="rolling"), "something else"))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.answer() == "one"
+    assert one.group in bench.groups()
 
 
 def test_a_run_killed_before_its_verification_is_taken_back_by_the_next_though_that_never_deploys(bench: Bench) -> None:

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gates.judge import Judge
 from pipeline import WiringError
 from stages.delivery.model import Address, Group, State
-from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.rolling import Rolling
+from stages.delivery.rollout import chosen
+from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 
 NAMES = "abcdef"
@@ -32,16 +35,24 @@ def states(draw: st.DrawFn) -> State:
 def after(state: State, step: Step) -> State:
     """What a step makes of a state; refuses what no system could do, or what would cost a request."""
     match step:
-        case Start(group) | Again(group):
-            if isinstance(step, Again):
-                assert group in state.groups or group in state.resting, "starts again what nobody knows"
-            started = {**state.groups, group: Group(group, (Address(host="h", port=2),))}
-            return replace(state, groups=started, resting=state.resting - {group})
+        case Again(group):
+            assert group in state.groups or group in state.resting, "starts again what nobody knows"
+            return started(state, group, {})
+        case Start(group, counts):
+            return started(state, group, dict(counts))
+        case Retire(group, counts, weights):
+            assert all(dict(weights).get(name) for name in state.groups if name in dict(weights)), "retires to nobody"
+            leaving = chosen(state.groups[group].instances, dict(counts))
+            assert len(leaving) == sum(dict(counts).values()), "retires what does not run"
+            left = tuple(one for one in state.groups[group].instances if one not in leaving)
+            assert left or not dict(weights).get(group), "traffic to a group of which nothing is left"
+            state = after(state, Split(weights))
+            return replace(state, groups={**state.groups, group: Group(group, left)})
         case Rest(group):
             assert not state.weights.get(group), "ends a group that serves"
             running = {name: found for name, found in state.groups.items() if name != group}
             return replace(state, groups=running, resting=state.resting | {group})
-        case WaitReady(group, _):
+        case WaitReady(group):
             assert group in state.groups
         case Split(weights):
             assert all(name in state.groups for name, _ in weights), "traffic to a group that does not run"
@@ -59,6 +70,19 @@ def after(state: State, step: Step) -> State:
     return state
 
 
+def started(state: State, group: str, counts: dict[str, int]) -> State:
+    """With so many instances of the group in each zone, those it has among them; one at least."""
+    have = state.groups[group].instances if group in state.groups else ()
+    wanted = counts or dict.fromkeys(state.zones or ("",), 1)
+    more = [
+        Address(host=f"{group}{zone}", port=number + 1, zone=zone)
+        for zone, count in wanted.items()
+        for number in range(sum(one.zone == zone for one in have), count)
+    ]
+    groups = {**state.groups, group: Group(group, (*have, *more))}
+    return replace(state, groups=groups, resting=state.resting - {group})
+
+
 def simulated(state: State, steps: tuple[Step, ...]) -> list[State]:
     found = [state]
     for step in steps:
@@ -71,6 +95,8 @@ SERVING = [
     Canary(ready=7, drain=7),
     Canary(shares=(100,), ready=7, drain=7),
     Canary(shares=(3, 50, 99, 100), ready=7, drain=7),
+    Rolling(ready=7, drain=7),
+    Rolling(max_surge=0, max_unavailable="100%", by_zone=True, judge=Judge(), ready=7, drain=7),
 ]
 """Strategies that promise that somebody serves all the time."""
 
@@ -88,7 +114,9 @@ def test_forward_ends_with_green_serving_everything(now: State, strategy: Strate
 def test_forward_waits_until_green_is_ready_before_it_gets_traffic(now: State, strategy: Strategy) -> None:
     steps = strategy.forward(now, GREEN)
     first = next(number for number, step in enumerate(steps) if isinstance(step, Split) and dict(step.weights).get(GREEN))
-    assert steps.index(Start(GREEN)) < steps.index(WaitReady(GREEN, 7)) < first
+    ready = next(number for number, step in enumerate(steps) if isinstance(step, WaitReady) and step.group == GREEN)
+    assert ready < first
+    assert GREEN in now.groups or any(isinstance(step, Start) and step.group == GREEN for step in steps[:ready])
 
 
 @given(states(), STRATEGIES)
