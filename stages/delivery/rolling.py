@@ -22,9 +22,9 @@ class Rolling:
 
     At most `max_surge` instances run beyond those of the release, and at most `max_unavailable` of them are missing; both are
     numbers or percent of them (`"25%"`, a surge rounded up, what is missing rounded down, as in Kubernetes), but one always
-    serves. `by_zone` replaces all instances of a zone before any of the next. A batch that does not get ready pauses the
-    rollout for people to decide; with `pauses=False` it goes back at once. A `judge` weighs green against what is left of blue after each batch. Blue rests at
-    the end, and is started again on the way back. Seconds as of `BlueGreen`.
+    serves. `by_zone` replaces all instances of a zone before any of the next. A batch that does not get ready pauses the rollout
+    for people to decide; with `pauses=False` it goes back at once. A `judge` weighs green against what is left of blue after each
+    batch. Blue rests at the end, and is started again on the way back. Seconds as of `BlueGreen`.
     """
 
     max_surge: int | str = 1

@@ -1,0 +1,124 @@
+"""Both versions' tests on both versions' schemas, with Alembic on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gates.compatibility import CompatibilityReport, Compatible
+from pipeline import Project
+from stages.compatibility import Compatibility
+from stages.environment import PythonEnvironment
+from stages.postgres import PostgresService
+from stages.source import Commit, WorkingCopy
+from tests.conftest import RunStage
+
+LOCK = Path(__file__).parent / "locks" / "migrations.lock"
+
+ENV = """
+import os
+from alembic import context
+from sqlalchemy import create_engine
+with create_engine(os.environ["DATABASE_URL"].replace("postgresql", "postgresql+psycopg")).connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+INI = "[alembic]\nscript_location = migrations\n"
+
+FIRST = """
+from alembic import op
+revision, down_revision = "1", None
+def upgrade():
+    op.execute("create table people (id int primary key, name text not null)")
+"""
+
+TEST = """
+import os, psycopg
+def test_people_are_kept():
+    with psycopg.connect(os.environ["DATABASE_URL"]) as session:
+        session.execute({insert!r})
+        assert session.execute({select!r}).fetchall() == [("Zoë",)]
+        session.rollback()
+"""
+
+OLD = TEST.format(insert="insert into people (id, name) values (1, 'Zoë')", select="select name from people")
+
+
+def migration(statement: str) -> str:
+    return f'from alembic import op\nrevision, down_revision = "2", "1"\ndef upgrade():\n    op.execute({statement!r})\n'
+
+
+@pytest.fixture
+def two(project: Project, run_stage: RunStage) -> Two:
+    return Two(project, run_stage)
+
+
+class Two:
+    """A project of two versions: the first is committed, the second is the working copy."""
+
+    def __init__(self, project: Project, run_stage: RunStage) -> None:
+        self._root, self._run = project.root, run_stage
+        for path, text in {"alembic.ini": INI, "migrations/env.py": ENV, "migrations/versions/a.py": FIRST}.items():
+            self.write(path, text)
+        self.write("tests/test_people.py", OLD)
+        shutil.copy(LOCK, self._root / "requirements.lock")
+        git = ("git", "-C", self._root, "-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-qm", "one"], check=True)
+
+    def write(self, path: str, text: str) -> None:
+        place = self._root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+
+    def report(self) -> CompatibilityReport:
+        now = WorkingCopy()
+        found: CompatibilityReport = self._run(
+            Compatibility(
+                before=Commit(),
+                now=now,
+                environment=PythonEnvironment(source=now),
+                database=PostgresService(),
+                migrate=("python", "-m", "alembic", "upgrade", "head"),
+            )
+        )
+        return found
+
+
+def test_a_migration_that_only_adds_is_compatible(two: Two) -> None:
+    two.write("migrations/versions/b.py", migration("alter table people add column age int"))
+    verdict = Compatible()(two.report())
+    assert verdict.passed, verdict.facts
+
+
+def test_a_migration_that_takes_away_what_old_code_uses_is_refused(two: Two) -> None:
+    two.write("migrations/versions/b.py", migration("alter table people rename column name to full_name"))
+    new = TEST.format(insert="insert into people (id, full_name) values (1, 'Zoë')", select="select full_name from people")
+    two.write("tests/test_people.py", new)
+    report = two.report()
+    assert [cell.name for cell in report.cells if cell.works] == ["old code on the old schema", "new code on the new schema"]
+    verdict = Compatible(migrated_first=True)(report)
+    assert verdict.said == "does not work: old code on the new schema"
+    assert verdict.facts == ("old code on the new schema: tests/test_people.py::test_people_are_kept",)
+
+
+def test_code_that_needs_a_new_column_is_compatible_only_where_the_migration_comes_first(two: Two) -> None:
+    two.write("migrations/versions/b.py", migration("alter table people add column age int"))
+    new = TEST.format(insert="insert into people (id, name, age) values (1, 'Zoë', 7)", select="select name from people")
+    two.write("tests/test_people.py", new)
+    report = two.report()
+    assert Compatible(migrated_first=True)(report).passed
+    assert Compatible()(report).said == "does not work: new code on the old schema"
+
+
+def test_a_migration_that_fails_is_told_of_and_refused(two: Two) -> None:
+    two.write("migrations/versions/b.py", migration("alter table nobody add column age int"))
+    verdict = Compatible(migrated_first=True)(two.report())
+    assert not verdict.passed
+    assert any('relation "nobody" does not exist' in fact for fact in verdict.facts), verdict.facts
