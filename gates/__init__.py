@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gates.check import Compare as Compare
     from gates.check import Comparison as Comparison
     from gates.check import Rule as Rule
+    from gates.compatibility import Cell as Cell
+    from gates.compatibility import CompatibilityReport as CompatibilityReport
+    from gates.compatibility import Compatible as Compatible
+    from gates.compatibility import Version as Version
     from gates.coverage import ChangedLines as ChangedLines
     from gates.coverage import CoverageReport as CoverageReport
     from gates.coverage import FileCoverage as FileCoverage
@@ -77,6 +81,7 @@ _HOMES = {
     "ErrorRate": "judge", "Judge": "judge", "Measure": "judge", "SlowAnswers": "judge", "Trial": "judge",
     "LoadReport": "latency", "NotSlower": "latency", "WithinBudget": "latency", "AllowedLicences": "licences",
     "LicenceReport": "licences", "Licensed": "licences", "CodeMetrics": "metrics", "Duplicate": "metrics",
+    "Cell": "compatibility", "CompatibilityReport": "compatibility", "Compatible": "compatibility", "Version": "compatibility",
     "FunctionMetric": "metrics", "MaxComplexity": "metrics", "all_probes_passed": "probes", "Probe": "probes",
     "ProbeReport": "probes", "MaxGrowth": "size", "MaxSize": "size", "SizeReport": "size", "all_passed": "tests",
     "AllPassed": "tests", "Case": "tests", "Status": "tests", "TestReport": "tests", "valid": "validation",
@@ -90,11 +95,14 @@ __all__ = [
     "AllowedLicences",
     "Business",
     "Case",
+    "Cell",
     "ChangedLines",
     "Check",
     "CodeMetrics",
     "Compare",
     "Comparison",
+    "CompatibilityReport",
+    "Compatible",
     "CoverageReport",
     "Duplicate",
     "ErrorRate",
@@ -136,6 +144,7 @@ __all__ = [
     "Verdict",
     "Verification",
     "Verified",
+    "Version",
     "Window",
     "WithinBudget",
     "all_passed",

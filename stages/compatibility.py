@@ -19,7 +19,7 @@ SCHEMA = "SCHEMA_DATABASE"
 
 
 class Compatibility(Stage[CompatibilityReport]):
-    """Runs the tests of `before` and of `now` on the schema of each, in a database of their own; four actions at once.
+    """Runs the tests of `before` and of `now` on the schema of each, in a database of its own.
 
     `migrate` is the command that brings the database at DATABASE_URL to the schema of the code it runs in; the new schema is
     made by the old version's migration and then the new one's, as where it is deployed. The `tests` of each version are run with
@@ -46,10 +46,13 @@ class Compatibility(Stage[CompatibilityReport]):
         old = work[self.before_environment] if self.before_environment is not None else environment
         environments = {Version.OLD: old, Version.NEW: environment}
         cells = []
+        done: dict[str, ActionResult] = {}  # where nothing changed between the versions, it is the same to do
         for code, schema in itertools.product(Version, Version):
             steps = [Version.OLD] if schema is Version.OLD else [Version.OLD, Version.NEW]
             sides = [Side(sources[one], environments[one]) for one in (*steps, code)]
-            result = await work.execute(self._action(work, sides[:-1], sides[-1]))
+            action = self._action(work, list(dict.fromkeys(sides[:-1])), sides[-1])
+            result = done.get(action.digest()) or await work.execute(action)
+            done[action.digest()] = result
             cells.append(_cell(code, schema, result, self._reported(work, result, sides[-1])))
         return CompatibilityReport(cells=tuple(cells))
 

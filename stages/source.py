@@ -11,6 +11,7 @@ from pipeline import Entry, Project, Result, Stage, StageFailed, Store, Tree, Wo
 from pipeline.digest import of_text
 from pipeline.patterns import Patterns
 from pipeline.repository import git, submodules
+from pipeline.session import open_journal
 from pipeline.snapshot import take
 
 
@@ -71,23 +72,49 @@ class Commit(Stage[Tree]):
     def chosen(self) -> Patterns:
         return Patterns(include=self.include)
 
+    def named(self, project: Project) -> str:
+        """What git is asked for."""
+        return self.revision
+
     def observe(self, project: Project) -> str:
-        return git(project.root, "rev-parse", "--verify", f"{self.revision}^{{commit}}") or of_text("unknown")
+        return git(project.root, "rev-parse", "--verify", f"{self.named(project)}^{{commit}}") or of_text("unknown")
 
     async def run(self, work: Work) -> Tree:
-        root = work.project.root
-        commit = git(root, "rev-parse", "--verify", f"{self.revision}^{{commit}}")
+        root, revision = work.project.root, self.named(work.project)
+        commit = git(root, "rev-parse", "--verify", f"{revision}^{{commit}}")
         if not commit:
-            raise StageFailed(f"git knows no commit {self.revision!r}", where=str(root), right="a commit, tag or branch")
+            raise StageFailed(f"git knows no commit {revision!r}", where=str(root), right="a commit, tag or branch")
         _need_unchanged(commit, work)
         lost = list(self.chosen().choose(submodules(root, commit)))
         if lost:
             raise StageFailed(
-                f"{self.revision} holds the submodule {lost[0]}, whose files are in a repository of their own",
+                f"{revision} holds the submodule {lost[0]}, whose files are in a repository of their own",
                 where=str(root),
                 right="include= without it, or a WorkingCopy",
             )
         return work.store.tree(_files(root, commit, work.store, self.chosen()))
+
+
+class Deployed(Commit):
+    """The project's files as the commit had them that was deployed and verified last, by the stage `deployment` names.
+
+    Where nothing was, as at first, and where that run knew of no commit: those of `revision`.
+    """
+
+    deployment: str = "deploy"
+
+    def origin(self) -> str:
+        return f"the commit {self.deployment} has deployed"
+
+    def named(self, project: Project) -> str:
+        journal = open_journal(project)
+        try:
+            stands = journal.latest(self.deployment, ("effect.stands",))
+            begun = journal.events(stands.run, kind="run.started") if stands is not None else ()
+            commit = next((event.data.get("commit", "") for event in begun), "")
+        finally:
+            journal.close()
+        return commit or self.revision
 
 
 class Provenance(Result):

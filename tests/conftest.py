@@ -25,6 +25,7 @@ from pipeline.scratch import Scratch, sweep
 from pipeline.settings import Settings
 from tests.memory import roomy
 from tests.pipeline.engines.own_engine import an_engine
+from tests.postgres import Server, install
 from tests.running import run_pipeline
 
 settings.register_profile("everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -111,6 +112,22 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def store(shared_home: Path) -> Store:
     return Store(shared_home / "store")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Iterator[Server]:
+    """A server for all tests of a worker, each of which has a schema or a database of its own there.
+
+    For root it runs as another user, whom pytest locks out of its own directories whenever another session begins.
+    """
+    project = Project(root=tmp_path_factory.mktemp("postgres"), home=shared_home, settings=Settings())
+    with tempfile.TemporaryDirectory(prefix="lockgate-postgres-") as place:
+        found = Server(install(project, Store(shared_home / "store"), Path(place, "site")), Path(place))
+        found.start()
+        try:
+            yield found
+        finally:
+            found.stop()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from gates import (
     AllowedLicences,
     Check,
     Compare,
+    Compatible,
     CoverageReport,
     MaxComplexity,
     MaxFindings,
@@ -36,11 +37,13 @@ from stages.acceptance import AcceptanceTests
 from stages.assets import OptimizeAssets, WithAssets
 from stages.bandit import Bandit
 from stages.baseline import Baseline, KeepBaseline
+from stages.compatibility import Compatibility
 from stages.compilation import ByteCompiled
 from stages.coverage import Coverage
-from stages.delivery.deploy import Deploy, RunOnce
+from stages.delivery.deploy import Deploy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
+from stages.delivery.migration import Migrate
 from stages.delivery.preflight import Preflight
 from stages.delivery.strategy import BlueGreen
 from stages.environment import PythonEnvironment, Tool
@@ -60,7 +63,7 @@ from stages.pytest import IntegrationTests, UnitTests
 from stages.rootfs import ImageService, Rootfs
 from stages.ruff import Formatted, Lint
 from stages.smoke import Request, SmokeChecks
-from stages.source import SourceProvenance, WorkingCopy
+from stages.source import Deployed, SourceProvenance, WorkingCopy
 from stages.storage import StoreArtifact
 from stages.tag import TagImage
 from stages.trivy import TrivyImage, TrivySecrets
@@ -124,6 +127,19 @@ integration = IntegrationTests(
     services=(database,),
     cover=("camera_counting",),
     reruns=2,
+)
+# What serves goes on while the new release starts, on the schema that the new one has migrated to.
+before = Deployed(include=("src", "tests", "pyproject.toml"))
+before_lock = Deployed(include=("test.lock",))
+testing_before = PythonEnvironment(source=before_lock, lock="test.lock")
+compatibility = Compatibility(
+    before=before,
+    now=tested,
+    environment=testing,
+    before_environment=testing_before,
+    database=database,
+    migrate=("python", "-m", "camera_counting", "migrate"),
+    tests=("tests/integration/test_counts.py",),
 )
 coverage = Coverage(tests=(unit, integration), source=tested, environment=testing)
 coverage_before = Baseline(model=CoverageReport, source=baselines, path="baselines/coverage.json")
@@ -197,6 +213,7 @@ gate = QualityGate(
         Check(evidence=unit, rule=all_passed),
         Check(evidence=integration, rule=all_passed),
         Check(evidence=acceptance, rule=all_passed),
+        Check(evidence=compatibility, rule=Compatible(migrated_first=True)),
         Check(evidence=coverage, rule=MinCoverage(total=90, each_file=75)),
         Compare(evidence=coverage, baseline=coverage_before, rule=NoDrop(points=0.5)),
         Check(evidence=performance, rule=WithinBudget(p95=1000, requests=2)),
@@ -234,7 +251,7 @@ database_url = Bound(
 database_password = Bound(
     address=local_database, variable="PGPASSFILE", template="{data}/pgdata/pgpass"
 )
-migrate = RunOnce(
+migrate = Migrate(
     release=gate,
     target=target,
     command=("python", "-m", "camera_counting", "migrate"),
@@ -325,6 +342,10 @@ pipeline = Pipeline(
     database=database,
     unit=unit,
     integration=integration,
+    before=before,
+    before_lock=before_lock,
+    testing_before=testing_before,
+    compatibility=compatibility,
     coverage=coverage,
     coverage_before=coverage_before,
     app=app,

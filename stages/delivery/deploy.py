@@ -193,10 +193,13 @@ class RunOnce(Stage[Ran]):
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
 
+    def environment(self, work: Work) -> dict[str, str]:
+        """What the command finds, besides secrets."""
+        return {**dict(self.env), **{work[binding].variable: work[binding].value for binding in self.bindings}}
+
     async def run(self, work: Work) -> Ran:
-        bound = {work[binding].variable: work[binding].value for binding in self.bindings}
         check_not_frozen(work)
-        release = Release(image=work[self.release].artifact, env={**dict(self.env), **bound}, secrets=self.secrets)
+        release = Release(image=work[self.release].artifact, env=self.environment(work), secrets=self.secrets)
         async with alone(work.state("deploy"), work.say):
             code, output = await self.target.open(work).run_once(release, self.command)
         work.say(output)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Blob, Journal, LockgateError, Pipeline, Project, Store
-from stages.source import Commit, SourceProvenance, WorkingCopy
+from pipeline import Blob, Event, Journal, LockgateError, Pipeline, Project, Store
+from stages.source import Commit, Deployed, SourceProvenance, WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
 from tests.running import run_pipeline
 
@@ -118,3 +118,28 @@ def test_a_working_copy_is_dirty_whatever_git_is_configured_to_show(with_submodu
     assert not run_stage(SourceProvenance()).dirty
     (with_submodule.root / "fresh").write_text("")
     assert run_stage(SourceProvenance()).dirty
+
+
+def test_what_is_deployed_is_the_commit_of_the_latest_run_whose_deployment_stands(
+    project: Project, run_stage: RunStage, store: Store
+) -> None:
+    """A later run whose deployment was taken back changes nothing; before any, it is the revision that is named."""
+    root = project.root
+    git(root, "init", "-q", "-b", "main")
+    commits = []
+    for text in ("one", "two", "three"):
+        (root / "file").write_text(text)
+        git(root, "add", "-A")
+        git(root, "commit", "-qm", text)
+        commits.append(subprocess.check_output(["git", "-C", root, "rev-parse", "HEAD"], text=True).strip())
+    stage = Deployed(revision=commits[2], include=("file",))
+    assert stage.observe(project) == commits[2]
+    journal = Journal(project.home / "journal.db")
+    for run, commit, kind in (("a", commits[0], "effect.stands"), ("b", commits[1], "effect.failed")):
+        journal.append(
+            Event(run=run, kind="run.started", data={"commit": commit, "pipeline": "x", "engine": "host"}),
+            Event(run=run, kind=kind, stage="deploy", data={"about": "x"}),
+        )
+    journal.close()
+    assert stage.observe(project) == commits[0]
+    assert store.read(store.file(run_stage(stage), "file")) == b"one"
