@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
 from stages.delivery.control import Control
+from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
@@ -39,7 +40,7 @@ class OpensRouter(Protocol):
 class Deploy(Stage[Deployment]):
     """Rolls `release` out onto `target` behind `router`, by `strategy`.
 
-    `env` and the `bindings` are the release's configuration; both are part of its name, so that code never
+    `env`, the `bindings` and the `files` are the release's configuration; all are part of its name, so that code never
     goes back without its configuration. `secrets` are environment variables of the run handed to the
     instances; another value of one makes another release. When a stage below this one fails, the rollout goes
     back; an image that passed no gate does not type-check. `paused` is how many seconds a pause may last. Fails
@@ -58,6 +59,7 @@ class Deploy(Stage[Deployment]):
     env: tuple[tuple[str, str], ...] = ()
     bindings: tuple[Stage[Binding], ...] = ()
     secrets: tuple[str, ...] = ()
+    files: tuple[Stage[ReleaseFile], ...] = ()
     instances: int = 1
     ready: str = "/readyz"
     paused: float = 14_400.0
@@ -146,6 +148,7 @@ class Deploy(Stage[Deployment]):
             secrets=self.secrets,
             seal=seal,
             instances=self.instances,
+            files=tuple(work[one] for one in self.files),
             ready=self.ready,
         )
 

@@ -234,11 +234,22 @@ class LocalTarget:
 
     async def _start_one(self, release: Release, rootfs: Path, zone: str = "") -> None:
         port = free_port()
-        own = {"HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {})}
+        own = {"HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {}), **self._files(release)}
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), **own})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
+
+    def _files(self, release: Release) -> dict[str, str]:
+        """What tells instances of the files of their release, which lie in the directory of its group."""
+        found: dict[str, str] = {}
+        for one in release.files:
+            place = self.state / release.group / "files" / one.variable / one.name
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                durable.write(place, self.store.read(one.content), mode=0o644)
+            found |= {**one.env, one.variable: str(place)}
+        return found
 
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline import Result
+from stages.delivery.files import ReleaseFile
 from stages.image import Image
 
 
@@ -46,6 +47,7 @@ class Release:
     seal: str = ""
     """Another one for other values of the secrets."""
     instances: int = 1
+    files: tuple[ReleaseFile, ...] = ()
     ready: str = "/readyz"
     """Path that answers 200 when an instance can serve."""
 
@@ -55,11 +57,13 @@ class Release:
         from pipeline.digest import of_json
 
         configuration = [sorted(self.env.items()), self.secrets, self.seal, self.instances, self.ready]
-        return "r-" + of_json([self.image.digest, *configuration])[:12]
+        files = [[one.variable, one.name, one.content.digest, sorted(one.env.items())] for one in self.files]
+        return "r-" + of_json([self.image.digest, *configuration, *([files] if files else [])])[:12]
 
     def written(self) -> str:
         """As JSON, without the values of secrets, which it does not know."""
-        return json.dumps({**vars(self), "image": self.image.model_dump(mode="json"), "env": dict(self.env)})
+        files = [one.model_dump(mode="json") for one in self.files]
+        return json.dumps({**vars(self), "image": self.image.model_dump(mode="json"), "env": dict(self.env), "files": files})
 
     @staticmethod
     def read(text: str) -> Release:
@@ -67,7 +71,8 @@ class Release:
         try:
             found = json.loads(text)
             image = Image.model_validate(found.pop("image"))
-            return Release(image=image, **{**found, "secrets": tuple(found["secrets"])})
+            files = tuple(ReleaseFile.model_validate(one) for one in found.pop("files", ()))
+            return Release(image=image, files=files, **{**found, "secrets": tuple(found["secrets"])})
         except (TypeError, LookupError) as error:
             raise ValueError(f"it is no release: {error}") from error
 
