@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Protocol
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
 from stages.delivery.lock import alone
+from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
-from stages.delivery.strategy import BlueGreen, Strategy
+from stages.delivery.strategy import BlueGreen, Canary, Strategy
 from stages.delivery.target import Target
 from stages.gated import need_gate
 from stages.image import Image
@@ -52,9 +53,12 @@ class Deploy(Stage[Deployment]):
     secrets: tuple[str, ...] = ()
     instances: int = 1
     ready: str = "/readyz"
+    metrics: tuple[OpensMetrics, ...] = ()
+    """What a canary's judge is told besides what the router counts: `Business(of=...)` weighs a source by its name."""
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
+        need_sources("Deploy", self.strategy.judge if isinstance(self.strategy, Canary) else None, self.metrics)
 
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):
@@ -106,7 +110,10 @@ class Deploy(Stage[Deployment]):
 
     def _rollout(self, work: Work, seal: str = "") -> Rollout:
         """Only the way forward has a seal: the way back knows its groups by name, and must not need a secret."""
-        return Rollout(self.target.open(work), self.router.open(work, self.ready), self._release(work, seal), work.record)
+        metrics = tuple(one.open(work) for one in self.metrics)
+        return Rollout(
+            self.target.open(work), self.router.open(work, self.ready), self._release(work, seal), work.record, metrics
+        )
 
     def _release(self, work: Work, seal: str) -> Release:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +14,11 @@ import anyio
 from pipeline import StageFailed, Store, Work
 from pipeline.authorities import authorities
 from pipeline.engines.local import free_port, isolated_python, search_path
+from pipeline.errors import StoreError
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import durable, process
+from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release
 from stages.rootfs import process_of, unpack_image
 
@@ -26,6 +30,11 @@ ONCE = ".once-"
 RESTS = "rests"
 """The file in the directory of a group that says that it may be started again."""
 
+TARGETS = "prometheus.json"
+"""The file that tells Prometheus where instances are."""
+
+ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
+
 SECRETS = "LOCKGATE_SECRETS"
 """The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
 
@@ -34,8 +43,9 @@ SECRETS = "LOCKGATE_SECRETS"
 class LocalProcesses:
     """Runs each instance as a process that outlives the run; `name` keeps services apart.
 
-    An instance finds the port to listen on in `PORT` and the host in `HOST`. It is asked to end with
-    SIGTERM and killed after `patience` seconds.
+    An instance finds the port to listen on in `PORT` and the host in `HOST`, and the name of its group in `RELEASE_GROUP` and,
+    as the resource attribute `release.group`, in `OTEL_RESOURCE_ATTRIBUTES`. It is asked to end with SIGTERM and killed after
+    `patience` seconds.
     """
 
     name: str
@@ -74,6 +84,7 @@ class LocalTarget:
             (self.state / release.group / RESTS).unlink(missing_ok=True)
             for _ in range(missing):
                 await self._start_one(release, rootfs)
+        await self._announce()
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
@@ -141,6 +152,7 @@ class LocalTarget:
 
     async def stop(self, group: str) -> None:
         await self._end(group)
+        await self._announce()
         await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
 
     async def _end(self, group: str) -> None:
@@ -218,15 +230,40 @@ class LocalTarget:
 
     async def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()
-        argv, env = process_of(release.image, str(rootfs), {**self._env(release), "HOST": HOST, "PORT": str(port)})
+        told = {**group_env(release), "HOST": HOST, "PORT": str(port)}
+        argv, env = process_of(release.image, str(rootfs), {**self._env(release), **told})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
+
+    async def _announce(self) -> None:
+        """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
+        groups = await self.groups()
+        with contextlib.suppress(StoreError):
+            if groups:
+                durable.write(self.state / TARGETS, announced(groups).encode())
+            else:
+                (self.state / TARGETS).unlink(missing_ok=True)
 
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}
         base = {"PATH": search_path(self.python), "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
         return {**base, **release.env, **secrets}
+
+
+def announced(groups: Mapping[str, Group]) -> str:
+    """Instances as Prometheus discovers them from a file (`file_sd_configs`); their series get the label `release_group`."""
+    found = [
+        {"targets": [one.summary() for one in groups[name].instances], "labels": {"release_group": name}}
+        for name in sorted(groups)
+    ]
+    return json.dumps(found, indent=1)
+
+
+def group_env(release: Release) -> dict[str, str]:
+    """By what an instance tells of itself which group it is of; OTEL_RESOURCE_ATTRIBUTES as OpenTelemetry's SDKs read it."""
+    attributes = [*filter(None, [release.env.get(ATTRIBUTES)]), f"release.group={release.group}"]
+    return {GROUP: release.group, ATTRIBUTES: ",".join(attributes)}
 
 
 def _address(instance: process.Process) -> Address:

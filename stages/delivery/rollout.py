@@ -15,6 +15,8 @@ from gates.judge import Advice, Trial
 from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
+from stages.delivery.evidence import looked
+from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
@@ -33,12 +35,14 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Rollout:
-    """Target, router and journal of one rollout of `release`."""
+    """Target, router, journal and further sources of metrics of one rollout of `release`."""
 
     target: Target
     router: Router
     release: Release
     note: Note
+    metrics: tuple[Metrics, ...] = ()
+    """What is asked besides the router while the release is weighed."""
 
     async def state(self) -> State:
         """What target and router say is true; the share of a group that does not run is nobody's."""
@@ -139,13 +143,15 @@ class Rollout:
 
     async def _weigh(self, step: Weigh, trial: Trial) -> Trial:
         """Look each tick until the judge decides. Raises StageFailed with the evidence unless the group may go on."""
-        async with self.router.watch() as watch:
-            looked = anyio.current_time()
+        share = (await self.router.current()).get(step.group, 0)
+        async with measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch:
+            last = anyio.current_time()
             while trial.advice is Advice.HOLD:
-                await anyio.sleep_until(looked + step.tick)
-                before, looked = looked, anyio.current_time()
+                await anyio.sleep_until(last + step.tick)
+                before, last = last, anyio.current_time()
                 old, new = watch.windows(step.against, (step.group,))
-                trial = trial.after(Tick(seconds=looked - before, old=old, new=new))
+                trial = trial.after(Tick(seconds=last - before, old=old, new=new))
+                self.note("rollout.looked", group=step.group, share=share, **looked(trial))
         said = trial.said()
         self.note("rollout.judged", group=step.group, advice=trial.advice.value, said=said, seconds=round(trial.seconds, 3))
         if trial.advice is not Advice.PROMOTE:
