@@ -21,7 +21,7 @@ from gates.judge import Trial
 if TYPE_CHECKING:
     from pipeline.journal import Event
 
-WIDTH, LEFT, RIGHT, HIGH, GAP = 960, 70, 190, 110, 34
+WIDTH, LEFT, RIGHT, HIGH, GAP = 960, 70, 190, 110, 46
 """Of the picture, and in it: of the margins, of a panel and between two panels. Pixels."""
 
 BUCKETS = 60
@@ -162,7 +162,7 @@ class Panel:
         def y(value: float) -> float:
             return above + HIGH * (1 - (min(max(value, self.low), self.top) - self.low) / (self.top - self.low))
 
-        yield _text(LEFT, above - 6, self.title, weight="bold")
+        yield _text(LEFT, above - 8, self.title, weight="bold")
         for since, until in one.unknown:
             wide = x(until) - x(since)
             yield f'<rect x="{x(since):.1f}" y="{above:.1f}" width="{wide:.1f}" height="{HIGH}" fill="{FAINT}"/>'
@@ -170,7 +170,7 @@ class Panel:
             yield _stroke(LEFT, y(value), right, y(value), FAINT)
             yield _text(LEFT - 8, y(value) + 4, f"{value:.3g}{self.unit}", anchor="end")
         for share in (0.0, 0.5, 1.0):
-            yield _text(x(share * one.seconds), above + HIGH + 14, f"{share * one.seconds:.0f} s", anchor="middle")
+            yield _text(x(share * one.seconds), above + HIGH + 16, f"{share * one.seconds:.0f} s", anchor="middle")
         for number, line in enumerate(self.lines):
             for part in _known(line.points):
                 spots = list(_stairs(part) if line.steps else part)

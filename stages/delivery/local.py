@@ -110,7 +110,7 @@ class LocalTarget:
         running = [_address(one).port for one in self._running(release.group)]
         if len(running) >= release.instances:
             return None
-        logs = [log for log in (self.state / release.group).glob("*.log") if int(log.stem) not in running]
+        logs = [log for log in self.logs(release.group) if int(log.stem) not in running]
         said = max(logs, key=lambda log: log.stat().st_mtime).read_bytes() if logs else b""
         lines = self._masker(release).mask(said).decode(errors="replace").strip().splitlines()
         words = lines[-1] if lines else "it said nothing"
@@ -235,6 +235,9 @@ class LocalTarget:
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
+
+    def logs(self, group: str) -> list[Path]:
+        return sorted((self.state / group).glob("*.log"))
 
     async def _announce(self) -> None:
         """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
