@@ -27,6 +27,9 @@ WIDTH, LEFT, RIGHT, HIGH, GAP = 960, 70, 190, 110, 46
 BUCKETS = 60
 """Into so many parts of time a line of shares is divided at most: in a single tick little happens."""
 
+ERRORS = 5
+"""New errors that are named."""
+
 OLD, NEW, WORSE, HARMLESS, FAINT, TEXT = "#7a8290", "#1f6feb", "#c62828", "#2e7d32", "#d7dbe0", "#24292f"
 
 
@@ -78,6 +81,8 @@ class Judged:
     measures: dict[str, list[Seen]] = field(default_factory=dict)
     said: str = ""
     """What the judge found last."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Fingerprint to title of the errors that users reported of the new release alone."""
 
     @property
     def seconds(self) -> float:
@@ -86,6 +91,9 @@ class Judged:
     def see(self, event: Event) -> None:
         if event.kind == "rollout.judged":
             self.said = event.data["said"]
+            return
+        if event.kind == "rollout.error":
+            self.errors[event.data["fingerprint"]] = event.data["title"]
             return
         data, before = event.data, self.seconds
         if not self.shares or self.shares[-1][1] != data["share"]:
@@ -105,10 +113,10 @@ def judged(events: Iterable[Event]) -> list[Judged]:
     for event in sorted(events, key=lambda one: one.seq):
         if event.kind == "rollout.started":
             last = ""
-        elif event.kind == "rollout.looked" and last != event.data["group"]:
+        elif event.kind in ("rollout.looked", "rollout.error") and last != event.data["group"]:
             last = event.data["group"]
             found.append(Judged(last))
-        if event.kind in ("rollout.looked", "rollout.judged") and last:
+        if event.kind in ("rollout.looked", "rollout.judged", "rollout.error") and last:
             found[-1].see(event)
     return found
 
@@ -119,6 +127,8 @@ def picture(one: Judged) -> str:
     for name, seen in one.measures.items():
         panels += [_shares(name, seen), _evidence(name, seen, one.needed)]
     lines = _wrapped(f"{one.group}: {one.said or 'not decided yet'}", 140)
+    lines += [f"new error: {error}"[:140] for error in list(one.errors.values())[:ERRORS]]
+    lines += [f"and {len(one.errors) - ERRORS} more"] if len(one.errors) > ERRORS else []
     head = 26 + 16 * len(lines)
     high = head + len(panels) * (HIGH + GAP) + 10
     body = [_text(LEFT, 24 + 16 * number, line) for number, line in enumerate(lines)]
@@ -252,7 +262,7 @@ def main(directory: str, run: str = "", *, env: Mapping[str, str] = os.environ) 
     from pipeline.session import open_journal
 
     journal = open_journal(Project.at(Path(directory), env))
-    kinds = ("rollout.started", "rollout.looked", "rollout.judged")
+    kinds = ("rollout.started", "rollout.looked", "rollout.judged", "rollout.error")
     found = judged(journal.events(run, kind=kinds)) if journal.exists else []
     journal.close()
     if not found:
