@@ -44,8 +44,8 @@ class LocalProcesses:
     """Runs each instance as a process that outlives the run; `name` keeps services apart.
 
     An instance finds the port to listen on in `PORT` and the host in `HOST`, and the name of its group in `RELEASE_GROUP` and,
-    as the resource attribute `release.group`, in `OTEL_RESOURCE_ATTRIBUTES`. It is asked to end with SIGTERM and killed after
-    `patience` seconds.
+    as the resource attribute `release.group` beside its `service.instance.id`, in `OTEL_RESOURCE_ATTRIBUTES`. It is asked to end
+    with SIGTERM and killed after `patience` seconds.
     """
 
     name: str
@@ -230,7 +230,7 @@ class LocalTarget:
 
     async def _start_one(self, release: Release, rootfs: Path) -> None:
         port = free_port()
-        told = {**group_env(release), "HOST": HOST, "PORT": str(port)}
+        told = {**group_env(release, port), "HOST": HOST, "PORT": str(port)}
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), **told})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
@@ -263,9 +263,12 @@ def announced(groups: Mapping[str, Group]) -> str:
     return json.dumps(found, indent=1)
 
 
-def group_env(release: Release) -> dict[str, str]:
-    """By what an instance tells of itself which group it is of; OTEL_RESOURCE_ATTRIBUTES as OpenTelemetry's SDKs read it."""
-    attributes = [*filter(None, [release.env.get(ATTRIBUTES)]), f"release.group={release.group}"]
+def group_env(release: Release, port: int) -> dict[str, str]:
+    """By what an instance tells which one it is, and of which group; the attributes as OpenTelemetry's SDKs read them."""
+    own = {"release.group": release.group, "service.instance.id": f"{HOST}:{port}"}
+    given = release.env.get(ATTRIBUTES, "")
+    named = {pair.partition("=")[0].strip() for pair in given.split(",")}
+    attributes = [*filter(None, [given]), *(f"{name}={value}" for name, value in own.items() if name not in named)]
     return {GROUP: release.group, ATTRIBUTES: ",".join(attributes)}
 
 

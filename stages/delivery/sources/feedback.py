@@ -156,5 +156,5 @@ async def _serve(config: Feedback, state: Path) -> None:
 def _program(config: Feedback) -> str:
     """A digest of the endpoint's program and where it listens: another one is started anew."""
     here = Path(__file__).parent
-    texts = [(here / name).read_text() for name in ("ingest.py", "grouping.py")]
+    texts = [(here / name).read_text() for name in ("ingest.py", "grouping.py", "body.py")]
     return of_text(json.dumps([*texts, config.host, config.port]))

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
+from stages.delivery.sources.body import BadBody, body
 from stages.delivery.sources.grouping import fingerprint, normalized
 
 LARGEST = 64 << 10
@@ -210,9 +211,12 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
-    server: Server
     protocol_version = "HTTP/1.1"
     timeout = 10
+
+    @property
+    def _reports(self) -> Reports:
+        return cast("Server", self.server).reports
 
     def do_POST(self) -> None:
         self._answered(self._taken)
@@ -223,12 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _taken(self) -> tuple[int, object]:
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "Content-Type: application/json")  # pages of strangers cannot send that unasked
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise Refused(411, "Content-Length")
-        if int(length) > LARGEST:
-            raise Refused(413, f"at most {LARGEST} bytes")
-        self.server.reports.add(parsed(urlsplit(self.path).path, self.rfile.read(int(length))))
+        self._reports.add(parsed(urlsplit(self.path).path, body(self.headers, self.rfile, LARGEST)))
         return 201, {}
 
     def _asked(self) -> tuple[int, object]:
@@ -236,18 +235,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         group = parse_qs(address.query).get("group", [""])[0]
         match address.path:
             case "/stats" if group:
-                return 200, self.server.reports.stats(group)
+                return 200, self._reports.stats(group)
             case "/errors" if group:
-                return 200, self.server.reports.new_errors(group)
+                return 200, self._reports.new_errors(group)
             case "/errors":
-                return 200, self.server.reports.errors()
+                return 200, self._reports.errors()
             case _:
                 raise Refused(404, "GET /stats?group=NAME or /errors")
 
     def _answered(self, done: Callable[[], tuple[int, object]]) -> None:
         try:
             status, found = done()
-        except Refused as error:
+        except (Refused, BadBody) as error:
             status, found = error.status, {"error": str(error)}
             self.close_connection = True  # its body may be unread
         except sqlite3.Error as error:
@@ -263,7 +262,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def log_message(self, *values: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Requests are not logged: reports are kept."""
 
 

@@ -183,7 +183,8 @@ def test_instances_are_told_the_name_of_their_group_and_prometheus_where_they_ar
 
         for found in process.running(f"{bench.target.state}:"):
             assert found.env["RELEASE_GROUP"] == one.group
-            assert found.env["OTEL_RESOURCE_ATTRIBUTES"] == f"service.name=shop,release.group={one.group}"
+            itself = f"service.instance.id=127.0.0.1:{found.env['PORT']}"
+            assert found.env["OTEL_RESOURCE_ATTRIBUTES"] == f"service.name=shop,release.group={one.group},{itself}"
         written = json.loads((bench.target.state / "prometheus.json").read_text())
         addresses = [address.summary() for address in (await bench.target.groups())[one.group].instances]
         assert written == [{"targets": addresses, "labels": {"release_group": one.group}}]
