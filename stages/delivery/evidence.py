@@ -30,6 +30,9 @@ BUCKETS = 60
 ERRORS = 5
 """New errors that are named."""
 
+KINDS = ("rollout.started", "rollout.looked", "rollout.judged", "rollout.error")
+"""Events from which the picture is drawn."""
+
 OLD, NEW, WORSE, HARMLESS, FAINT, TEXT = "#7a8290", "#1f6feb", "#c62828", "#2e7d32", "#d7dbe0", "#24292f"
 
 
@@ -262,8 +265,7 @@ def main(directory: str, run: str = "", *, env: Mapping[str, str] = os.environ) 
     from pipeline.session import open_journal
 
     journal = open_journal(Project.at(Path(directory), env))
-    kinds = ("rollout.started", "rollout.looked", "rollout.judged", "rollout.error")
-    found = judged(journal.events(run, kind=kinds)) if journal.exists else []
+    found = judged(journal.events(run, kind=KINDS)) if journal.exists else []
     journal.close()
     if not found:
         print("no judge has looked at a rollout" + (f" in run {run}" if run else ""), file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.message import Message
-from typing import BinaryIO
+from io import BufferedIOBase
 
 PIECE = 1 << 16
 
@@ -16,7 +16,7 @@ class BadBody(Exception):
         self.status = status
 
 
-def body(headers: Message, file: BinaryIO, largest: int) -> bytes:
+def body(headers: Message, file: BufferedIOBase, largest: int) -> bytes:
     """Read it. Raises BadBody.
 
     Of one that is too large as much again is read and thrown away: who still sends when the connection is closed does not see

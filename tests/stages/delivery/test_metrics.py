@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,18 +17,24 @@ from hypothesis import strategies as st
 
 from gates.judge import Business, ErrorRate, Judge
 from gates.window import Share, Window
-from pipeline import StageFailed, WiringError
-from stages.delivery.local import announced
+from pipeline import Journal, Project, StageFailed, Store, WiringError
+from pipeline.engines.local import free_port
+from pipeline.run import Outcome
+from stages.delivery import evidence, process
+from stages.delivery.local import LocalProcesses, announced
 from stages.delivery.metrics import Counted, measured, merged, need_sources
 from stages.delivery.model import Address, Group, Release
 from stages.delivery.router import Watch
 from stages.delivery.sources.http import HttpShare
+from stages.delivery.sources.logs import LogShare
 from stages.delivery.sources.prometheus import Prometheus, PrometheusMetrics
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
+from tests.running import run_pipeline
 from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.small import delivery, deployment
 from tests.stages.delivery.sources import conftest
 from tests.stages.delivery.sources.conftest import prometheus as prometheus  # noqa: PLC0414 - the fixture
 
@@ -179,8 +187,6 @@ def test_instances_are_told_the_name_of_their_group_and_prometheus_where_they_ar
     async def main() -> None:
         one = release(image, instances=2, OTEL_RESOURCE_ATTRIBUTES="service.name=shop")
         await bench.rollout(one).forward(BlueGreen())
-        from stages.delivery import process
-
         for found in process.running(f"{bench.target.state}:"):
             assert found.env["RELEASE_GROUP"] == one.group
             itself = f"service.instance.id=127.0.0.1:{found.env['PORT']}"
@@ -200,3 +206,37 @@ def test_prometheus_is_told_of_each_group_by_itself() -> None:
         {"targets": ["127.0.0.1:1"], "labels": {"release_group": "a"}},
         {"targets": ["127.0.0.1:2"], "labels": {"release_group": "b"}},
     ]
+
+
+def test_a_deployment_is_taken_back_for_what_its_log_says_and_the_picture_shows_it(
+    project: Project, store: Store, journal: Journal
+) -> None:
+    port = free_port()
+
+    def deploy(version: str, *env: tuple[str, str]) -> Outcome:
+        plain = deployment(port, version, *env)
+        given_up = LogShare(name=GIVEN_UP.of, target=LocalProcesses(name="app"), of="^order ", bad="given up$", every=0.05)
+        judged = dataclasses.replace(plain, strategy=strategy(blind=20), metrics=(given_up,))
+        return run_pipeline(delivery(judged, version), project, store, journal)[0]
+
+    assert deploy("one").failed == {}
+    with Load(port, posts=False, pause=0.005) as load:
+        (failed,) = deploy("two", ("GIVES_UP", "4")).failed.values()
+        load.more(10)
+    assert load.failures == []
+    assert "may not go on: abort after" in str(failed)
+    found = evidence.judged(journal.events(kind=evidence.KINDS))
+    picture = evidence.picture(found[-1])
+    assert "orders given up" in picture
+    assert "abort after" in picture
+
+
+def test_planning_imports_nothing_that_sources_need_when_they_are_asked() -> None:
+    modules = ", ".join(
+        f"stages.delivery.{name}"
+        for name in ("deploy", "metrics", "sources.prometheus", "sources.sql", "sources.http", "sources.logs", "sources.otlp")
+    )
+    heavy = ("httpx", "psycopg", "opentelemetry", "google.protobuf", "starlette")
+    program = f"import {modules}, sys; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "[]"
