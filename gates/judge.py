@@ -219,7 +219,7 @@ class Trial:
         old, new = tick.old, tick.new
         pairs = [(measure.counts(old, self.known), measure.counts(new, self.known)) for measure in self.judge.measures]
         blind = any(before is None or now is None for before, now in pairs)
-        on = replace(on, unknown=self.unknown + tick.seconds if blind and self.known is not None else 0.0)
+        on = replace(on, unknown=self.unknown + tick.seconds if blind else 0.0)
         if self.seconds >= self.judge.warm_up:
             weighed = zip(self.judge.measures, self.evidence, pairs, strict=True)
             evidence = tuple(_weighed(measure, one, pair) for measure, one, pair in weighed)

@@ -12,6 +12,7 @@ from stages.delivery.control import Control
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
+from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
@@ -63,9 +64,12 @@ class Deploy(Stage[Deployment]):
     instances: int = 1
     ready: str = "/readyz"
     paused: float = 14_400.0
+    metrics: tuple[OpensMetrics, ...] = ()
+    """What a canary's judge is told besides what the router counts: `Business(of=...)` weighs a source by its name."""
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
+        need_sources("Deploy", getattr(self.strategy, "judge", None), self.metrics)
 
     async def run(self, work: Work) -> Deployment:
         check_not_frozen(work)
@@ -138,7 +142,8 @@ class Deploy(Stage[Deployment]):
         """Only the way forward has a seal: the way back knows its groups by name, and must not need a secret."""
         control = Control(orders=work.orders, say=work.say, longest=self.paused)
         target, router = self.target.open(work), self.router.open(work, self.ready)
-        return Rollout(target, router, self._release(work, seal), work.record, control)
+        metrics = tuple(one.open(work) for one in self.metrics)
+        return Rollout(target, router, self._release(work, seal), work.record, control, metrics)
 
     def _release(self, work: Work, seal: str) -> Release:
         bound = {work[binding].variable: work[binding].value for binding in self.bindings}

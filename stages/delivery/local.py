@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,9 +15,11 @@ import anyio
 from pipeline import StageFailed, Store, Work
 from pipeline.authorities import authorities
 from pipeline.engines.local import free_port, isolated_python, search_path
+from pipeline.errors import StoreError
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import durable, process
+from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
 from stages.rootfs import process_of, unpack_image
 
@@ -30,6 +34,11 @@ ZONE = "ZONE"
 RESTS = "rests"
 """The file in the directory of a group that says that it may be started again."""
 
+TARGETS = "prometheus.json"
+"""The file that tells Prometheus where instances are."""
+
+ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
+
 SECRETS = "LOCKGATE_SECRETS"
 """The variable in which an instance carries the names of its secrets: who quotes it has to know what to leave out."""
 
@@ -38,8 +47,9 @@ SECRETS = "LOCKGATE_SECRETS"
 class LocalProcesses:
     """Runs each instance as a process that outlives the run; `name` keeps services apart.
 
-    An instance finds the port to listen on in `PORT` and the host in `HOST`. It is asked to end with
-    SIGTERM and killed after `patience` seconds. `zones` are spread evenly over the instances, which find theirs in `ZONE`:
+    An instance finds the port to listen on in `PORT` and the host in `HOST`, and the name of its group in `RELEASE_GROUP` and,
+    as the resource attribute `release.group` beside its `service.instance.id`, in `OTEL_RESOURCE_ATTRIBUTES`. It is asked to end
+    with SIGTERM and killed after `patience` seconds. `zones` are spread evenly over the instances, which find theirs in `ZONE`:
     on one machine they are but names, by which a rollout takes its time.
     """
 
@@ -82,6 +92,7 @@ class LocalTarget:
             (self.state / release.group / RESTS).unlink(missing_ok=True)
             for zone in missing.elements():
                 await self._start_one(release, rootfs, zone)
+        await self._announce()
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, path: str) -> str | None:
@@ -108,7 +119,7 @@ class LocalTarget:
         running = [_address(one).port for one in self._running(release.group)]
         if len(running) >= wanted:
             return None
-        logs = [log for log in (self.state / release.group).glob("*.log") if int(log.stem) not in running]
+        logs = [log for log in self.logs(release.group) if int(log.stem) not in running]
         said = max(logs, key=lambda log: log.stat().st_mtime).read_bytes() if logs else b""
         lines = self._masker(release).mask(said).decode(errors="replace").strip().splitlines()
         words = lines[-1] if lines else "it said nothing"
@@ -117,6 +128,7 @@ class LocalTarget:
     async def retire(self, group: str, instances: Collection[Address]) -> None:
         ports = {one.port for one in instances}
         await self._end_all([one for one in self._running(group) if _address(one).port in ports])
+        await self._announce()
 
     async def rest(self, group: str) -> None:
         if not self._release(group).exists():
@@ -127,6 +139,7 @@ class LocalTarget:
             )
         (self.state / group / RESTS).touch()  # first: what has ended otherwise is removed
         await self._end(group)
+        await self._announce()
 
     async def resting(self) -> frozenset[str]:
         running = await self.groups()
@@ -154,6 +167,7 @@ class LocalTarget:
 
     async def stop(self, group: str) -> None:
         await self._end(group)
+        await self._announce()
         await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
 
     async def _end(self, group: str) -> None:
@@ -234,8 +248,8 @@ class LocalTarget:
 
     async def _start_one(self, release: Release, rootfs: Path, zone: str = "") -> None:
         port = free_port()
-        own = {"HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {}), **self._files(release)}
-        argv, env = process_of(release.image, str(rootfs), {**self._env(release), **own})
+        own = {**group_env(release, port), "HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {})}
+        argv, env = process_of(release.image, str(rootfs), {**self._env(release), **own, **self._files(release)})
         env[SECRETS] = " ".join(release.secrets)
         log = self.state / release.group / f"{port}.log"
         await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
@@ -251,10 +265,40 @@ class LocalTarget:
             found |= {**one.env, one.variable: str(place)}
         return found
 
+    def logs(self, group: str) -> list[Path]:
+        return sorted((self.state / group).glob("*.log"))
+
+    async def _announce(self) -> None:
+        """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
+        groups = await self.groups()
+        with contextlib.suppress(StoreError):
+            if groups:
+                durable.write(self.state / TARGETS, announced(groups).encode())
+            else:
+                (self.state / TARGETS).unlink(missing_ok=True)
+
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}
         base = {"PATH": search_path(self.python), "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
         return {**base, **release.env, **secrets}
+
+
+def announced(groups: Mapping[str, Group]) -> str:
+    """Instances as Prometheus discovers them from a file (`file_sd_configs`); their series get the label `release_group`."""
+    found = [
+        {"targets": [one.summary() for one in groups[name].instances], "labels": {"release_group": name}}
+        for name in sorted(groups)
+    ]
+    return json.dumps(found, indent=1)
+
+
+def group_env(release: Release, port: int) -> dict[str, str]:
+    """By what an instance tells which one it is, and of which group; the attributes as OpenTelemetry's SDKs read them."""
+    own = {"release.group": release.group, "service.instance.id": f"{HOST}:{port}"}
+    given = release.env.get(ATTRIBUTES, "")
+    named = {pair.partition("=")[0].strip() for pair in given.split(",")}
+    attributes = [*filter(None, [given]), *(f"{name}={value}" for name, value in own.items() if name not in named)]
+    return {GROUP: release.group, ATTRIBUTES: ",".join(attributes)}
 
 
 def _address(instance: process.Process) -> Address:

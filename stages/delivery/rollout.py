@@ -17,6 +17,8 @@ from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from pipeline.order import Order
 from stages.delivery.control import LOOKS, Control
+from stages.delivery.evidence import looked
+from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
@@ -38,13 +40,15 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Rollout:
-    """Target, router and journal of one rollout of `release`."""
+    """Target, router, journal and further sources of metrics of one rollout of `release`."""
 
     target: Target
     router: Router
     release: Release
     note: Note
     control: Control = field(default_factory=Control)
+    metrics: tuple[Metrics, ...] = ()
+    """What is asked besides the router while the release is weighed."""
 
     async def state(self) -> State:
         """What target and router say is true; the share of a group that does not run is nobody's."""
@@ -183,13 +187,15 @@ class Rollout:
         """
         pause = Pause(self)
         promoted: Order | None = None
-        async with self.router.watch() as watch:
-            looked = anyio.current_time()
+        share = (await self.router.current()).get(step.group, 0)
+        async with measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch:
+            last = anyio.current_time()
             while trial.advice is not Advice.ABORT and not pause.too_long:
-                await anyio.sleep_until(looked + step.tick)
-                before, looked = looked, anyio.current_time()
+                await anyio.sleep_until(last + step.tick)
+                before, last = last, anyio.current_time()
                 old, new = watch.windows(step.against, (step.group,))
-                trial = trial.after(Tick(seconds=looked - before, old=old, new=new))
+                trial = trial.after(Tick(seconds=last - before, old=old, new=new))
+                self.note("rollout.looked", group=step.group, share=share, **looked(trial))
                 if (promoted := self.control.promoted(number)) is not None:
                     break
                 if self.control.paused is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from stages.delivery.model import Address, Group, Release
@@ -58,4 +59,12 @@ class Target(Protocol):
 
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
         """Run one command of the release's image to its end; exit code and output."""
+        ...
+
+
+class Logs(Protocol):
+    """A target that keeps what instances say in files."""
+
+    def logs(self, group: str) -> Collection[Path]:
+        """The files of a group, one for each instance that ever began; none where there is no such group."""
         ...

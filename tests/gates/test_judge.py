@@ -69,6 +69,15 @@ def test_silence_never_promotes(silence: Tick) -> None:
     assert trial.advice is Advice.INCONCLUSIVE
 
 
+def test_a_measure_that_is_not_known_any_more_stops_the_promotion_also_where_nobody_tells_how_long_answers_took() -> None:
+    judge = Judge(measures=(Business(of="refunds"),), warm_up=0, at_least=20, blind=30)
+    known = Window(requests=500, errors=0, business={"refunds": Share(part=5, of=500)})
+    trial = after(judge.begin(), *[tick(known, known)] * 19)
+    assert after(trial, tick(known, known)).advice is Advice.PROMOTE
+    assert after(trial, tick(window(500), window(500))).advice is Advice.HOLD
+    assert after(trial, *[tick(window(500), window(500))] * 30).advice is Advice.INCONCLUSIVE
+
+
 def test_what_is_unknown_for_too_long_is_inconclusive_and_said() -> None:
     good, unknown = tick(window(950, 5), window(50, 0)), tick(window(950, 5), None)
     trial = after(ERRORS.begin(), *[good] * 40, *[unknown] * 5)

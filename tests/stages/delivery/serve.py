@@ -2,6 +2,7 @@
 
 VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; DROPS:
 of one in so many the connection is closed without an answer; WAITS: `/` takes so many seconds; STUBBORN: it ignores SIGTERM;
+GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200, which `/metrics` and its log tell;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
 asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready.
 """
@@ -16,6 +17,16 @@ import threading
 import time
 
 asked = itertools.count(1)
+orders = {"all": 0, "given up": 0}
+lock = threading.Lock()
+
+
+def order() -> None:
+    with lock:
+        orders["all"] += 1
+        gone = "GIVES_UP" in os.environ and orders["all"] % int(os.environ["GIVES_UP"]) == 0
+        orders["given up"] += gone
+        print(f"order {orders['all']} {'given up' if gone else 'done'}", flush=True)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,6 +37,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == os.environ.get("READY", "/readyz"):
             self.answer(503 if "UNREADY" in os.environ else 200, os.environ.get("TOKEN", "ready?"))
+        elif self.path == "/metrics":
+            self.answer(200, f"orders_total {orders['all']}\norders_given_up_total {orders['given up']}\n", "text/plain")
         elif self.path.startswith("/slow"):
             time.sleep(float(self.path.partition("?")[2]))
             self.answer(200, os.environ["VERSION"])
@@ -35,6 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             time.sleep(float(os.environ.get("WAITS", "0")))
             fails = "FAILS" in os.environ and next(asked) % int(os.environ["FAILS"]) == 0
+            order()
             self.answer(500 if fails or "BROKEN" in os.environ else 200, os.environ["VERSION"])
 
     def do_POST(self) -> None:
@@ -42,8 +56,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\n")
         self.answer(200, os.environ["VERSION"])
 
-    def answer(self, status: int, text: str) -> None:
+    def answer(self, status: int, text: str, kind: str = "text/html") -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
