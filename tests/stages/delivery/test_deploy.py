@@ -25,10 +25,10 @@ from pipeline.history import one
 from pipeline.run import Outcome
 from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
-from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
 from stages.delivery.model import Deployment, Release, State
+from stages.delivery.private import sockets
 from stages.delivery.rollout import Rollout
 from stages.delivery.step import Step
 from stages.delivery.strategy import BlueGreen
