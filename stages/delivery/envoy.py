@@ -21,7 +21,8 @@ import anyio
 from pipeline import StageFailed, Work
 from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
-from stages.delivery.envoy_admin import TAKEN, WARMING, Admin, admin, refusal
+from stages.delivery.envoy_admin import Admin, admin, unwell
+from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
 from stages.delivery.envoy_xds import CLUSTERS, LISTENERS, MIRROR, ROUTING, SPLIT, File, Part
 from stages.delivery.model import Address, Group
@@ -29,9 +30,6 @@ from stages.delivery.page import MAINTENANCE
 from stages.delivery.port import checked
 from stages.delivery.private import private, sockets
 from stages.delivery.router import Watch, need_running
-
-PATIENCE = 10.0
-"""Seconds in which Envoy has to start, to take a file, and to find a group well."""
 
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
@@ -76,17 +74,23 @@ class EnvoyRouter:
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
         """Whatever was copied for a run that died is not copied any more."""
         need_running(weights, groups)
-        before, after = await self._now(), xds.wanted_parts(weights, groups)
-        wide = xds.widened(before, after)
-        if not any(part.share for part in after):
-            await self._take({ROUTING: self._routes(serves=False)})
-            await self._take({SPLIT: SPLIT.content(xds.assignment(after))})
-            return
-        await self._ensure(wide)
-        await self._take({SPLIT: SPLIT.content(xds.assignment(wide))})
-        await self._well([part for part in after if part.share])
-        await self._take({SPLIT: SPLIT.content(xds.assignment(after))})
-        await self._take({ROUTING: self._routes(serves=True), MIRROR: MIRROR.content(xds.copies_to(None))})
+        after = xds.wanted_parts(weights, groups)
+        serves = any(part.share for part in after)
+        last = (_split(after), {ROUTING: self._routes(serves=serves), MIRROR: MIRROR.content(xds.copies_to(None))})
+        async with admin(self._socket) as envoy:
+            files, runs = self._told(), bool(self._running())
+            wide = xds.widened(await envoy.parts() if runs else self._kept(), after)
+            if not serves:
+                for step in reversed(last):
+                    await files.take(envoy, step) if runs else files.write(step)
+                return
+            if not runs:
+                await self._start(envoy, files, wide)
+            await self._settle(envoy, files, started=not runs)
+            await files.take(envoy, _split(wide))
+            await self._well(envoy, [part.group for part in after if part.share])
+            for step in last:
+                await files.take(envoy, step)
 
     async def current(self) -> dict[str, int]:
         return xds.shares(await self._now())
@@ -98,13 +102,16 @@ class EnvoyRouter:
 
     @asynccontextmanager
     async def mirror(self, to: Address, share: int) -> AsyncIterator[None]:
-        try:
-            await self._take({MIRROR: MIRROR.content(xds.copies_to(to))})
-            await self._take({ROUTING: self._routes(serves=True, copied=share)})
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._take({ROUTING: self._routes(serves=True), MIRROR: MIRROR.content(xds.copies_to(None))})
+        files = self._told()
+        async with admin(self._socket) as envoy:
+            try:
+                await files.take(envoy, {MIRROR: MIRROR.content(xds.copies_to(to))})
+                await files.take(envoy, {ROUTING: self._routes(serves=True, copied=share)})
+                yield
+            finally:
+                last = {ROUTING: self._routes(serves=True), MIRROR: MIRROR.content(xds.copies_to(None))}
+                with anyio.CancelScope(shield=True):
+                    await files.take(envoy, last) if self._running() else files.write(last)
 
     async def in_flight(self, group: str) -> int:
         if not self._running():
@@ -113,8 +120,11 @@ class EnvoyRouter:
             return sum(host.active for host in await envoy.hosts() if host.group == group)
 
     async def forget(self, group: str) -> None:
-        left = tuple(part for part in await self._now() if part.group != group)
-        await self._take({SPLIT: SPLIT.content(xds.assignment(left))})
+        files, runs = self._told(), bool(self._running())
+        async with admin(self._socket) as envoy:
+            parts = await envoy.parts() if runs else self._kept()
+            left = _split([part for part in parts if part.group != group])
+            await files.take(envoy, left) if runs else files.write(left)
 
     async def stop(self) -> None:
         for found in self._running():
@@ -128,114 +138,58 @@ class EnvoyRouter:
         async with admin(self._socket) as envoy:
             return await envoy.parts()
 
-    async def _ensure(self, parts: Sequence[Part]) -> None:
-        """Envoy runs with these settings, and can be asked and come to: started with `parts` where there is none."""
-        settings = {
-            LISTENERS: LISTENERS.content(xds.listener(self.config.host, self.config.port, self.config.maintenance, self._files)),
-            CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)),
-        }
-        if self._running():
-            await self._take(settings)
-        else:
-            await self._start(settings, parts)
+    async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
+        """Envoy has these settings, and listens where they say."""
+        if not (await files.take(envoy, self._settings()) or started):
+            return
         with anyio.move_on_after(PATIENCE):
             while not any(process.listens(one, self.config.port) for one in self._running()):
                 await anyio.sleep(0.01)
             return
         raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
 
-    async def _start(self, settings: Mapping[File, bytes], parts: Sequence[Part]) -> None:
+    async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part]) -> None:
+        """Start Envoy with this split; returns when it has all its files."""
         private(self._sockets, "Envoy")
         self._socket.unlink(missing_ok=True)
-        self._files.mkdir(exist_ok=True)
-        files = {
+        first = {
+            **self._settings(),
+            **_split(parts),
             ROUTING: self._routes(serves=any(part.share for part in parts)),
-            SPLIT: SPLIT.content(xds.assignment(parts)),
             MIRROR: MIRROR.content(xds.copies_to(None)),
-            **settings,
         }
-        self._write(files)
+        files.write(first)
         durable.write(self._bootstrap, json.dumps(xds.bootstrap(self._socket, self._files), indent=1).encode())
-        said = self._said()
+        said = self._log.stat().st_size if self._log.exists() else 0
         argv = (program(), "-c", str(self._bootstrap), *OPTIONS)
         number = await process.start(self._mark, argv, {"PATH": os.defpath}, cwd=self.state, log=self._log)
         try:
-            await self._taken(files, {}, said)
+            await files.taken(envoy, first, said, {})
         except StageFailed:
             await process.stop(process.Process(number, self._mark, {}))
             raise
 
-    async def _take(self, files: Mapping[File, bytes]) -> None:
-        """Have Envoy take the files; only write them where it does not run. What it refuses is put back as it was."""
-        if not self._running():
-            self._files.mkdir(exist_ok=True)
-            self._write(files)
-            return
-        async with admin(self._socket) as envoy:
-            told = await envoy.figures(TAKEN)
-        fresh = {file: content for file, content in files.items() if told.get(file.taken) != xds.version(content)}
-        before = {file: (self._files / file.name).read_bytes() for file in fresh}
-        said = self._said()
-        self._write(fresh)
-        try:
-            await self._taken(fresh, told, said)
-        except StageFailed:
-            self._write(before)
-            raise
+    def _settings(self) -> dict[File, bytes]:
+        place = xds.listener(self.config.host, self.config.port, self.config.maintenance, self._files)
+        return {CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)), LISTENERS: LISTENERS.content(place)}
 
-    def _write(self, files: Mapping[File, bytes]) -> None:
-        for file, content in files.items():
-            durable.write(self._files / file.name, content)
-
-    async def _taken(self, files: Mapping[File, bytes], before: Mapping[str, int], said: int) -> None:
-        """Return once Envoy uses these versions. Raises StageFailed when it refuses one, or does not in time."""
-        late = "it does not answer"
-        with anyio.move_on_after(PATIENCE):
-            async with admin(self._socket) as envoy:
-                while (late := await self._untaken(envoy, files, before, said)) != "":
-                    await anyio.sleep(0.002)
-                return
-        raise StageFailed(f"Envoy does not take what it is told: {late}", where=str(self._log))
-
-    async def _untaken(self, envoy: Admin, files: Mapping[File, bytes], before: Mapping[str, int], said: int) -> str:
-        """What Envoy does not use yet; nothing when it uses all."""
-        if not self._running():
-            raise StageFailed(f"Envoy does not start: {self._reason(said)}", where=str(self._log))
-        try:
-            told = await envoy.figures(TAKEN)
-        except StageFailed as error:
-            return error.what
-        if any(int(told.get(file.refused, 0)) > int(before.get(file.refused, 0)) for file in files):
-            raise StageFailed(f"Envoy refuses its settings: {self._reason(said)}", where=self.address.summary())
-        late = [file.name for file in files if told.get(file.taken) != xds.version(files[file])]
-        return ", ".join([*late, *(name for name in WARMING if told.get(name))])
-
-    def _reason(self, said: int) -> str:
-        return refusal(self._log.read_bytes()[said:].decode(errors="replace"))
-
-    async def _well(self, parts: Sequence[Part]) -> None:
+    async def _well(self, envoy: Admin, groups: Sequence[str]) -> None:
         """Return once Envoy has asked all instances of these groups, and found one of each group well."""
-        missing = [part.group for part in parts]
+        missing = list(groups)
         with anyio.move_on_after(PATIENCE):
-            async with admin(self._socket) as envoy:
-                while missing:
-                    found = await envoy.hosts()
-                    waiting = {host.group for host in found if not host.asked}
-                    well = {host.group for host in found if host.well}
-                    missing = [part.group for part in parts if part.group in waiting or part.group not in well]
-                    await anyio.sleep(0.005 if missing else 0)
+            while missing := unwell(await envoy.hosts(), groups):
+                await anyio.sleep(0.005)
         if missing:
             raise StageFailed(
-                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy with 200",
-                where=self.ready,
+                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {self.ready} with 200",
                 right="at least one instance that can serve",
             )
 
+    def _told(self) -> Files:
+        return Files(self._files, self._log, lambda: bool(self._running()))
+
     def _routes(self, *, serves: bool, copied: int = 0) -> bytes:
         return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied))
-
-    def _said(self) -> int:
-        return self._log.stat().st_size if self._log.exists() else 0
 
     def _running(self) -> list[process.Process]:
         return list(process.running(self._mark))
@@ -273,6 +227,10 @@ class EnvoyRouter:
                 right="what this library wrote there",
                 next=f"take down what runs (python -m stages.delivery.down), rm {path}, and run again",
             ) from error
+
+
+def _split(parts: Sequence[Part]) -> dict[File, bytes]:
+    return {SPLIT: SPLIT.content(xds.assignment(parts))}
 
 
 def program() -> str:

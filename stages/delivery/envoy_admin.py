@@ -5,9 +5,8 @@ Format: Envoy's "Administration interface" (`/stats`, `/clusters`, `/config_dump
 
 from __future__ import annotations
 
-import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
 
 WITHIN = 5.0
 """Seconds in which Envoy has to answer."""
-
-WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
-"""Gauges of what Envoy has taken but does not use yet."""
-
-TAKEN = f"version_text$|update_rejected$|^({'|'.join(WARMING)})$"
-"""The figures that tell which files Envoy has taken."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +102,8 @@ def _host(told: dict[str, Any]) -> Host:
     )
 
 
-def refusal(log: str) -> str:
-    """Why Envoy did not take a file, in its log: the last reason it gave, else its last words."""
-    reasons = re.findall(r"rejected: (.*)", log)
-    lines = log.strip().splitlines()
-    return reasons[-1] if reasons else lines[-1] if lines else "it said nothing"
+def unwell(hosts: Sequence[Host], groups: Sequence[str]) -> list[str]:
+    """Those of the groups that cannot be given traffic: an instance was not asked yet, or none is well."""
+    waiting = {host.group for host in hosts if not host.asked}
+    well = {host.group for host in hosts if host.well}
+    return [group for group in groups if group in waiting or group not in well]

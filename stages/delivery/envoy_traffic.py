@@ -20,7 +20,8 @@ import anyio
 from gates.window import Histogram, Window
 from pipeline import StageFailed
 from stages.delivery.envoy_admin import Admin, admin
-from stages.delivery.envoy_xds import BOUNDS, STATS
+from stages.delivery.envoy_xds import STATS
+from stages.delivery.router import BOUNDS
 
 LOOKS = 0.1
 """Seconds from one look at Envoy's figures to the next."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.digest import of_text
 from stages.delivery.model import Address, Group
+from stages.delivery.router import BOUNDS
 
 Message = dict[str, Any]
 """A message of Envoy's API as JSON."""
@@ -32,9 +33,6 @@ STATS = "lockgate"
 
 SAFE = "GET|HEAD|OPTIONS"
 REPEATABLE = "TRACE|PUT|DELETE"
-
-BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
-"""Milliseconds from 1 to 63,100, ten to a decade."""
 
 LONGER = 1e9
 """Milliseconds: what took longer than all bounds is counted up to here."""
@@ -248,6 +246,7 @@ def clusters(ready: str, files: Path) -> tuple[Message, Message]:
         "health_checks": [
             {
                 "timeout": "1s",
+                "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
                 "interval": "1s",
                 "no_traffic_interval": "1s",
                 "unhealthy_interval": "0.2s",

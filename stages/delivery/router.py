@@ -10,6 +10,9 @@ from gates.window import Window
 from pipeline import StageFailed
 from stages.delivery.model import Address, Group
 
+BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
+"""Milliseconds from 1 to 63,100, ten to a decade: what routers count answers by."""
+
 
 class Watch(Protocol):
     """What groups do with their requests, from one look to the next."""

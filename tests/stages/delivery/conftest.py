@@ -96,7 +96,7 @@ def bench(target: LocalTarget, router: AnyRouter) -> Bench:
 
 
 def need_envoy() -> None:
-    """Skip where there is none: its wheel is for Linux on x86_64 only."""
+    """Skip where there is none: its wheel is for Linux only."""
     try:
         program()
     except StageFailed as error:

@@ -265,7 +265,7 @@ def test_a_port_that_is_in_use_is_an_error_that_says_so(target: LocalTarget, rou
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", router.config.port))
             taken.listen()
-            with pytest.raises(StageFailed, match=r"(?s)127.0.0.1:\d+: .*Address already in use"):
+            with pytest.raises(StageFailed, match=rf"127\.0\.0\.1:{router.config.port}\b.*Address already in use"):
                 await router.split({blue.name: 100}, {blue.name: blue})
         assert list(process.running(str(router.state))) == []
         await router.split({blue.name: 100}, {blue.name: blue})  # and it starts once the port is free
