@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from contextlib import AsyncExitStack
 
 import anyio
 import httpx
@@ -227,9 +228,7 @@ def test_nothing_a_user_says_is_an_order_to_envoy(router: EnvoyRouter) -> None:
             head = (await stream.receive()).decode()
             if not head.startswith("GET /readyz"):
                 heads.append(head.lower())
-            await stream.send(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Envoy-Mine: 1\r\nServer: own\r\nConnection: close\r\n\r\nok"
-            )
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: own\r\nConnection: close\r\n\r\nok")
 
     async def main() -> None:
         server = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -270,10 +269,10 @@ def test_a_try_that_failed_counts_against_its_group_and_the_one_that_answered_is
             await stream.send(OK)
 
     async def main() -> None:
-        async with anyio.create_task_group() as tasks:
+        async with AsyncExitStack() as servers, anyio.create_task_group() as tasks:
             groups = {}
             for name, handler in (("bad", hang_up), ("good", serve)):
-                server = await anyio.create_tcp_listener(local_host="127.0.0.1")
+                server = await servers.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
                 tasks.start_soon(server.serve, handler)
                 groups[name] = Group(name, (_at(server),))
             await router.split({"bad": 50, "good": 50}, groups)
@@ -286,9 +285,8 @@ def test_a_try_that_failed_counts_against_its_group_and_the_one_that_answered_is
                         for name, one in zip(seen, watch.windows(["bad"], ["good"]), strict=True):
                             assert one is not None
                             assert one.latency is not None
-                            seen[name] = [
-                                a + b for a, b in zip(seen[name], (one.requests, one.errors, one.latency.total), strict=True)
-                            ]
+                            more = (one.requests, one.errors, one.latency.total)
+                            seen[name] = [before + now for before, now in zip(seen[name], more, strict=True)]
             tasks.cancel_scope.cancel()
         assert answers == [200] * 20
         assert seen["good"] == [20, 0, 20]
