@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from gates import Passed
-from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
+from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.lock import alone
 from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
+from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Strategy
 from stages.delivery.target import Target
 from stages.gated import need_gate
@@ -55,6 +56,11 @@ class Deploy(Stage[Deployment]):
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
+        if isinstance(self.strategy, Shadow) and self.strategy.router != self.router:
+            raise WiringError(
+                "Deploy: the strategy sends copies of requests by another router than the one that users come to",
+                right="Deploy(router=router, strategy=Shadow(router=router))",
+            )
 
     async def run(self, work: Work) -> Deployment:
         async with alone(work.state("deploy"), work.say):

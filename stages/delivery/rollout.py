@@ -15,9 +15,10 @@ from gates.judge import Advice, Trial
 from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
+from stages.delivery.compare import compare
 from stages.delivery.model import Release, State
 from stages.delivery.router import Router
-from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.step import Again, Compare, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
@@ -122,13 +123,15 @@ class Rollout:
     async def _step(self, step: Step) -> None:
         match step:
             case Start():
-                await self.target.start(self.release)
+                await self.target.start(self._own(step.group) or self.release)
             case WaitReady():
                 await self._wait_ready(step)
             case Split():
                 await self.router.split(dict(step.weights), await self.target.groups())
             case Drain():
                 await self._drain(step)
+            case Compare():
+                await compare(step, self.router, await self.target.groups(), self.note)
             case Rest():
                 await self.target.rest(step.group)
             case Again():
@@ -155,16 +158,17 @@ class Rollout:
     async def _wait_ready(self, step: WaitReady) -> None:
         """Poll until ready; a group that is not ready in time, or ends again and again, fails the rollout with its reason."""
         reason: str | None = "never asked"
+        own = self._own(step.group)
         starts = 1
         with anyio.move_on_after(step.within):
             while (reason := await self._unready(step.group)) is not None:
-                ended = await self.target.ended(self.release) if step.group == self.release.group else None
-                if ended is not None:
+                ended = await self.target.ended(own) if own else None
+                if own and ended is not None:
                     if starts == STARTS:
                         reason = ended
                         break
                     starts += 1
-                    await self.target.start(self.release)
+                    await self.target.start(own)
                 await anyio.sleep(0.1)
         if reason is not None:
             raise StageFailed(
@@ -173,11 +177,14 @@ class Rollout:
             )
 
     async def _unready(self, group: str) -> str | None:
-        """Why the group cannot serve, or None; of the release's own group no instance may be missing."""
+        """Why the group cannot serve, or None; of the release's own groups no instance may be missing."""
         reason = await self.target.unready(group, self.release.ready)
-        if group == self.release.group:
-            return await self.target.ended(self.release) or reason
-        return reason
+        own = self._own(group)
+        return await self.target.ended(own) or reason if own else reason
+
+    def _own(self, group: str) -> Release | None:
+        """What the group runs, where that is this release, in shadow or not."""
+        return next((one for one in (self.release, self.release.shadowed()) if one.group == group), None)
 
     async def _drain(self, step: Drain) -> None:
         """Poll until nothing is in flight; requests that take longer are left to the router's own limit."""
