@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gates import Passed
-from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, Work
+from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.control import Control
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
@@ -17,6 +17,7 @@ from stages.delivery.model import Binding, Deployment, Release, State
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
+from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Strategy, without
 from stages.delivery.target import Target
 from stages.gated import need_gate
@@ -69,7 +70,13 @@ class Deploy(Stage[Deployment]):
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
-        need_sources("Deploy", getattr(self.strategy, "judge", None), self.metrics)
+        follows = self.strategy.then if isinstance(self.strategy, Shadow) else self.strategy
+        need_sources("Deploy", getattr(follows, "judge", None), self.metrics)
+        if isinstance(self.strategy, Shadow) and self.strategy.router != self.router:
+            raise WiringError(
+                "Deploy: the strategy sends copies of requests by another router than the one that users come to",
+                right="Deploy(router=router, strategy=Shadow(router=router))",
+            )
 
     async def run(self, work: Work) -> Deployment:
         check_not_frozen(work)

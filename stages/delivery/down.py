@@ -15,7 +15,7 @@ import anyio
 from gates.words import counted
 from pipeline.project import Project
 from stages.delivery import process
-from stages.delivery.haproxy import sockets
+from stages.delivery.private import sockets
 
 KINDS = ("router", "instance", "service")
 """What runs, in the order in which it is ended."""

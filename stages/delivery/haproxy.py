@@ -10,17 +10,12 @@ Protocol: HAProxy Management Guide 2.8, section 9.3 (Unix socket commands).
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import errno
-import hashlib
 import io
 import json
 import os
 import re
 import shutil
-import socket
-import stat
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -34,7 +29,10 @@ from pipeline.digest import of_text
 from stages.delivery import durable, process
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
-from stages.delivery.router import Watch
+from stages.delivery.page import MAINTENANCE
+from stages.delivery.port import checked
+from stages.delivery.private import private, sockets
+from stages.delivery.router import Watch, need_running
 
 SLOTS = 16
 BACKEND = "service"
@@ -44,15 +42,6 @@ FREE = "127.0.0.1:9"
 
 SETTINGS = "LOCKGATE_SETTINGS"
 """The variable in which a running HAProxy carries the digest of the settings it was started with."""
-
-
-MAINTENANCE = """\
-<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Back in a moment</title>
-<body style="font-family: sans-serif; text-align: center; padding: 4em">
-<h1>Back in a moment</h1><p>The service is being updated.</p>
-</body></html>
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,26 +87,10 @@ class HAProxyRouter:
         return Address(host=self.config.host, port=self.config.port)
 
     async def check(self) -> str:
-        here = f"{self.config.host}:{self.config.port}"
-        try:
-            free(self.config.host, self.config.port)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and any(process.listens(one, self.config.port) for one in self._running()):
-                return f"HAProxy listens on {here}"
-            raise StageFailed(
-                f"HAProxy could not listen on {here}: {error.strerror or error}",
-                where=f"HAProxy(name={self.config.name!r}).port",
-                right="an address of this machine, and a port that nobody else listens on",
-                next=f"ss -ltnp 'sport = :{self.config.port}', which tells who does",
-            ) from error
-        return f"{here} is free for HAProxy"
+        return checked(self.address, "HAProxy", self.config.name, self._running())
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-        unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].staying))
-        if unknown:
-            raise StageFailed(
-                f"{', '.join(unknown)} cannot get traffic: no such group runs", right=", ".join(groups) or "a group"
-            )
+        need_running(weights, groups)
         before = await self._now()
         after = assigned(before, weights, groups)
         if any(slot.weight for slot in after):
@@ -182,7 +155,7 @@ class HAProxyRouter:
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
-        self._private()
+        private(self._sockets, "HAProxy")
         durable.write(self._page, self.config.maintenance.encode())
         self._keep(slots)
         argv = [program(), "-db", "-f", str(self._file)]
@@ -252,18 +225,6 @@ class HAProxyRouter:
             ) from error
         return answer.decode()
 
-    def _private(self) -> None:
-        """The directory of the socket, which nobody else may write to."""
-        with contextlib.suppress(FileExistsError):
-            self._sockets.mkdir(mode=0o700)
-        found = self._sockets.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise StageFailed(
-                "something else is where the socket of HAProxy has to be",
-                where=str(self._sockets),
-                right="a directory of this user that nobody else may enter, or nothing",
-            )
-
     @property
     def _mark(self) -> str:
         return f"{self.state}:"
@@ -300,24 +261,6 @@ class HAProxyRouter:
         text = configuration(self.config, self.ready, self._socket, self._page, slots)
         for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
             durable.write(self.state / name, content.encode())
-
-
-def sockets(state: Path) -> Path:
-    """Where the socket of a router lies: not below `state`, as the path of a socket has at most 107 letters.
-
-    HAProxy outlives the run, and the next one may have another TMPDIR, or none of the session it was started in.
-    """
-    name = hashlib.sha256(str(state).encode()).hexdigest()[:12]
-    return Path(f"/tmp/lockgate-{os.getuid()}-{name}")  # noqa: S108 # nosec B108 - made as a private directory, and looked at
-
-
-def free(host: str, port: int) -> None:
-    """Listen for a moment, as HAProxy would. Raises OSError."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are ending are no listener
-        listener.bind(address)
-        listener.listen()
 
 
 def program() -> str:

@@ -18,6 +18,7 @@ from anyio.abc import ByteStream
 
 from gates.window import Histogram, Window
 from pipeline import StageFailed
+from stages.delivery.router import BOUNDS
 
 RING = "traffic"
 LOOKS = 0.2
@@ -25,9 +26,6 @@ LOOKS = 0.2
 
 LOG_FORMAT = "%s %ST %Ta"
 """Name of the server, status (-1: none was sent), milliseconds from the first byte of the request to the last of the answer."""
-
-BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
-"""Milliseconds from 1 to 63,100, ten to a decade."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline import Result
 from stages.delivery.files import ReleaseFile
@@ -37,6 +37,15 @@ class Binding(Result):
         return f"{self.variable}={self.value}"
 
 
+SHADOW = "LOCKGATE_SHADOW"
+"""The variable that is 1 for instances that get copies of requests only, whose answers nobody sees."""
+
+
+def in_shadow(group: str) -> str:
+    """The name of the group that is in the shadow of this one's release."""
+    return f"{group}-shadow"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """What is to run: an image that passed its gate, and its configuration. Both make up its name."""
@@ -50,15 +59,23 @@ class Release:
     files: tuple[ReleaseFile, ...] = ()
     ready: str = "/readyz"
     """Path that answers 200 when an instance can serve."""
+    shadow: bool = False
+    """Whether it is to get copies of requests only."""
+
+    def shadowed(self) -> Release:
+        """The same, for copies of requests only."""
+        return replace(self, shadow=True, env={**self.env, SHADOW: "1"})
 
     @property
     def group(self) -> str:
         """The name of the group that runs this release: equal for equal image and configuration."""
         from pipeline.digest import of_json
 
-        configuration = [sorted(self.env.items()), self.secrets, self.seal, self.instances, self.ready]
+        env = {name: value for name, value in self.env.items() if not (self.shadow and name == SHADOW)}
+        configuration = [sorted(env.items()), self.secrets, self.seal, self.instances, self.ready]
         files = [[one.variable, one.name, one.content.digest, sorted(one.env.items())] for one in self.files]
-        return "r-" + of_json([self.image.digest, *configuration, *([files] if files else [])])[:12]
+        name = "r-" + of_json([self.image.digest, *configuration, *([files] if files else [])])[:12]
+        return in_shadow(name) if self.shadow else name
 
     def written(self) -> str:
         """As JSON, without the values of secrets, which it does not know."""

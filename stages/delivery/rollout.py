@@ -16,12 +16,13 @@ from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from pipeline.order import Order
+from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
 from stages.delivery.router import Router
-from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
 
@@ -122,17 +123,20 @@ class Rollout:
         """Run steps in order, the intent and the outcome of each in the journal."""
         trial: Trial | None = None
         since: float | None = None
+        weights: dict[str, int] = {}
         for number, step in enumerate(steps, 1):
             if not isinstance(step, Weigh):  # which waits itself, with an eye on what happens meanwhile
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
             if isinstance(step, Weigh):
-                trial = await self._weigh(step, number, trial.next_step() if trial else step.judge.begin())
+                trial = trial.next_step() if trial else step.judge.begin()
+                trial = await self._weigh(step, number, weights.get(step.group, 0), trial)
             else:
                 await self._step(step)
             now = time.monotonic()
-            shares = {"weights": dict(step.weights)} if isinstance(step, Split) else {}
+            weights = dict(step.weights) if isinstance(step, Split | Retire) else weights
+            shares = {"weights": weights} if isinstance(step, Split | Retire) else {}
             self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **shares)
             if isinstance(step, Split) and not step.weights:
                 since = started
@@ -153,7 +157,7 @@ class Rollout:
     async def _step(self, step: Step) -> None:
         match step:
             case Start():
-                await self.target.start(self.release, dict(step.counts) or None)
+                await self.target.start(self._own(step.group) or self.release, dict(step.counts) or None)
             case Retire():
                 await self._retire(step)
             case WaitReady():
@@ -162,6 +166,8 @@ class Rollout:
                 await self.router.split(dict(step.weights), await self.target.groups())
             case Drain():
                 await self._drain(step)
+            case Compare():
+                await compare(step, self.router, await self.target.groups(), self.note)
             case Rest():
                 await self.target.rest(step.group)
             case Again():
@@ -180,14 +186,13 @@ class Rollout:
             await anyio.sleep(LOOKS)
         pause.ends()
 
-    async def _weigh(self, step: Weigh, number: int, trial: Trial) -> Trial:
+    async def _weigh(self, step: Weigh, number: int, share: int, trial: Trial) -> Trial:
         """Look each tick until the judge or an operator decides; what nobody can decide pauses the rollout.
 
         Raises StageFailed with the evidence when the group does harm, and when a pause takes too long.
         """
         pause = Pause(self)
         promoted: Order | None = None
-        share = (await self.router.current()).get(step.group, 0)
         async with measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch:
             last = anyio.current_time()
             while trial.advice is not Advice.ABORT and not pause.too_long:
@@ -238,28 +243,33 @@ class Rollout:
     async def _not_ready(self, step: WaitReady) -> str | None:
         """Poll until ready, or until there is a reason why not: the time is over, or instances end again and again."""
         reason: str | None = "never asked"
+        own = self._own(step.group)
         starts = 1
         with anyio.move_on_after(step.within):
-            while (reason := await self._unready(step)) is not None:
-                ended = await self._ended(step)
-                if ended is not None:
+            while (reason := await self._unready(step, own)) is not None:
+                ended = await self._ended(step, own)
+                if own is not None and ended is not None:
                     if starts == STARTS:
                         return ended
                     starts += 1
-                    await self.target.start(self.release, dict(step.counts) or None)
+                    await self.target.start(own, dict(step.counts) or None)
                 await anyio.sleep(0.1)
         return reason
 
-    async def _unready(self, step: WaitReady) -> str | None:
-        """Why the group cannot serve, or None; of the release's own group no instance may be missing."""
-        reason = await self.target.unready(step.group, self.release.ready)
-        return await self._ended(step) or reason
+    def _own(self, group: str) -> Release | None:
+        """What the group runs, where that is this release, in shadow or not."""
+        return next((one for one in (self.release, self.release.shadowed()) if one.group == group), None)
 
-    async def _ended(self, step: WaitReady) -> str | None:
+    async def _unready(self, step: WaitReady, own: Release | None) -> str | None:
+        """Why the group cannot serve, or None; of the release's own groups no instance may be missing."""
+        reason = await self.target.unready(step.group, self.release.ready)
+        return await self._ended(step, own) or reason
+
+    async def _ended(self, step: WaitReady, own: Release | None) -> str | None:
         """The last words of instances of the release that ended; of other groups nobody knows how many there should be."""
-        if step.group != self.release.group:
+        if own is None:
             return None
-        return await self.target.ended(self.release, sum(dict(step.counts).values()) or self.release.instances)
+        return await self.target.ended(own, sum(dict(step.counts).values()) or own.instances)
 
     async def _drain(self, step: Drain, at: Collection[Address] = ()) -> None:
         """Poll until nothing is in flight; requests that take longer are left to the router's own limit."""

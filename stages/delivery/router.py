@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gates.window import Window
+from pipeline import StageFailed
 from stages.delivery.model import Address, Group
+
+BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
+"""Milliseconds from 1 to 63,100, ten to a decade: what routers count answers by."""
 
 
 class Watch(Protocol):
@@ -56,3 +60,22 @@ class Router(Protocol):
     async def stop(self) -> None:
         """End the router; users find nobody there any more."""
         ...
+
+
+@runtime_checkable
+class Mirrors(Router, Protocol):
+    """A router that can send copies of requests to somebody else too."""
+
+    def mirror(self, to: Address, share: int) -> AbstractAsyncContextManager[None]:
+        """Meanwhile, send `to` a copy of so many percent of the requests that change nothing (GET, HEAD, OPTIONS).
+
+        Users never wait for what becomes of a copy, nor see it. Another `split` ends it, as the run may have died.
+        """
+        ...
+
+
+def need_running(weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
+    """Raises StageFailed where a group is to get traffic of which no instance runs."""
+    unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].staying))
+    if unknown:
+        raise StageFailed(f"{', '.join(unknown)} cannot get traffic: no such group runs", right=", ".join(groups) or "a group")

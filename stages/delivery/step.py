@@ -115,4 +115,25 @@ def said(counts: tuple[tuple[str, int], ...]) -> str:
     return ", ".join(f"{count}{f' in {zone}' if zone else ''}" for zone, count in counts if count)
 
 
-Step = Start | WaitReady | Split | Drain | Stop | Retire | Rest | Again | Weigh
+@dataclass(frozen=True)
+class Compare:
+    """Send a group copies of requests, and compare its answers until the judge decides.
+
+    `share` is percent of the requests that change nothing, `ignored` are places of answers that may differ.
+    """
+
+    group: str
+    against: tuple[str, ...]
+    share: int
+    judge: Judge
+    ignored: tuple[str, ...] = ()
+    tick: float = 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"compare {self.group} with {', '.join(self.against)} by copies of {self.share} % of the requests, "
+            f"at most {self.judge.at_most:g} s"
+        )
+
+
+Step = Start | WaitReady | Split | Drain | Stop | Retire | Rest | Again | Weigh | Compare

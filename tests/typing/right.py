@@ -22,9 +22,12 @@ from gates import (
 )
 from pipeline import Artifact, FanOut, Pipeline, Result, Stage, Tree, Work
 from stages.delivery.deploy import Deploy
+from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Deployment
+from stages.delivery.shadow import Shadow
+from stages.delivery.strategy import BlueGreen, Canary
 from stages.environment import PythonEnvironment
 from stages.image import BuildImage, Image
 from stages.pytest import UnitTests
@@ -89,6 +92,9 @@ wrap = Wrap(parts=(count, Count(source=source, deep=True)))
 image = BuildImage(layers=(source,), entrypoint=("python",))
 gate = QualityGate(artifact=image, checks=(Check(evidence=unit, rule=all_passed), Check(evidence=count, rule=short)))
 deploy = Deploy(release=gate, target=LocalProcesses(name="x"), router=HAProxy(name="x", port=8080))
+envoy = Envoy(name="x", port=8080)
+for strategy in (BlueGreen(), Canary(), Shadow(router=envoy), Shadow(router=envoy, then=BlueGreen(), share=50)):
+    Deploy(release=gate, target=LocalProcesses(name="x"), router=envoy, strategy=strategy)
 verified = Verification(deployment=deploy, checks=(Check(evidence=count, rule=anything),))
 
 assert_type(gate, QualityGate[Image])

@@ -8,6 +8,7 @@ from pipeline import FanOut, Pipeline, Result, Stage, Tree, Work
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
+from stages.delivery.shadow import Shadow
 from stages.environment import PythonEnvironment
 from stages.image import BuildImage
 from stages.pytest import UnitTests
@@ -68,6 +69,9 @@ QualityGate(artifact=source, checks=())  # wrong
 Deploy(release=image, target=target, router=router)  # wrong
 Deploy(release=deploy, target=target, router=router)  # wrong
 Deploy(release=gate, target=router, router=target)  # wrong
+Deploy(release=gate, target=target, router=router, strategy=Shadow(router=router))  # wrong
+Shadow()  # wrong
+Shadow(router=target)  # wrong
 RunOnce(release=image, target=target, command=("migrate",))  # wrong
 Verification(deployment=deploy, checks=(deploy,))  # wrong
 Pipeline("wrong", unit="unit")  # wrong

@@ -1,17 +1,26 @@
-"""What rollouts are done on in tests: real processes behind a real HAProxy, and a journal in memory."""
+"""What rollouts are done on in tests: real processes behind a real router, and a journal in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from stages.delivery.control import Control
+from stages.delivery.envoy import EnvoyRouter
 from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Release
 from stages.delivery.rollout import Rollout
+
+AnyRouter = HAProxyRouter | EnvoyRouter
+
+
+class Make(Protocol):
+    """Another router of the kind that is tested, of the same project."""
+
+    def __call__(self, *, port: int, name: str = ..., **more: Any) -> AnyRouter: ...
 
 
 @dataclass
@@ -35,7 +44,7 @@ class Bench:
     """A target and a router on which releases are rolled out one after the other."""
 
     target: LocalTarget
-    router: HAProxyRouter
+    router: AnyRouter
     notes: Notes = field(default_factory=Notes)
 
     def rollout(self, wanted: Release, control: Control | None = None) -> Rollout:

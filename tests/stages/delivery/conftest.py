@@ -6,22 +6,24 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from pipeline import Project, Store
+from pipeline import Project, StageFailed, Store
 from pipeline.engines.local import free_port, isolated_python
 from pipeline.settings import Settings
 from stages.delivery.down import down
+from stages.delivery.envoy import Envoy, EnvoyRouter, program
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
 from stages.image import Image
 from tests.conftest import RunStage
-from tests.stages.delivery.bench import Bench
+from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.small import image_stage
 
 SERVE = Path(__file__).with_name("serve.py")
@@ -74,14 +76,35 @@ def local_target(project: Project, store: Store, name: str = "app") -> LocalTarg
     )
 
 
+@pytest.fixture(params=["haproxy", "envoy"])
+def make(request: pytest.FixtureRequest, project: Project) -> Make:
+    """Makes routers of one kind."""
+    if request.param == "envoy":
+        need_envoy()
+        return partial(envoy, project)
+    return partial(haproxy, project)
+
+
 @pytest.fixture
-def router(project: Project) -> HAProxyRouter:
+def router(project: Project) -> AnyRouter:
     return haproxy(project, port=free_port())
 
 
 @pytest.fixture
-def bench(target: LocalTarget, router: HAProxyRouter) -> Bench:
+def bench(target: LocalTarget, router: AnyRouter) -> Bench:
     return Bench(target, router)
+
+
+def need_envoy() -> None:
+    """Skip where there is none: its wheel is for Linux only."""
+    try:
+        program()
+    except StageFailed as error:
+        pytest.skip(error.what)
+
+
+def envoy(project: Project, *, port: int, name: str = "app", **more: Any) -> EnvoyRouter:
+    return EnvoyRouter(config=Envoy(name=name, port=port, **more), ready="/readyz", state=state(project, "router", name))
 
 
 def haproxy(project: Project, *, port: int, name: str = "app", **more: Any) -> HAProxyRouter:

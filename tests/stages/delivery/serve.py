@@ -4,11 +4,13 @@ VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FA
 of one in so many the connection is closed without an answer; WAITS: `/` takes so many seconds; STUBBORN: it ignores SIGTERM;
 GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200, which `/metrics` and its log tell;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
-asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready.
+asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready; TOTAL: a
+value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment.
 """
 
 import http.server
 import itertools
+import json
 import os
 import signal
 import socket
@@ -42,6 +44,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path.startswith("/slow"):
             time.sleep(float(self.path.partition("?")[2]))
             self.answer(200, os.environ["VERSION"])
+        elif self.path.startswith("/env"):
+            self.answer(200, os.environ.get(self.path.partition("?")[2], ""))
+        elif self.path.startswith("/json"):
+            said = {"total": os.environ.get("TOTAL"), "at": [{"nanosecond": time.time_ns(), "request": next(asked)}]}
+            self.answer(200, json.dumps(said), kind="application/json")
         elif "DROPS" in os.environ and next(asked) % int(os.environ["DROPS"]) == 0:
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True

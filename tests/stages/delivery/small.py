@@ -20,10 +20,12 @@ from pipeline.journal import Event
 from pipeline.run import Outcome
 from pipeline.settings import Settings
 from stages.delivery.deploy import Deploy
+from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Deployment
 from stages.delivery.rolling import Rolling
+from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.smoke import Request, SmokeChecks
@@ -59,11 +61,20 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30, strategy: str = "blue-green") -> Deploy:
+    """`strategy` with `envoy` before it is one behind Envoy; there is a shadow too."""
+    behind, _, name = strategy.rpartition(" ")
+    envoy = Envoy(name="app", port=port)
+    if name == "shadow":
+        chosen: Strategy = Shadow(
+            router=envoy, then=BlueGreen(ready=ready), judge=SURE, share=100, ignore=("line 1",), tick=0.1, ready=ready
+        )
+    else:
+        chosen = dataclasses.replace(STRATEGIES[name], ready=ready)  # type: ignore[type-var]  # each is a dataclass
     return Deploy(
         release=gated(image_stage()),
         target=LocalProcesses(name="app", patience=10),
-        router=HAProxy(name="app", port=port),
-        strategy=dataclasses.replace(STRATEGIES[strategy], ready=ready),  # type: ignore[type-var]  # each is a dataclass
+        router=envoy if behind else HAProxy(name="app", port=port),
+        strategy=chosen,
         env=(("VERSION", version), *env),
         instances=2,
     )

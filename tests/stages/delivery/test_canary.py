@@ -1,4 +1,4 @@
-"""Canaries on real processes behind a real HAProxy, under load: what is promoted, what goes back, and on what evidence."""
+"""Canaries on real processes behind real routers, under load: what is promoted, what goes back, and on what evidence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ import pytest
 from gates.judge import ErrorRate, Judge, SlowAnswers
 from gates.window import Window
 from pipeline import StageFailed
+from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
-from tests.stages.delivery.bench import Bench
+from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
 
 QUICK = Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_least=0, at_most=30, blind=3)
 """Sure enough for a few hundred requests a second."""
+
+
+@pytest.fixture
+def router(make: Make) -> AnyRouter:
+    return make(port=free_port())
 
 
 def canary(*shares: int, judge: Judge = QUICK) -> Canary:

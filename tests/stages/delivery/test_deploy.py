@@ -25,10 +25,10 @@ from pipeline.history import one
 from pipeline.run import Outcome
 from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
-from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
 from stages.delivery.model import Deployment, Release, State
+from stages.delivery.private import sockets
 from stages.delivery.rollout import Rollout
 from stages.delivery.step import Step
 from stages.delivery.strategy import BlueGreen
@@ -36,7 +36,7 @@ from stages.image import Image
 from tests import warm
 from tests.pipeline.toys import Constant, Fails
 from tests.running import run_pipeline
-from tests.stages.delivery.conftest import state
+from tests.stages.delivery.conftest import need_envoy, state
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
 
@@ -317,7 +317,8 @@ def test_the_way_back_needs_no_secret(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 def no_request_is_lost_around(bench: Bench, points: range, strategy: str, *, pause: float) -> None:
     """Runs that are killed at these points of their rollout; each is taken up by the next one."""
-    before = [bench.deploy("a"), bench.deploy("b")][-1]
+    begin = f"{strategy.rpartition(' ')[0]} blue-green"
+    before = [bench.deploy("a", begin), bench.deploy("b", begin)][-1]
     with Load(bench.port, posts=False, pause=pause) as load:
         for point in points:
             bench.die(f"v{point}", point, strategy)
@@ -352,6 +353,16 @@ def test_a_rolling_update_killed_at_any_point_is_taken_up_by_the_next_run_and_no
     no_request_is_lost_around(bench, range(first, 28, 4), "rolling", pause=0.02)
     (group,) = anyio.run(bench.target.groups).values()
     assert len(group.instances) == 2
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+@pytest.mark.parametrize(("strategy", "events"), [("envoy blue-green", 14), ("envoy canary", 18), ("envoy shadow", 25)])
+def test_behind_envoy_too_no_request_is_lost_whenever_a_run_is_killed(
+    bench: Bench, strategy: str, events: int, first: int
+) -> None:
+    """A shadow has five steps more than what follows it, and what was compared."""
+    need_envoy()
+    no_request_is_lost_around(bench, range(first, events + 1, 4), strategy, pause=0.005)
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])

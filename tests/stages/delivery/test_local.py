@@ -23,9 +23,9 @@ from pipeline import Project, StageFailed, Store
 from pipeline.scratch import Scratch
 from stages.delivery import process
 from stages.delivery.down import down
-from stages.delivery.haproxy import sockets
 from stages.delivery.local import LocalTarget
 from stages.delivery.lock import alone
+from stages.delivery.private import sockets
 from stages.delivery.process import Process
 from stages.image import Image
 from tests.stages.delivery.conftest import local_target, release, up

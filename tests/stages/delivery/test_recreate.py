@@ -1,4 +1,4 @@
-"""Recreate on real processes behind a real HAProxy: what users see meanwhile, how long, and the way back."""
+"""Recreate on real processes behind real routers: what users see meanwhile, how long, and the way back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import httpx
 import pytest
 
 from pipeline import StageFailed
+from pipeline.engines.local import free_port
 from stages.delivery.strategy import BlueGreen, Recreate
 from stages.image import Image
-from tests.stages.delivery.bench import Bench
+from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
+
+
+@pytest.fixture
+def router(make: Make) -> AnyRouter:
+    return make(port=free_port())
 
 
 def test_one_release_ends_before_the_next_one_starts_and_users_are_told_to_wait(bench: Bench, image: Image) -> None:

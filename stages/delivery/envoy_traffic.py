@@ -1,0 +1,120 @@
+"""What groups do with their requests, as Envoy counts each try of one: group, status, milliseconds.
+
+So a request that one group failed and another one answered in the end is counted with both. Counters are exact at any moment;
+how long answers took is known a tenth of a second later, when Envoy has put together what its threads saw. An answer that
+took as long as a bound counts as longer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from gates.window import Histogram, Window
+from pipeline import StageFailed
+from stages.delivery.envoy_admin import Admin, admin
+from stages.delivery.envoy_xds import STATS
+from stages.delivery.router import BOUNDS
+
+LOOKS = 0.1
+"""Seconds from one look at Envoy's figures to the next."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a group did since Envoy started: tries of requests, those that failed, and how long the others took."""
+
+    requests: int = 0
+    errors: int = 0
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+
+    def __sub__(self, other: Sums) -> Sums:
+        less = (now - before for now, before in zip(self.counts, other.counts, strict=True))
+        return Sums(self.requests - other.requests, self.errors - other.errors, tuple(less))
+
+    @property
+    def grown(self) -> bool:
+        """Whether this can be what happened from one look to the next: an Envoy that was started again counts from 0."""
+        return self.requests >= 0 and self.errors >= 0 and min(self.counts) >= 0
+
+
+def sums(counters: Mapping[str, int], histograms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Sums]:
+    """What each group did. A try failed by the instance's fault, or without an answer at all (status 0)."""
+    requests, errors = Counter[str](), Counter[str]()
+    for name, count in counters.items():
+        if found := re.fullmatch(rf"{STATS}\.tries\.group\.(.+)\.status\.(\d+)", name):
+            group, status = found[1], int(found[2])
+            requests[group] += count
+            errors[group] += 0 if 100 <= status < 500 else count
+    took = {
+        name.removeprefix(f"{STATS}.took.group."): tuple(int(bucket["cumulative"]) for bucket in buckets)
+        for name, buckets in histograms.items()
+    }
+    return {group: Sums(requests[group], errors[group], took.get(group, Sums.counts)) for group in requests}
+
+
+@dataclass
+class Traffic:
+    """A watch over Envoy's figures. Known is only what was seen while they could be had all the time."""
+
+    _now: Mapping[str, Sums] = field(default_factory=dict)
+    _looked: Mapping[str, Sums] = field(default_factory=dict)
+    """What was there at the last look."""
+    _answers: bool = False
+    _whole: bool = False
+    """Whether they could be had ever since the last look."""
+
+    def windows(self, *sides: Collection[str]) -> list[Window | None]:
+        before, now, whole = self._looked, self._now, self._whole
+        self._looked, self._whole = now, self._answers
+        if not whole:
+            return [None] * len(sides)
+        return [window([now[group] - before.get(group, Sums()) for group in groups if group in now]) for groups in sides]
+
+    def see(self, now: Mapping[str, Sums] | None) -> None:
+        """Take new figures; None where there are none. Figures that are less than before are another Envoy's."""
+        grown = now is not None and all((now.get(group, Sums()) - then).grown for group, then in self._now.items())
+        self._answers = now is not None
+        self._whole = self._whole and grown
+        if now is not None:
+            self._now = now
+
+    async def look(self, envoy: Admin) -> None:
+        try:
+            self.see(sums(*await envoy.traffic()))
+        except StageFailed:
+            self.see(None)
+
+    async def follow(self, envoy: Admin) -> None:
+        while True:
+            await anyio.sleep(LOOKS)
+            await self.look(envoy)
+
+
+def window(groups: Collection[Sums]) -> Window:
+    """Several groups together."""
+    counts = tuple(map(sum, zip(*(one.counts for one in groups), strict=True))) if groups else Sums.counts
+    return Window(
+        requests=sum(one.requests for one in groups),
+        errors=sum(one.errors for one in groups),
+        latency=Histogram(bounds=BOUNDS, counts=counts),
+    )
+
+
+@asynccontextmanager
+async def watching(socket: Path) -> AsyncIterator[Traffic]:
+    """A watch that knows of all requests that end from now on."""
+    found = Traffic()
+    async with admin(socket) as envoy, anyio.create_task_group() as tasks:
+        await found.look(envoy)
+        found.windows()
+        tasks.start_soon(found.follow, envoy)
+        yield found
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,36 @@
+"""The port users come to: whether a router has it, or could."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+
+from pipeline import StageFailed
+from stages.delivery import process
+from stages.delivery.model import Address
+
+
+def free(address: Address) -> None:
+    """Listen for a moment, as a router would. Raises OSError."""
+    family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are ending are no listener
+        listener.bind(place)
+        listener.listen()
+
+
+def checked(address: Address, router: str, name: str, running: Iterable[process.Process]) -> str:
+    """That the router listens there, or could. Raises StageFailed."""
+    try:
+        free(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and any(process.listens(one, address.port) for one in running):
+            return f"{router} listens on {address.summary()}"
+        raise StageFailed(
+            f"{router} could not listen on {address.summary()}: {error.strerror or error}",
+            where=f"{router}(name={name!r}).port",
+            right="an address of this machine, and a port that nobody else listens on",
+            next=f"ss -ltnp 'sport = :{address.port}', which tells who does",
+        ) from error
+    return f"{address.summary()} is free for {router}"
