@@ -12,9 +12,10 @@ import anyio.abc
 import httpx
 import pytest
 
-from pipeline import StageFailed
+from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from stages.delivery import process
+from stages.delivery.down import down
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
@@ -325,5 +326,16 @@ def test_a_router_that_knows_no_group_any_more_tells_users_to_wait_until_it_is_s
         assert list(process.running(str(router.state))) == []
         assert not router._sockets.exists()
         assert await router.current() == {}
+
+    anyio.run(main)
+
+
+def test_a_router_is_taken_down_with_the_project(target: LocalTarget, router: AnyRouter, image: Image, project: Project) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        assert router._mark in await down(project)
+        assert list(process.running(str(router.state))) == []
+        assert not router._sockets.exists()
 
     anyio.run(main)
