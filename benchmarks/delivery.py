@@ -1,4 +1,4 @@
-"""What deployments cost users: requests that are lost, how long switches take, how exact splits are; real processes and HAProxy.
+"""What deployments cost users: requests that are lost, how long switches take, how exact splits are; real processes and routers.
 
 Two releases run beside each other and are switched between while a process of its own sends requests, as many as the machine
 takes, up to 2,000 a second. Every answer says which release gave it, and when that got the request.
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from pipeline.engines.local import free_port, isolated_python
 from pipeline.settings import Settings
 from stages.delivery import process
 from stages.delivery.down import down
+from stages.delivery.envoy import Envoy, EnvoyRouter
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
@@ -42,6 +43,17 @@ from tests.running import run_pipeline
 
 RATE = 2_000.0
 SERVICE = Path(__file__).with_name("service.py")
+
+
+def _haproxy(port: int, state: Path) -> HAProxyRouter:
+    return HAProxyRouter(config=HAProxy(name="app", port=port), ready="/readyz", state=state)
+
+
+def _envoy(port: int, state: Path) -> EnvoyRouter:
+    return EnvoyRouter(config=Envoy(name="app", port=port), ready="/readyz", state=state)
+
+
+ROUTERS: dict[str, Callable[[int, Path], HAProxyRouter | EnvoyRouter]] = {"HAProxy": _haproxy, "Envoy": _envoy}
 
 
 @dataclass
@@ -57,18 +69,24 @@ class Users:
 
 
 def measure(*, switches: int = 200, rate: float = RATE, requests: int = 10_500) -> Iterator[Figure]:
-    """`requests` are those by which each split is measured."""
-    with tempfile.TemporaryDirectory(prefix="lockgate-bench-") as place:
-        bench = Bench.at(Path(place), rate)
-        try:
-            yield from flips(bench, switches)
-            yield from canaries(bench, switches)
-            yield from others(bench, switches)
-            yield from split(bench, requests)
-            yield from aborts(bench, max(switches // 20, 1))
-            yield from recreated(bench, max(switches // 40, 1))
-        finally:
-            anyio.run(down, bench.project)
+    """`requests` are those by which each split is measured. Figures without the name of a router are HAProxy's."""
+    for name in ROUTERS:
+        with tempfile.TemporaryDirectory(prefix="lockgate-bench-") as place:
+            bench = Bench.at(Path(place), rate, name)
+            try:
+                for figure in _all(bench, switches, requests):
+                    yield figure if name == "HAProxy" else replace(figure, name=f"{name}: {figure.name}")
+            finally:
+                anyio.run(down, bench.project)
+
+
+def _all(bench: Bench, switches: int, requests: int) -> Iterator[Figure]:
+    yield from flips(bench, switches)
+    yield from canaries(bench, switches)
+    yield from others(bench, switches)
+    yield from split(bench, requests)
+    yield from aborts(bench, max(switches // 20, 1))
+    yield from recreated(bench, max(switches // 40, 1))
 
 
 @dataclass
@@ -77,14 +95,14 @@ class Bench:
 
     project: Project
     target: LocalTarget
-    router: HAProxyRouter
+    router: HAProxyRouter | EnvoyRouter
     image: Image
     rate: float
     events: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     """What was journalled, and when."""
 
     @staticmethod
-    def at(place: Path, rate: float) -> Bench:
+    def at(place: Path, rate: float, router: str = "HAProxy") -> Bench:
         root, home = place / "project", place / "home"
         root.mkdir()
         home.mkdir()
@@ -101,10 +119,8 @@ class Bench:
             secret=os.environ.__getitem__,
             patience=10.0,
         )
-        router = HAProxyRouter(
-            config=HAProxy(name="app", port=free_port()), ready="/readyz", state=home / "state" / "router" / "app"
-        )
-        return Bench(project, target, router, _image(project, store), rate)
+        found = ROUTERS[router](free_port(), home / "state" / "router" / "app")
+        return Bench(project, target, found, _image(project, store), rate)
 
     def release(self, version: str, **env: str) -> Release:
         return Release(image=self.image, env={"VERSION": version, **env}, instances=2)
@@ -202,6 +218,8 @@ def others(bench: Bench, switches: int) -> Iterator[Figure]:
         for _ in range(few):
             victim = next(iter(process.running(f"{bench.target.state}:{a.group}:")))
             os.kill(victim.pid, signal.SIGKILL)
+            while process.alive(victim):  # or it would be taken for one of those that run
+                await anyio.sleep(0.005)
             await bench.target.start(a)
             while await bench.target.unready(a.group, a.ready) is not None:
                 await anyio.sleep(0.02)

@@ -71,8 +71,8 @@ class File:
 
     def content(self, *resources: Message) -> bytes:
         """The file's content; its version is the digest of what it says."""
-        said = json.dumps(resources, indent=1)
-        return json.dumps({"version_info": of_text(said)[:16], "resources": json.loads(said)}, indent=1).encode()
+        said = json.dumps(resources)
+        return f'{{"version_info": "{of_text(said)[:16]}", "resources": {said}}}\n'.encode()
 
 
 LISTENERS = File("listeners.json", "listener_manager.lds")

@@ -50,8 +50,8 @@ class Shadow:
             raise WiringError(f"Shadow.tick is {self.tick:g}", right="seconds, more than 0")
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
-        blue = tuple(group for group in now.serving if group != green)
-        if not blue:
+        blue = now.serving
+        if not blue or green in blue:  # nothing to compare with, or users see it already
             return self.then.forward(now, green)
         shadow = in_shadow(green)
         return (

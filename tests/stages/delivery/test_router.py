@@ -13,9 +13,10 @@ import anyio.abc
 import httpx
 import pytest
 
-from pipeline import StageFailed
+from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from stages.delivery import process
+from stages.delivery.down import down
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
@@ -349,5 +350,16 @@ def test_instances_that_leave_get_nothing_new_and_the_rest_of_their_group_has_it
         assert load.failures == []
         assert await router.current() == {one.group: 25, two.group: 75}
         assert await router.in_flight(one.group, [first]) == 0
+
+    anyio.run(main)
+
+
+def test_a_router_is_taken_down_with_the_project(target: LocalTarget, router: AnyRouter, image: Image, project: Project) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        assert router._mark in await down(project)
+        assert list(process.running(str(router.state))) == []
+        assert not router._sockets.exists()
 
     anyio.run(main)
