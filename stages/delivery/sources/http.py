@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -117,6 +116,6 @@ def at(document: Any, pointer: str) -> Any:
 
 def count(where: str, value: object) -> int:
     """A figure that is a count, else Unknown: NaN, null and texts are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or value % 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:  # NaN % 1 is NaN
         raise Unknown(f"{where} is no count: {value!r}")
     return int(value)

@@ -49,6 +49,8 @@ def test_what_two_figures_grew_by_is_counted(pages: Pages) -> None:
     ("text", "reason"),
     [
         ('{"orders": {"failed": NaN, "all": 9}}', "is no count: nan"),
+        ('{"orders": {"failed": Infinity, "all": 9}}', "is no count: inf"),
+        ('{"orders": {"failed": 0.5, "all": 9}}', "is no count: 0.5"),
         ('{"orders": {"failed": null, "all": 9}}', "is no count: None"),
         ('{"orders": {"failed": -1, "all": 9}}', "is no count: -1"),
         ('{"orders": {"failed": "1", "all": 9}}', "is no count: '1'"),

@@ -190,6 +190,38 @@ def test_json_compressed_or_not_is_taken_and_a_value_that_is_no_count_is_unknown
     anyio.run(main)
 
 
+def test_of_a_process_that_was_known_an_attribute_that_comes_up_later_counts_whenever_its_counter_began() -> None:
+    """As SDKs do that date all series of a counter back to when the process began."""
+    receiver = config()
+    export, late = exported("one", 1, 5, 10), exported("one", 2, 3, 10)
+    for state in ("failed", "done"):
+        late["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]["dataPoints"] += [
+            {
+                "startTimeUnixNano": "1",
+                "timeUnixNano": "2",
+                "asInt": "4",
+                "attributes": [
+                    {"key": "state", "value": {"stringValue": state}},
+                    {"key": "shop", "value": {"stringValue": "new"}},
+                ],
+            }
+        ]
+
+    async def main() -> None:
+        async with (
+            OtlpMetrics(receiver, print).watch({"one"}) as counted,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{receiver.port}", trust_env=False) as client,
+        ):
+            seen = Seen(counted, sides=1)
+            assert (await client.post("/v1/metrics", json=export)).status_code == 200
+            await seen.known()
+            assert (await client.post("/v1/metrics", json=late)).status_code == 200
+            await seen.until(lambda: seen.sums[0][1] >= 8)
+            assert seen.sums == [(4 + 3, 8 + 3)]  # and the one that went down began anew
+
+    anyio.run(main)
+
+
 def test_a_sum_that_may_go_down_is_no_counter() -> None:
     receiver = config()
 
