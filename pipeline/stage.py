@@ -197,8 +197,16 @@ class Stage(Frozen, ABC, Generic[T_co]):
 
 @functools.cache
 def declared_result(cls: type) -> Any:
-    """What stands in the `Stage[...]` a class is derived from; None where nothing does."""
-    return next((result for (result,) in declared(cls, Stage)), None)
+    """What stands in the `Stage[...]` a class is derived from, also by way of a generic one; None where nothing does."""
+    for base in cls.__dict__.get("__orig_bases__", cls.__bases__):
+        origin, arguments = typing.get_origin(base) or base, typing.get_args(base)
+        if not is_stage(origin):
+            continue
+        if origin is Stage:
+            return next(iter(arguments), None)
+        found = declared_result(origin)
+        return dict(zip(origin.__parameters__, arguments, strict=False)).get(found, found) if arguments else found
+    return None
 
 
 def declared(cls: type, generic: type) -> Iterator[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Stage, Work
-from stages.delivery.model import Deployment
+from stages.delivery.model import Served
 
 if TYPE_CHECKING:
     import httpx
@@ -26,7 +26,7 @@ class UserJourney(Stage[ProbeReport]):
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
-    deployment: Stage[Deployment]
+    deployment: Stage[Served]
     journey: Callable[[httpx.AsyncClient], AsyncIterator[str]]
     wait: float = 10.0
     """Seconds an answer may take."""

@@ -11,7 +11,7 @@ import anyio
 from gates.latency import LoadReport
 from pipeline import Effect, Stage, Work
 from pipeline.authorities import authorities
-from stages.delivery.model import Deployment
+from stages.delivery.model import Served
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +27,7 @@ class WatchService(Stage[LoadReport]):
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
-    deployment: Stage[Deployment]
+    deployment: Stage[Served]
     paths: tuple[str, ...] = ("/",)
     rate: float = 20.0
     seconds: float = 5.0

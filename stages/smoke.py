@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Stage, Work
 from pipeline.authorities import authorities
-from stages.delivery.model import Deployment
+from stages.delivery.model import Served
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +29,7 @@ class SmokeChecks(Stage[ProbeReport]):
 
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
-    deployment: Stage[Deployment]
+    deployment: Stage[Served]
     requests: tuple[Request, ...]
     wait: float = 10.0
     """Seconds an answer may take."""

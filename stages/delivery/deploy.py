@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import anyio
 
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
@@ -13,11 +15,12 @@ from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
-from stages.delivery.model import Binding, Deployment, Release, State
+from stages.delivery.model import Binding, Deployment, Previewed, Release, State
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
 from stages.delivery.shadow import Shadow
+from stages.delivery.step import Start, Stop, WaitReady
 from stages.delivery.strategy import BlueGreen, Strategy, without
 from stages.delivery.target import Target
 from stages.gated import need_gate
@@ -25,6 +28,9 @@ from stages.image import Image
 
 if TYPE_CHECKING:
     from pipeline.order import Order
+
+
+D_co = TypeVar("D_co", bound=Result, covariant=True)
 
 
 class Opens(Protocol):
@@ -39,37 +45,122 @@ class OpensRouter(Protocol):
     def open(self, work: Work, ready: str) -> Router: ...
 
 
-class Deploy(Stage[Deployment]):
-    """Rolls `release` out onto `target` behind `router`, by `strategy`.
+class Releases(Stage[D_co], Generic[D_co]):
+    """What brings instances of `release` onto `target`, behind `router`.
 
     `env`, the `bindings` and the `files` are the release's configuration; all are part of its name, so that code never
     goes back without its configuration. `secrets` are environment variables of the run handed to the
-    instances; another value of one makes another release. When a stage below this one fails, the rollout goes
-    back; an image that passed no gate does not type-check. `paused` is how many seconds a pause may last. Fails
-    when the new instances do not become ready; then nothing was switched.
+    instances; another value of one makes another release. An image that passed no gate does not type-check.
     """
 
     effect: ClassVar[Effect] = Effect.ONCE
-    resources: Resources = Resources(locks=("deploy",))
-    timeout: float = 7 * 86_400.0
-    """Seconds; each step of a rollout has limits of its own."""
 
     release: Stage[Passed[Image]]
     target: Opens
     router: OpensRouter
-    strategy: Strategy = BlueGreen()
     env: tuple[tuple[str, str], ...] = ()
     bindings: tuple[Stage[Binding], ...] = ()
     secrets: tuple[str, ...] = ()
     files: tuple[Stage[ReleaseFile], ...] = ()
     instances: int = 1
     ready: str = "/readyz"
+
+    def __post_init__(self) -> None:
+        need_gate(self, "release", self.release)
+
+    def release_of(self, work: Work) -> Release:
+        """The release, with the seal of its secrets."""
+        values = {name: work.project.secret(name) for name in self.secrets}
+        return self.release_sealed(work, seal(values, work.state("deploy") / ".key"))
+
+    def release_sealed(self, work: Work, seal: str) -> Release:
+        """The release as a seal names it; without one, as for a way back, which knows its groups by name and needs no secret."""
+        bound = {work[binding].variable: work[binding].value for binding in self.bindings}
+        return Release(
+            image=work[self.release].artifact,
+            env={**dict(self.env), **bound},
+            secrets=self.secrets,
+            seal=seal,
+            instances=self.instances,
+            files=tuple(work[one] for one in self.files),
+            ready=self.ready,
+        )
+
+
+class Preview(Releases[Previewed]):
+    """Starts the release beside what serves, and gives it no user: checks may ask it by the result's address.
+
+    What they find is for a `QualityGate(artifact=preview, ...)`, which `Deploy(preview=...)` takes. It is ended again when the
+    deployment below does not stand. Fails when an instance is not ready within `within` seconds.
+    """
+
+    within: float = 60.0
+
+    async def run(self, work: Work) -> Previewed:
+        check_not_frozen(work)
+        release = self.release_of(work)
+        async with alone(work.state("deploy"), work.say):
+            rollout = Rollout(self.target.open(work), self.router.open(work, self.ready), release, work.record)
+            before = await rollout.state()
+            work.record("preview.started", group=release.group, started=release.group not in before.groups)
+            try:
+                await rollout.run((Start(release.group), WaitReady(release.group, self.within)))
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._end(rollout, release.group, started=release.group not in before.groups)
+                raise
+            first = (await rollout.target.groups())[release.group].instances[0]
+        return Previewed(address=first, group=release.group, started=release.group not in before.groups)
+
+    async def undo(self, work: Work, result: Any) -> str | None:
+        async with alone(work.state("deploy"), work.say):
+            rollout = Rollout(
+                self.target.open(work), self.router.open(work, self.ready), self.release_sealed(work, ""), work.record
+            )
+            return await self._end(rollout, result.group, started=result.started)
+
+    async def recover(self, work: Work) -> Previewed | None:
+        """None once it is ended: who previews a release does it anew."""
+        begun = work.events("preview.started")
+        if begun:
+            async with alone(work.state("deploy"), work.say):
+                rollout = Rollout(
+                    self.target.open(work), self.router.open(work, self.ready), self.release_sealed(work, ""), work.record
+                )
+                await self._end(rollout, begun[-1].data["group"], started=begun[-1].data["started"])
+        return None
+
+    async def _end(self, rollout: Rollout, group: str, *, started: bool) -> str | None:
+        """End what this started, unless users have come to it meanwhile; what is told of it."""
+        if not started:
+            return f"{group} ran before, and stays"
+        if (await rollout.router.current()).get(group):
+            return f"{group} serves users by now, and stays"
+        await rollout.run((Stop(group),))
+        return None
+
+
+class Deploy(Releases[Deployment]):
+    """Rolls `release` out onto `target` behind `router`, by `strategy`.
+
+    When a stage below this one fails, the rollout goes back. `preview` is the same release, checked without users. `paused` is
+    how many seconds a pause may last. Fails when the new instances do not become ready; then nothing was switched.
+    """
+
+    resources: Resources = Resources(locks=("deploy",))
+    timeout: float = 7 * 86_400.0
+    """Seconds; each step of a rollout has limits of its own."""
+
+    strategy: Strategy = BlueGreen()
+    preview: Stage[Passed[Previewed]] | None = None
     paused: float = 14_400.0
     metrics: tuple[OpensMetrics, ...] = ()
     """What a canary's judge is told besides what the router counts: `Business(of=...)` weighs a source by its name."""
 
     def __post_init__(self) -> None:
-        need_gate(self, "release", self.release)
+        super().__post_init__()
+        if self.preview is not None:
+            need_gate(self, "preview", self.preview)
         follows = self.strategy.then if isinstance(self.strategy, Shadow) else self.strategy
         need_sources("Deploy", getattr(follows, "judge", None), self.metrics)
         if isinstance(self.strategy, Shadow) and self.strategy.router != self.router:
@@ -83,8 +174,8 @@ class Deploy(Stage[Deployment]):
         async with alone(work.state("deploy"), work.say):
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
                 await self._rollout(work).take_up(self.strategy, started, finished)  # people said to go on
-            values = {name: work.project.secret(name) for name in self.secrets}
-            rollout = self._rollout(work, seal(values, work.state("deploy") / ".key"))
+            rollout = self._rollout(work, self.release_of(work))
+            self._check_preview(work, rollout.release)
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 
@@ -145,24 +236,20 @@ class Deploy(Stage[Deployment]):
             )
         return {result.previous: 100}
 
-    def _rollout(self, work: Work, seal: str = "") -> Rollout:
-        """Only the way forward has a seal: the way back knows its groups by name, and must not need a secret."""
+    def _check_preview(self, work: Work, release: Release) -> None:
+        """Raise StageFailed where something else was looked at than what is about to serve."""
+        if self.preview is not None and (seen := work[self.preview].artifact.group) != release.group:
+            raise StageFailed(
+                f"{seen} was previewed, and {release.group} is about to be deployed",
+                right="a Preview with the same env, bindings, secrets, files, instances and ready as its Deploy",
+            )
+
+    def _rollout(self, work: Work, release: Release | None = None) -> Rollout:
+        """Only the way forward needs the release with its secrets."""
         control = Control(orders=work.orders, say=work.say, longest=self.paused)
         target, router = self.target.open(work), self.router.open(work, self.ready)
         metrics = tuple(one.open(work) for one in self.metrics)
-        return Rollout(target, router, self._release(work, seal), work.record, control, metrics)
-
-    def _release(self, work: Work, seal: str) -> Release:
-        bound = {work[binding].variable: work[binding].value for binding in self.bindings}
-        return Release(
-            image=work[self.release].artifact,
-            env={**dict(self.env), **bound},
-            secrets=self.secrets,
-            seal=seal,
-            instances=self.instances,
-            files=tuple(work[one] for one in self.files),
-            ready=self.ready,
-        )
+        return Rollout(target, router, release or self.release_sealed(work, ""), work.record, control, metrics)
 
 
 async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline import Result
+from pipeline import Artifact, Result
 from stages.delivery.files import ReleaseFile
 from stages.image import Image
 
@@ -138,10 +138,26 @@ def spread(count: int, zones: tuple[str, ...]) -> dict[str, int]:
     return {zone: len(range(place, count, len(zones))) for place, zone in enumerate(zones)}
 
 
-class Deployment(Result):
-    """One finished rollout. `address` is the router's; `group` serves, `previous` is kept for the way back."""
+class Served(Result):
+    """Something that answers at an address, for checks to ask."""
 
     address: Address
+
+
+class Previewed(Served, Artifact):
+    """A release that runs without users: `address` is that of its first instance."""
+
+    group: str
+    started: bool
+    """Whether it was started for this; what ran before is not ended."""
+
+    def summary(self) -> str:
+        return f"{self.group} runs without users at {self.address.url}"
+
+
+class Deployment(Served):
+    """One finished rollout. `address` is the router's; `group` serves, `previous` is kept for the way back."""
+
     image: str
     group: str
     previous: str = ""

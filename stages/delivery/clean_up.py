@@ -1,0 +1,65 @@
+"""Clean-up: what a deployment kept warm is ended when its time is over, with its files and logs."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import anyio
+
+from gates import Verified
+from gates.words import counted
+from pipeline import Effect, Result, Stage, Work
+from stages.delivery.deploy import Opens, OpensRouter
+from stages.delivery.lock import alone
+from stages.delivery.model import Deployment, State
+
+
+class Cleaned(Result):
+    """Groups that were ended."""
+
+    groups: tuple[str, ...]
+
+    def summary(self) -> str:
+        return f"ended {', '.join(self.groups)}" if self.groups else "nothing was left to end"
+
+
+class CleanUp(Stage[Cleaned]):
+    """Ends every group that serves nobody, `warm` seconds after the deployment was verified, and removes what it leaves.
+
+    Until then the way back takes no longer than a switch; afterwards `undo` has nothing to go back to. The run goes on
+    meanwhile. A run that is cut off leaves them warm, and so does a rollout that goes on by then: the next rollout ends what is
+    older.
+    """
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    verified: Stage[Verified[Deployment]]
+    target: Opens
+    router: OpensRouter
+    warm: float = 3600.0
+    ready: str = "/readyz"
+    timeout: float = 7 * 86_400.0
+
+    async def run(self, work: Work) -> Cleaned:
+        served = work[self.verified].deployment.group
+        over = time.time() + self.warm
+        if self.warm:
+            work.say(f"what served before {served} is kept warm until {time.strftime('%H:%M:%S', time.localtime(over))}")
+        await anyio.sleep(self.warm)
+        target, router = self.target.open(work), self.router.open(work, self.ready)
+        async with alone(work.state("deploy"), work.say):
+            groups, weights, resting = await target.groups(), await router.current(), await target.resting()
+            gone = idle(State(groups=groups, weights=weights, resting=resting), served)
+            for group in gone:
+                await router.forget(group)
+                await target.stop(group)
+        work.say(f"{counted(len(gone), 'group')} ended")
+        return Cleaned(groups=gone)
+
+
+def idle(now: State, served: str) -> tuple[str, ...]:
+    """The groups that serve nobody; none unless the deployment that was verified serves all by itself. Pure."""
+    if now.serving != (served,):
+        return ()
+    return tuple(sorted(name for name in {*now.groups, *now.resting} if name != served))
