@@ -225,5 +225,5 @@ async def comparing(
     ):
         comparer = Comparer(itertools.cycle(old), itertools.cycle(new), comparison, client)
         tasks.start_soon(listener.serve, comparer.take)
-        yield Address(host="127.0.0.1", port=listener.extra(SocketAttribute.local_port)), comparison  # noqa: S610 # nosec B610 - no SQL
+        yield Address(host="127.0.0.1", port=listener.extra(SocketAttribute.local_port)), comparison  # noqa: S610 # nosec B610
         tasks.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +21,7 @@ from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.envoy import EnvoyRouter
-from stages.delivery.envoy_admin import Host, hosts, unwell
+from stages.delivery.envoy_admin import Host, admin, hosts, unwell
 from stages.delivery.envoy_files import refusal
 from stages.delivery.envoy_traffic import Sums, Traffic, sums
 from stages.delivery.envoy_xds import SPLIT, Part, assignment, parts, routes, shares, version, wanted_parts, widened
@@ -250,6 +251,48 @@ def test_nothing_a_user_says_is_an_order_to_envoy(router: EnvoyRouter) -> None:
     assert "x-envoy" not in head
     assert re.search(r"\r\nx-forwarded-for: [\d.]+\r\n", head)
     assert f"host: {router.address.summary()}" in head
+
+
+def test_each_request_has_a_connection_of_its_own_to_the_instance(router: EnvoyRouter) -> None:
+    served: list[int] = []
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            served.append(0)
+            number = len(served) - 1
+            with contextlib.suppress(anyio.EndOfStream):
+                while True:
+                    ready = (await stream.receive()).startswith(b"GET /readyz")
+                    served[number] += not ready
+                    await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def main() -> None:
+        server = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with server, anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, serve)
+            await router.split({"g": 100}, {"g": Group("g", (_at(server),))})
+            for _ in range(6):
+                assert (await get(router)).text == "ok"
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+    assert sum(served) == 6
+    assert max(served) == 1
+
+
+def test_a_group_that_is_forgotten_is_not_there_any_more_though_it_is_well(
+    target: LocalTarget, router: EnvoyRouter, image: Image
+) -> None:
+    async def main() -> None:
+        blue, green = await up(target, release(image)), await up(target, release(image, version="two"))
+        await router.split({blue.name: 50, green.name: 50}, {blue.name: blue, green.name: green})
+        await router.split({blue.name: 100}, {blue.name: blue, green.name: green})
+        await router.forget(green.name)
+        async with admin(router._socket) as asked:
+            assert {host.group for host in await asked.hosts()} == {blue.name}
+        assert await router.current() == {blue.name: 100}
+
+    anyio.run(main)
 
 
 def test_only_its_user_may_ask_envoy(target: LocalTarget, router: EnvoyRouter, image: Image) -> None:

@@ -61,6 +61,29 @@ def test_two_hundred_switches_under_load_lose_no_request(
     assert sorted(posts.read_text().splitlines()) == sorted(load.posted)
 
 
+def test_a_group_that_is_new_to_the_router_gets_all_traffic_at_once_and_no_request_is_lost(
+    target: LocalTarget, router: AnyRouter, image: Image
+) -> None:
+    async def main() -> Load:
+        groups: dict[str, Group] = {}
+        blue = await up(target, release(image, version="0"))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        with Load(router.config.port, posts=False) as load:
+            for number in range(1, 6):
+                green = await up(target, release(image, version=str(number)))
+                groups = {blue.name: blue, green.name: green}
+                await router.split({green.name: 100}, groups)
+                assert await get(router) == str(number)
+                await anyio.to_thread.run_sync(load.more, 10)
+                await router.forget(blue.name)
+                blue = green
+        return load
+
+    load = anyio.run(main)
+    assert load.failures == []
+    assert set(load.answers) == set("012345")
+
+
 def test_an_instance_that_is_killed_loses_no_request_that_may_be_repeated(
     target: LocalTarget, router: AnyRouter, image: Image, posts: Path
 ) -> None:
