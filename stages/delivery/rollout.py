@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
-from gates.judge import Advice, Trial
-from gates.window import Tick
+from gates.judge import Trial
+from gates.window import Window
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
-from pipeline.order import Order
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
+from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
 from stages.delivery.router import Router
@@ -28,9 +28,6 @@ from stages.delivery.target import Target
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
-
-Note = Callable[..., None]
-"""Writes one event to the journal: `note(kind, **data)`."""
 
 BACKOFF = 60.0
 """Seconds, at most, between two tries to get a group ready while its rollout is paused."""
@@ -117,7 +114,7 @@ class Rollout:
             raise failed
         if not finished and (order := self.control.aborted) is not None:
             self.note("rollout.aborted", group=self.release.group, by=order.by, why=order.why)
-            raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{_because(order.why)}")
+            raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{because(order.why)}")
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -125,13 +122,15 @@ class Rollout:
         since: float | None = None
         weights: dict[str, int] = {}
         for number, step in enumerate(steps, 1):
-            if not isinstance(step, Weigh):  # which waits itself, with an eye on what happens meanwhile
+            if not isinstance(step, Weigh | Compare):  # which wait themselves, with an eye on what happens meanwhile
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
-            if isinstance(step, Weigh):
+            if isinstance(step, Compare):
+                await self._compare(step, number)
+            elif isinstance(step, Weigh):
                 trial = trial.next_step() if trial else step.judge.begin()
-                trial = await self._weigh(step, number, weights.get(step.group, 0), trial)
+                trial = await self._weigh(step, number, weights, trial)
             else:
                 await self._step(step)
             now = time.monotonic()
@@ -166,8 +165,6 @@ class Rollout:
                 await self.router.split(dict(step.weights), await self.target.groups())
             case Drain():
                 await self._drain(step)
-            case Compare():
-                await compare(step, self.router, await self.target.groups(), self.note)
             case Rest():
                 await self.target.rest(step.group)
             case Again():
@@ -176,9 +173,13 @@ class Rollout:
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
 
+    async def _compare(self, step: Compare, number: int) -> None:
+        hearing = Hearing(step.group, number, step.tick, self.control, self.note)
+        await compare(step, self.router, await self.target.groups(), hearing)
+
     async def _while_paused(self) -> None:
         """Wait until nobody wants the rollout to stay where it is."""
-        pause = Pause(self)
+        pause = Pause(self.release.group, self.control, self.note)
         while self.control.paused is not None:
             pause.holds(self.control.paused.by, self.control.paused.why)
             if pause.too_long:
@@ -186,48 +187,34 @@ class Rollout:
             await anyio.sleep(LOOKS)
         pause.ends()
 
-    async def _weigh(self, step: Weigh, number: int, share: int, trial: Trial) -> Trial:
-        """Look each tick until the judge or an operator decides; what nobody can decide pauses the rollout.
+    async def _weigh(self, step: Weigh, number: int, weights: Mapping[str, int], trial: Trial) -> Trial:
+        """Look each tick until the judge or an operator decides. Raises StageFailed with the evidence unless the group may go on.
 
-        Raises StageFailed with the evidence when the group does harm, and when a pause takes too long.
+        A router that died meanwhile is started again with the shares it had.
         """
-        pause = Pause(self)
-        promoted: Order | None = None
+        hearing = Hearing(step.group, number, step.tick, self.control, self.note)
+        share = weights.get(step.group, 0)
         async with measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch:
-            last = anyio.current_time()
-            while trial.advice is not Advice.ABORT and not pause.too_long:
-                await anyio.sleep_until(last + step.tick)
-                before, last = last, anyio.current_time()
+
+            async def look() -> tuple[Window | None, Window | None]:
                 old, new = watch.windows(step.against, (step.group,))
-                trial = trial.after(Tick(seconds=last - before, old=old, new=new))
-                self.note("rollout.looked", group=step.group, share=share, **looked(trial))
-                if (promoted := self.control.promoted(number)) is not None:
-                    break
-                if self.control.paused is not None:
-                    pause.holds(self.control.paused.by, self.control.paused.why)
-                elif trial.advice is Advice.INCONCLUSIVE:
-                    pause.holds("the judge", trial.said())
-                elif trial.advice is Advice.PROMOTE:
-                    break
-                else:
-                    pause.ends()
+                if old is None or new is None:
+                    with contextlib.suppress(StageFailed):  # then nothing is known, which the judge takes into account
+                        await self.router.split(weights, await self.target.groups())
+                return old, new
+
+            def noted(now: Trial) -> None:
+                self.note("rollout.looked", group=step.group, share=share, **looked(now))
+
+            trial, promoted, pause = await hearing.hold(trial, look, noted)
         said = trial.said()
         self.note("rollout.judged", group=step.group, advice=trial.advice.value, said=said, seconds=round(trial.seconds, 3))
-        if trial.advice is Advice.ABORT:
-            raise StageFailed(f"{step.group} may not go on: {said}", right="a release that is no worse than the one before it")
-        if promoted is None and pause.too_long:
-            raise StageFailed(
-                f"{step.group} may not go on: {said}; nobody decided within {self.control.longest:g} s",
-                right="enough requests to tell, metrics that are there, or an operator who decides in time",
-            )
-        pause.ends()
-        if promoted is not None:
-            self.note("rollout.promoted", group=step.group, by=promoted.by, why=promoted.why, step=str(step))
+        hearing.decide(trial, promoted, pause, said, str(step))
         return trial
 
     async def _wait_ready(self, step: WaitReady) -> None:
         """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""
-        pause, tries = Pause(self), 0
+        pause, tries = Pause(self.release.group, self.control, self.note), 0
         while (reason := await self._not_ready(step)) is not None:
             error = StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
@@ -289,41 +276,6 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
-
-
-@dataclass
-class Pause:
-    """Keeps a rollout where it is, and says so once for each reason."""
-
-    rollout: Rollout
-    _since: float | None = None
-    _by: str = ""
-
-    @property
-    def too_long(self) -> bool:
-        """Whether it has lasted for as long as it may."""
-        return self._since is not None and anyio.current_time() - self._since >= self.rollout.control.longest
-
-    def holds(self, by: str, why: str) -> None:
-        """It begins, or goes on."""
-        if by == self._by:
-            return
-        self._since, self._by = self._since or anyio.current_time(), by
-        self.rollout.note("rollout.paused", group=self.rollout.release.group, by=by, why=why)
-        self.rollout.control.say(
-            f"paused by {by}{_because(why)}; python -m pipeline promote goes on, and abort goes back; "
-            f"if nobody does either in {self.rollout.control.longest:g} s, it goes back"
-        )
-
-    def ends(self) -> None:
-        """It is over, if there was one."""
-        if self._by:
-            self.rollout.note("rollout.resumed", group=self.rollout.release.group)
-        self._since, self._by = None, ""
-
-
-def _because(why: str) -> str:
-    return f": {why}" if why else ""
 
 
 def chosen(instances: Iterable[Address], counts: Mapping[str, int]) -> frozenset[Address]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+from dataclasses import replace
+from functools import partial
 
 import anyio
 import pytest
@@ -132,22 +134,45 @@ def test_without_a_request_nothing_is_promoted(bench: Bench, image: Image) -> No
     anyio.run(main)
 
 
-def test_a_router_that_dies_under_a_canary_is_no_good_news(bench: Bench, image: Image) -> None:
+async def kill_the_router(bench: Bench, *, again: bool) -> None:
+    """As soon as green is weighed, and, where it is to stay dead, whenever it comes back."""
+    while not any(step.startswith("weigh") for step in bench.notes.steps("intended")):
+        await anyio.sleep(0.01)
+    while "judged" not in bench.notes.kinds():
+        for found in list(process.running(f"{bench.router.state}:")):
+            os.kill(found.pid, signal.SIGKILL)
+        if not again:
+            return
+        await anyio.sleep(0.01)
+
+
+def test_a_router_that_dies_under_a_canary_is_started_again_with_its_shares_and_the_canary_goes_on(
+    bench: Bench, image: Image
+) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        patient = replace(QUICK, blind=30)
+        async with anyio.create_task_group() as tasks:
+            rollout = bench.rollout(two)
+            tasks.start_soon(partial(kill_the_router, bench, again=False))
+            with users(bench) as load:
+                await rollout.forward(canary(50, judge=patient))
+        assert {*load.answers} == {"one", "two"}
+        assert bench.answer() == "two"
+
+    anyio.run(main)
+
+
+def test_a_router_that_stays_dead_under_a_canary_is_no_good_news(bench: Bench, image: Image) -> None:
     async def main() -> None:
         one, two = release(image), release(image, version="two")
         await bench.rollout(one).forward(BlueGreen())
         judge = Judge(measures=(ErrorRate(),), warm_up=0, floor=10**6, blind=1)
-
-        async def killed() -> None:
-            while not any(step.startswith("weigh") for step in bench.notes.steps("intended")):
-                await anyio.sleep(0.01)
-            for found in list(process.running(f"{bench.router.state}:")):
-                os.kill(found.pid, signal.SIGKILL)
-
         async with anyio.create_task_group() as tasks:
             rollout = bench.rollout(two)
-            tasks.start_soon(killed)
-            with pytest.raises(StageFailed, match=r"inconclusive .* missing: metrics, for 1 s"):
+            tasks.start_soon(partial(kill_the_router, bench, again=True))
+            with pytest.raises(StageFailed, match=r"inconclusive .* missing: metrics, for \d+ s"):
                 await rollout.forward(canary(50, judge=judge))
         assert bench.answer() == "one"
 

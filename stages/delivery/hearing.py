@@ -1,0 +1,106 @@
+"""A hearing: a trial goes on before its judge, and before operators, until one of them decides."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+
+from gates.judge import Advice, Trial
+from gates.window import Tick, Window
+from pipeline import StageFailed
+from pipeline.order import Order
+from stages.delivery.control import Control
+
+Note = Callable[..., None]
+"""Writes one event to the journal: `note(kind, **data)`."""
+
+Look = Callable[[], Awaitable[tuple[Window | None, Window | None]]]
+"""What the old and the new release did since the last look."""
+
+
+@dataclass
+class Pause:
+    """Keeps the rollout of a group where it is, and says so once for each who does."""
+
+    group: str
+    control: Control
+    note: Note
+    _since: float | None = None
+    _by: str = ""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether it has lasted for as long as it may."""
+        return self._since is not None and anyio.current_time() - self._since >= self.control.longest
+
+    def holds(self, by: str, why: str) -> None:
+        """It begins, or goes on."""
+        if by == self._by:
+            return
+        self._since, self._by = self._since or anyio.current_time(), by
+        self.note("rollout.paused", group=self.group, by=by, why=why)
+        self.control.say(
+            f"paused by {by}{because(why)}; python -m pipeline promote goes on, and abort goes back; "
+            f"if nobody does either in {self.control.longest:g} s, it goes back"
+        )
+
+    def ends(self) -> None:
+        """It is over, if there was one."""
+        if self._by:
+            self.note("rollout.resumed", group=self.group)
+        self._since, self._by = None, ""
+
+
+def because(why: str) -> str:
+    return f": {why}" if why else ""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Of a step, by its number, in the rollout of `group`."""
+
+    group: str
+    number: int
+    tick: float
+    control: Control
+    note: Note
+
+    async def hold(self, trial: Trial, look: Look, looked: Callable[[Trial], None]) -> tuple[Trial, Order | None, Pause]:
+        """Look each tick until somebody decides; what nobody can decide pauses the rollout.
+
+        The trial then, who promoted the step without the judge, and the pause, which was too long when nobody decided.
+        """
+        pause = Pause(self.group, self.control, self.note)
+        last = anyio.current_time()
+        while trial.advice is not Advice.ABORT and not pause.too_long:
+            await anyio.sleep_until(last + self.tick)
+            before, last = last, anyio.current_time()
+            old, new = await look()
+            trial = trial.after(Tick(seconds=last - before, old=old, new=new))
+            looked(trial)
+            if (promoted := self.control.promoted(self.number)) is not None:
+                return trial, promoted, pause
+            if self.control.paused is not None:
+                pause.holds(self.control.paused.by, self.control.paused.why)
+            elif trial.advice is Advice.INCONCLUSIVE:
+                pause.holds("the judge", trial.said())
+            elif trial.advice is Advice.PROMOTE:
+                break
+            else:
+                pause.ends()
+        return trial, None, pause
+
+    def decide(self, trial: Trial, promoted: Order | None, pause: Pause, said: str, step: str) -> None:
+        """Raise StageFailed with the evidence unless the group may go on."""
+        if trial.advice is Advice.ABORT:
+            raise StageFailed(f"{self.group} may not go on: {said}", right="a release that is no worse than the one before it")
+        if promoted is None and pause.too_long:
+            raise StageFailed(
+                f"{self.group} may not go on: {said}; nobody decided within {self.control.longest:g} s",
+                right="enough requests to tell, metrics that are there, or an operator who decides in time",
+            )
+        pause.ends()
+        if promoted is not None:
+            self.note("rollout.promoted", group=self.group, by=promoted.by, why=promoted.why, step=step)
