@@ -18,6 +18,8 @@ from gates import (
     Compare,
     Compatible,
     CoverageReport,
+    ErrorRate,
+    Judge,
     MaxComplexity,
     MaxFindings,
     MaxSize,
@@ -25,6 +27,7 @@ from gates import (
     NoDrop,
     QualityGate,
     Severity,
+    SlowAnswers,
     Verification,
     WithinBudget,
     all_passed,
@@ -41,11 +44,13 @@ from stages.compatibility import Compatibility
 from stages.compilation import ByteCompiled
 from stages.coverage import Coverage
 from stages.delivery.deploy import Deploy
+from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.migration import Migrate
 from stages.delivery.preflight import Preflight
-from stages.delivery.strategy import BlueGreen
+from stages.delivery.strategy import Canary
+from stages.delivery.visitors import Visitors
 from stages.environment import PythonEnvironment, Tool
 from stages.image import BuildImage, ImageSize, Placed
 from stages.image_validation import ValidateImage
@@ -240,7 +245,11 @@ stored = StoreArtifact(artifact=gate, name="camera-counting")
 
 # Deploy: instances of the image as processes of this machine, behind HAProxy, with a PostgreSQL that stays.
 target = LocalProcesses(name="camera-counting")
-router = HAProxy(name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080")))
+# Either router is this one line; by the variable the other one can be tried without an edit.
+ROUTERS = {"haproxy": HAProxy, "envoy": Envoy}
+router = ROUTERS[os.environ.get("CAMERA_COUNTING_ROUTER", "haproxy")](
+    name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080"))
+)
 preflight = Preflight(router=router)  # a taken port is found at once, not after the migration
 local_database = LocalService(service=database, keep=(("PGDATA", "pgdata"),))
 database_url = Bound(
@@ -258,11 +267,17 @@ migrate = Migrate(
     bindings=(database_url, database_password),
     after=(preflight,),
 )
+# An example has few users: while a release is judged, some of our own ask for what theirs would.
+canary = Canary(
+    shares=(25, 50, 100),
+    judge=Judge(measures=(ErrorRate(), SlowAnswers(quantile=0.95)), warm_up=10, at_least=5),
+    visitors=Visitors(paths=("/", "/cameras", "/readyz"), rate=100),
+)
 deploy = Deploy(
     release=gate,
     target=target,
     router=router,
-    strategy=BlueGreen(),
+    strategy=canary,
     bindings=(database_url, database_password),
     after=(migrate,),
     instances=2,

@@ -55,7 +55,7 @@ def details(one: RolloutHistory) -> list[str]:
     """Where it is, and what was said of it."""
     step = f"step {one.step.number} of {one.step.of}: {one.step.text}" if one.step.of and one.open else ""
     by = f"by {one.by}" if one.by else ""
-    return [text for text in (step, by, one.said) if text]
+    return [text for text in (step, by, one.said.partition("\n")[0]) if text]
 
 
 def as_data(one: RolloutHistory) -> dict[str, object]:

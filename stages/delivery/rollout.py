@@ -25,6 +25,7 @@ from stages.delivery.router import Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
+from stages.delivery.visitors import visiting
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
@@ -194,7 +195,10 @@ class Rollout:
         """
         hearing = Hearing(step.group, number, step.tick, self.control, self.note)
         share = weights.get(step.group, 0)
-        async with measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch:
+        async with (
+            measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch,
+            visiting(step.visitors, self.router.address.url),
+        ):
 
             async def look() -> tuple[Window | None, Window | None]:
                 old, new = watch.windows(step.against, (step.group,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gates.judge import Judge
+from stages.delivery.visitors import Visitors
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Weigh:
     against: tuple[str, ...]
     judge: Judge
     tick: float = 1.0
+    visitors: Visitors | None = None
 
     def __str__(self) -> str:
         return f"weigh {self.group} against {', '.join(self.against)}, at most {self.judge.at_most:g} s"

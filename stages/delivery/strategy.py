@@ -11,6 +11,7 @@ from gates.judge import Judge
 from pipeline import StageFailed, WiringError
 from stages.delivery.model import State
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.visitors import Visitors
 
 
 class Strategy(Protocol):
@@ -56,13 +57,15 @@ class Canary:
     """Give green a growing share of the traffic, as long as the judge finds it no worse than what serves beside it.
 
     `shares` are percent of all requests; before each next one the judge has to have seen that green does no harm with the one
-    it has. Green that is worse, and green of which nobody can tell in time, goes back. Where nothing serves yet there is nothing
-    to compare with, and green gets all at once. Seconds: `tick` from one look of the judge to the next, others as of `BlueGreen`.
+    it has. Green that is worse goes back, and green of which nobody can tell in time pauses. Where nothing serves yet there is
+    nothing to compare with, and green gets all at once. `visitors` come while green is judged, where users are few. Seconds:
+    `tick` from one look of the judge to the next, others as of `BlueGreen`.
     """
 
     shares: tuple[int, ...] = (1, 5, 10, 25, 50, 75, 90, 100)
     judge: Judge = field(default_factory=Judge)
     tick: float = 1.0
+    visitors: Visitors | None = None
     ready: float = 60.0
     drain: float = 30.0
 
@@ -83,7 +86,7 @@ class Canary:
             rest = shared(100 - share, blue)
             grows.append(Split(((green, share), *rest)))
             if rest:
-                grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick))
+                grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick, self.visitors))
         return (
             Start(green),
             WaitReady(green, self.ready),

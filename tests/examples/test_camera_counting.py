@@ -24,6 +24,7 @@ from pipeline.history import RunHistory, one
 from pipeline.settings import Settings
 from stages.delivery.down import down
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
+from tests.stages.delivery.conftest import need_envoy
 from tests.stages.delivery.load import Load
 
 TOP = Path(__file__).parents[2]
@@ -52,6 +53,25 @@ INJECTION = """\
 def find(cursor, name):
     cursor.execute("SELECT * FROM cameras WHERE id = '%s'" % name)
 """
+
+MIGRATIONS = "src/camera_counting/migrations/versions"
+
+GONE = """\
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE cameras RENAME COLUMN people TO persons")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE cameras RENAME COLUMN persons TO people")
+"""
+
+CODE = "does not work: old code on the new schema"
 
 UNTESTED = "def far(name: str) -> str:\n" + "    name += name\n" * 80 + "    return name\n"
 
@@ -100,6 +120,10 @@ class Example:
         router = HAProxyRouter(config=HAProxy(name="camera-counting", port=self.port), ready="/readyz", state=state)
         return [group for group, share in anyio.run(router.current).items() if share]
 
+    def down(self) -> None:
+        """Take down everything it left running."""
+        anyio.run(down, Project(root=self.root, home=self.home, settings=Settings()))
+
     def clean(self) -> None:
         """Take every planted fault out again."""
         self.git("checkout", "-q", ".")
@@ -113,7 +137,8 @@ def patient(pipeline: str) -> str:
     """The pipeline without load tests and budgets of time: how quick a busy machine is, is not what is tested here."""
     timed = ("evidence=performance", "evidence=load", " performance=performance", " load=load")
     lines = [line for line in pipeline.splitlines(keepends=True) if not any(word in line for word in timed)]
-    return re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", "".join(lines))
+    text = re.sub(r"WithinBudget\([^)]*\)", "WithinBudget(errors=0.0, held=0.01)", "".join(lines))
+    return re.sub(r", SlowAnswers\([^)]*\)\)", ",)", text)
 
 
 def only_with(pipeline: str, *evidence: str) -> str:
@@ -143,7 +168,7 @@ def example(tmp_path: Path, shared_home: Path) -> Iterator[Example]:
     found.git("add", "-A")
     found.git("commit", "-q", "-m", "The example")
     yield found
-    anyio.run(down, Project(root=found.root, home=found.home, settings=Settings()))
+    found.down()
 
 
 @dataclass(frozen=True)
@@ -174,32 +199,57 @@ CAUGHT_BY_THE_GATE = (
     Fault("a unit test that fails", write("tests/unit/test_planted.py", FAILING_TEST), "test_planted", "unit"),
     Fault("an SQL injection", write("src/camera_counting/planted.py", INJECTION), "B608", "bandit"),
     Fault("a secret", write("src/camera_counting/planted.ini", SECRET), "planted.ini", "secrets"),
+    Fault("a migration that old code cannot bear", write(f"{MIGRATIONS}/v0003_gone.py", GONE), CODE, "compatibility"),
     Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py", "coverage"),
 )
 
 
 def configured(more: str) -> Callable[[Path], object]:
     """Other configuration of the release: no test before the deployment can know it."""
-    return edit("delivery.py", "strategy=BlueGreen(),", f"strategy=BlueGreen(ready=10), env={more},")
+    return edit("delivery.py", "strategy=canary,", f'strategy=__import__("dataclasses").replace(canary, ready=10), env={more},')
 
 
-CAUGHT_AFTER_IT = {
-    "deploy": Fault(
-        "a release that never gets ready",
-        configured('(("PGOPTIONS", "-c search_path=nowhere"),)'),
-        "/readyz answers 503",
+def failing(root: Path) -> None:
+    """A release of which one in fifty requests fails, where its gate looks at its size alone."""
+    pipeline = root / "delivery.py"
+    compared = "        Compare(evidence=coverage, baseline=coverage_before, rule=NoDrop(points=0.5)),\n"
+    pipeline.write_text(only_with(pipeline.read_text(), "size").replace(compared, ""))
+    edit("src/camera_counting/app.py", TOTALS, TOTALS + FAILS)(root)
+
+
+TOTALS = '        """Totals of all cameras."""\n'
+
+FAILS = """\
+        self._asked = getattr(self, "_asked", 0) + 1
+        if self._asked % 17 == 0:
+            raise RuntimeError("planted")
+"""
+"""What a third of the visitors ask."""
+
+CAUGHT_AFTER_IT = (
+    (
+        "deploy",
+        Fault(
+            "a release that never gets ready",
+            configured('(("PGOPTIONS", "-c search_path=nowhere"),)'),
+            "/readyz answers 503",
+        ),
     ),
-    "verified": Fault(
-        "a release that is ready and answers errors",
-        configured('(("PGOPTIONS", "-c default_transaction_read_only=on"),)'),
-        "after the first step: AssertionError: Internal Server Error",
+    (
+        "verified",
+        Fault(
+            "a release that is ready and answers errors",
+            configured('(("PGOPTIONS", "-c default_transaction_read_only=on"),)'),
+            "after the first step: AssertionError: Internal Server Error",
+        ),
     ),
-}
+    ("deploy", Fault("a release that fails one in fifty requests", failing, "may not go on: abort after")),
+)
 """By the stage that has to fail."""
 
 
 @pytest.mark.timeout(900)
-def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Example) -> None:
+def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     code, first, output = example.run()
     assert code == 0, output
     assert {stage.state for stage in first.stages.values()} <= {"passed", "cached", "skipped"}
@@ -237,7 +287,7 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
             assert any(fault.said in json.dumps(verdict) for verdict in against), f"{fault.what}: {against}"
         example.clean()
 
-        for stage, fault in CAUGHT_AFTER_IT.items():
+        for stage, fault in CAUGHT_AFTER_IT:
             fault.plant(example.root)
             code, history, output = example.run()
             assert (code, failed(history)) == (1, {stage}), f"{fault.what}: {output}"
@@ -247,6 +297,30 @@ def test_the_example_is_delivered_and_every_planted_fault_is_caught(example: Exa
             load.more(20)
 
     print(f"{load.sent} requests, {len(load.failures)} lost in {3 + len(CAUGHT_AFTER_IT)} runs")
+    assert load.failures == []
+    example.down()
+    need_envoy()
+    check_behind_envoy(example, monkeypatch)
+
+
+def check_behind_envoy(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A canary that is fine and one that is not. Nothing but the router is another one."""
+    monkeypatch.setenv("CAMERA_COUNTING_ROUTER", "envoy")
+    code, _, output = example.run()
+    assert code == 0, output
+    configured('(("RELEASE", "two"),)')(example.root)
+    with Load(example.port, posts=False, pause=0.1) as load:
+        code, history, output = example.run()
+        assert code == 0, output
+        with closing(Journal(example.home / "journal.db")) as journal:
+            judged = [event.data["advice"] for event in journal.events(history.id, kind="rollout.judged")]
+        assert judged == ["promote", "promote"]
+        example.clean()
+        failing(example.root)
+        code, history, output = example.run()
+        assert (code, failed(history)) == (1, {"deploy"}), output
+        assert "may not go on: abort after" in output
+        load.more(20)
     assert load.failures == []
 
 

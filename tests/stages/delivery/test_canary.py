@@ -7,16 +7,18 @@ import re
 import signal
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 
 from gates.judge import ErrorRate, Judge, SlowAnswers
 from gates.window import Window
-from pipeline import StageFailed
+from pipeline import StageFailed, WiringError
 from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.strategy import BlueGreen, Canary
+from stages.delivery.visitors import Visitors
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.conftest import release
@@ -132,6 +134,40 @@ def test_without_a_request_nothing_is_promoted(bench: Bench, image: Image) -> No
         assert await bench.router.current() == {one.group: 100}
 
     anyio.run(main)
+
+
+def test_where_users_are_few_visitors_ask_until_the_judge_can_tell_and_no_longer(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+        strategy = replace(canary(50), visitors=Visitors(paths=("/",), rate=200))
+        await bench.rollout(two).forward(strategy)
+        assert bench.answer() == "two"
+        async with bench.router.watch() as watch:
+            await anyio.sleep(0.5)
+            (seen,) = watch.windows((two.group,))
+        assert seen is not None
+        assert seen.requests == 0
+
+    anyio.run(main)
+
+
+def test_visitors_find_a_release_that_fails(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, bad = release(image), release(image, version="bad", FAILS="3")
+        await bench.rollout(one).forward(BlueGreen())
+        strategy = replace(canary(50), visitors=Visitors(paths=("/", "/"), rate=200))
+        with pytest.raises(StageFailed, match="may not go on: abort"):
+            await bench.rollout(bad).forward(strategy)
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("about", [{"paths": ()}, {"paths": ("/",), "rate": 0}])
+def test_visitors_who_never_come_are_refused(about: dict[str, Any]) -> None:
+    with pytest.raises(WiringError, match="Visitors: paths are"):
+        Visitors(**about)
 
 
 async def kill_the_router(bench: Bench, *, again: bool) -> None:
