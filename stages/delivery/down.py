@@ -15,10 +15,11 @@ import anyio
 from gates.words import counted
 from pipeline.project import Project
 from stages.delivery import process
+from stages.delivery.local import SUPERVISOR
 from stages.delivery.private import sockets
 
-KINDS = ("router", "instance", "service")
-"""What runs, in the order in which it is ended."""
+KINDS = ("router", "supervisor", "instance", "service")
+"""What runs, in the order in which it is ended: a supervisor would start its instances again."""
 
 
 def left(project: Project) -> list[process.Process]:
@@ -38,7 +39,9 @@ async def down(project: Project) -> list[str]:
 
 def _order(project: Project, mark: str) -> int:
     kind = Path(mark).relative_to(project.home / "state").parts[0]
-    return {"router": 0, "deploy": 1}.get(kind, 2)
+    if mark.endswith(f":{SUPERVISOR}"):
+        return 1
+    return {"router": 0, "deploy": 2}.get(kind, 3)
 
 
 def main(directory: str, *words: str) -> int:

@@ -16,15 +16,17 @@ from gates.window import Tick
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
 from pipeline.order import Order
+from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
+from stages.delivery.probe import probe, written
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
-from stages.delivery.target import Target
+from stages.delivery.target import Supervised, Target
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
@@ -64,6 +66,9 @@ class Rollout:
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
+        if unlimited := dict(self.target.unlimited(self.release)):
+            self.note("rollout.unlimited", group=group, limits=unlimited)
+            self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()
         try:
             await self._run_heeding(strategy.forward(before, group))
@@ -78,10 +83,10 @@ class Rollout:
         """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
         for group in before.serving:
             known = await self.target.readiness(group)
-            if known is not None and known != self.release.ready:
+            if known is not None and probe(known) != probe(self.release.ready):
                 raise StageFailed(
-                    f"{group} serves and says that it can by {known}, and this release by {self.release.ready}",
-                    right=f"a release that answers both paths, deployed with ready={known!r} first; then one with the other",
+                    f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self.release.ready)}",
+                    right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",
                 )
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
@@ -124,16 +129,20 @@ class Rollout:
         trial: Trial | None = None
         since: float | None = None
         weights: dict[str, int] = {}
+        looked_after = LookedAfter(self)
         for number, step in enumerate(steps, 1):
             if not isinstance(step, Weigh):  # which waits itself, with an eye on what happens meanwhile
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
-            if isinstance(step, Weigh):
-                trial = trial.next_step() if trial else step.judge.begin()
-                trial = await self._weigh(step, number, weights.get(step.group, 0), trial)
-            else:
-                await self._step(step)
+            try:
+                if isinstance(step, Weigh):
+                    trial = trial.next_step() if trial else step.judge.begin()
+                    trial = await self._weigh(step, number, weights.get(step.group, 0), trial)
+                else:
+                    await self._step(step)
+            finally:
+                looked_after.tell()
             now = time.monotonic()
             weights = dict(step.weights) if isinstance(step, Split | Retire) else weights
             shares = {"weights": weights} if isinstance(step, Split | Retire) else {}
@@ -231,7 +240,7 @@ class Rollout:
         while (reason := await self._not_ready(step)) is not None:
             error = StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
-                right=f"every instance answers {self.release.ready} with 200",
+                right=f"every instance answers {probe(self.release.ready)}",
             )
             pause.holds("the rollout", error.what)
             if not step.pauses or pause.too_long:
@@ -289,6 +298,27 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
+
+
+class LookedAfter:
+    """Tells what was done to instances of the release while it is rolled out, where the target has them looked after."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self._known = len(self._acts())
+
+    def _acts(self) -> list[Act]:
+        target = self._rollout.target
+        return list(target.acts(self._rollout.release.group).all()) if isinstance(target, Supervised) else []
+
+    def tell(self) -> None:
+        """What was not told yet."""
+        acts = self._acts()
+        for act in acts[self._known :]:
+            if act.did != "started":
+                group = self._rollout.release.group
+                self._rollout.note("rollout.restarted", group=group, port=act.port, why=act.why, again=act.did == "restarts")
+        self._known = len(acts)
 
 
 @dataclass
