@@ -370,7 +370,7 @@ class LocalTarget:
             found |= {**one.env, one.variable: str(place)}
         return found
 
-    def unlimited(self, release: Release) -> Mapping[str, str]:
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
         return unbounded(release.limits)
 
     def logs(self, group: str) -> list[Path]:

@@ -66,7 +66,7 @@ class Rollout:
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
-        if unlimited := dict(self.target.unlimited(self.release)):
+        if unlimited := dict(await self.target.unlimited(self.release)):
             self.note("rollout.unlimited", group=group, limits=unlimited)
             self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()

@@ -59,7 +59,7 @@ class Target(Protocol):
         """The groups that run now, as the system tells, not as anybody remembers."""
         ...
 
-    def unlimited(self, release: Release) -> Mapping[str, str]:
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
         """Which of the release's limits nobody here holds its instances to, or not as they are meant, and why."""
         ...
 
