@@ -193,7 +193,7 @@ class DockerTarget:
         left = {image.digest for image in self._known().values()}
         for image in known.values():
             if image.digest not in left:
-                await self._daemon.remove(f"/images/{reference(image)}")
+                await self._daemon.remove(f"/images/{self.reference(image)}")
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
@@ -279,7 +279,7 @@ class DockerTarget:
         secrets = {name: self.secret(name) for name in release.secrets}
         env = {**release.env, **secrets, **own}
         return {
-            "Image": reference(release.image),
+            "Image": self.reference(release.image),
             "Env": [f"{name}={value}" for name, value in env.items()],
             "HostConfig": {
                 "NetworkMode": self.config.network,
@@ -302,14 +302,18 @@ class DockerTarget:
             binds.append(f"{place}:{inside}:ro")
         return env, binds
 
+    def reference(self, image: Image) -> str:
+        """The name of the image at the daemon."""
+        return reference(image, str(self.state))
+
     async def _have_image(self, image: Image) -> None:
         """The daemon has this very image under its name."""
-        found = await self._daemon.get(f"/images/{reference(image)}/json")
+        found = await self._daemon.get(f"/images/{self.reference(image)}/json")
         if found is not None and found["Id"] in identities(self.store, image):
             return
         place = self.state / ".image.tar"
         try:
-            await anyio.to_thread.run_sync(archive, self.store, image, place)
+            await anyio.to_thread.run_sync(archive, self.store, image, self.reference(image), place)
             await self._daemon.load(place)
         finally:
             place.unlink(missing_ok=True)

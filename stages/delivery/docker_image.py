@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import StageFailed, Store
+from pipeline.digest import of_text
 from stages.image import Image, document
 
 
-def reference(image: Image) -> str:
-    """The name under which a daemon has the image."""
-    return f"lockgate:{image.digest.partition(':')[2]}"
+def reference(image: Image, owner: str) -> str:
+    """The name under which a daemon has the image for a target: another one for each, so that none takes it from another."""
+    return f"lockgate:{image.digest.partition(':')[2]}-{of_text(owner)[:12]}"
 
 
 def identities(store: Store, image: Image) -> frozenset[str]:
@@ -22,20 +23,20 @@ def identities(store: Store, image: Image) -> frozenset[str]:
     return frozenset({image.digest, _manifest(store, image)["config"]["digest"]})
 
 
-def archive(store: Store, image: Image, place: Path) -> None:
-    """Write what `docker load` reads (manifest.json beside configuration and layers): older daemons know no OCI layout.
+def archive(store: Store, image: Image, name: str, place: Path) -> None:
+    """Write what `docker load` reads, for an image called `name`: manifest.json beside configuration and layers.
 
-    Every blob is checked. Raises StoreError for one that is damaged.
+    Older daemons know no OCI layout. Every blob is checked. Raises StoreError for one that is damaged.
     """
     manifest = _manifest(store, image)
     parts = [manifest["config"], *manifest["layers"]]
-    names = [f"{part['digest'].partition(':')[2]}{'.tar' if number else '.json'}" for number, part in enumerate(parts)]
-    about = [{"Config": names[0], "RepoTags": [reference(image)], "Layers": names[1:]}]
+    files = [f"{part['digest'].partition(':')[2]}{'.tar' if number else '.json'}" for number, part in enumerate(parts)]
+    about = [{"Config": files[0], "RepoTags": [name], "Layers": files[1:]}]
     with tarfile.open(place, "w") as tar:
         _add(tar, "manifest.json", json.dumps(about).encode())
-        for part, name in {name: (part, name) for part, name in zip(parts, names, strict=True)}.values():
+        for file, part in dict(zip(files, parts, strict=True)).items():
             blob = store.file(image.layout, f"blobs/{part['digest'].replace(':', '/')}")
-            tar.add(store.checked(blob), arcname=name, recursive=False)
+            tar.add(store.checked(blob), arcname=file, recursive=False)
 
 
 def _manifest(store: Store, image: Image) -> dict[str, Any]:

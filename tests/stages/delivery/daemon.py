@@ -21,7 +21,7 @@ from pipeline import Stage, Tree, Work
 from stages.image import BuildImage, Placed
 from stages.source import WorkingCopy
 
-RUNNING = "unix:///var/run/docker.sock"
+RUNNING = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 PROGRAM = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
 
@@ -41,6 +41,8 @@ LEFT_OUT = (
 
 def answers(host: str) -> bool:
     """Whether a daemon does."""
+    if not host.startswith("unix://"):
+        return False
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as one:
         one.settimeout(5)
         one.connect(host.removeprefix("unix://"))

@@ -13,7 +13,6 @@ import pytest
 
 from pipeline import Project, StageFailed, Store
 from stages.delivery.docker import DockerTarget
-from stages.delivery.docker_image import reference
 from stages.delivery.down import down
 from stages.delivery.files import ReleaseFile
 from stages.delivery.limits import Limits
@@ -380,8 +379,8 @@ def test_an_image_of_another_content_under_the_name_is_not_run(
         target = docker_target(project, store, docker_host)
         wanted = release(image)
         await target._have_image(another)
-        name, tag = reference(wanted.image).split(":")
-        await target._daemon.post(f"/images/{reference(another)}/tag", repo=name, tag=tag)
+        name, tag = target.reference(wanted.image).split(":")
+        await target._daemon.post(f"/images/{target.reference(another)}/tag", repo=name, tag=tag)
         (one,) = (await up(target, wanted)).instances
         assert get(one, "/env?OTHER") == ""
 
