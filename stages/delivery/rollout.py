@@ -26,7 +26,7 @@ from stages.delivery.probe import probe, written
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
-from stages.delivery.target import Supervised, Target
+from stages.delivery.target import Autoscaled, Supervised, Target
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
@@ -71,7 +71,9 @@ class Rollout:
             self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()
         try:
+            await self.hold({**_sizes(before), group: self.release.instances})
             await self._run_heeding(strategy.forward(before, group))
+            await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._back_after(error, strategy, before)
@@ -97,7 +99,14 @@ class Rollout:
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
             await self.router.stop()
+        await quiet.hold({})
         quiet.note("rollout.finished", group=group, back=True)
+
+    async def hold(self, least: Mapping[str, int]) -> None:
+        """Keep a target's autoscaler from taking instances away from who has a small share, or none, only for a time."""
+        if isinstance(self.target, Autoscaled):
+            await self.target.hold(least)
+            self.note("rollout.held", least=dict(least))
 
     async def take_up(self, strategy: Strategy, started: Iterable[Event], finished: Iterable[Event]) -> None:
         """Take back a rollout that was cut off in the middle, or had just ended when its run was killed."""
@@ -298,6 +307,11 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
+
+
+def _sizes(before: State) -> dict[str, int]:
+    """How many instances each group has that serves."""
+    return {name: len(before.groups[name].instances) for name in before.serving if name in before.groups}
 
 
 class LookedAfter:

@@ -77,6 +77,18 @@ class Supervised(Protocol):
         ...
 
 
+@runtime_checkable
+class Autoscaled(Protocol):
+    """A target where somebody else changes how many instances a group has, by what they have to do."""
+
+    async def hold(self, least: Mapping[str, int]) -> None:
+        """From now on no group is scaled below so many instances, whatever its share of the traffic; groups not named are free.
+
+        What was held before is not any more, so that it may be said again after a crash.
+        """
+        ...
+
+
 class Logs(Protocol):
     """A target that keeps what instances say in files."""
 
