@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 
 from gates.words import counted
-from pipeline import Store
+from pipeline import StageFailed, Store
 from pipeline.project import Project
 from stages.delivery import process
 from stages.delivery.docker import DAEMON, DockerTarget, known
@@ -63,7 +63,11 @@ def main(directory: str, *words: str) -> int:
         found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_containers, project)
         print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
         return 0 if found else 1
-    ended = anyio.run(down, project)
+    try:
+        ended = anyio.run(down, project)
+    except StageFailed as error:  # of a Docker daemon: what runs without it was ended before
+        print(error, file=sys.stderr)
+        return 1
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")
     return 0
 

@@ -116,7 +116,8 @@ class Release:
             image = Image.model_validate(found.pop("image"))
             files = tuple(ReleaseFile.model_validate(one) for one in found.pop("files", ()))
             probes = {name: probe.read(found.pop(name, None)) for name in ("startup", "liveness")}
-            ready = probe.read(found.pop("ready"))
+            ready = found.pop("ready")
+            ready = ready if isinstance(ready, str) else probe.read(ready)
             limits = Limits(**found.pop("limits", {}))
             kept: dict[str, Any] = {**probes, "ready": ready, "limits": limits, "secrets": tuple(found.pop("secrets"))}
             return Release(image=image, files=files, **found, **kept)
