@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from pipeline import Project, StageFailed, Store
+from pipeline import Project, Store
 from stages.delivery import process
 from stages.delivery.down import down, left
 from stages.delivery.local import LocalTarget
@@ -135,8 +135,14 @@ def test_who_starts_slowly_is_given_the_time_of_its_startup_probe(target: LocalT
 def test_what_happened_to_instances_of_a_release_while_it_is_rolled_out_is_journalled(bench: Bench, image: Image) -> None:
     async def main() -> None:
         wanted = kept(image, liveness=HttpProbe("/nowhere", (404, 404), every=0.05, failures=40))
-        with pytest.raises(StageFailed):
-            await bench.rollout(replace(wanted, ready=HttpProbe("/readyz", (500, 599)))).forward(BlueGreen(ready=5))
+        wanted = replace(wanted, ready=HttpProbe("/readyz", (500, 599)))
+        rollout = bench.rollout(wanted)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rollout.forward, BlueGreen())
+            with anyio.fail_after(40):
+                while "restarts" not in [what for _, what in did(bench.target, wanted.group)]:
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
         told = [data for kind, data in bench.notes.events if kind == "rollout.restarted"]
         assert told
         assert "/nowhere answers 200" in told[0]["why"]
