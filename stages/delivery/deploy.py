@@ -13,9 +13,11 @@ from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFaile
 from stages.delivery.control import Control
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
+from stages.delivery.limits import UNLIMITED, Limits
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
-from stages.delivery.model import Binding, Deployment, Previewed, Release, State
+from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart, State
+from stages.delivery.probe import Probe, Ready
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
@@ -40,9 +42,9 @@ class Opens(Protocol):
 
 
 class OpensRouter(Protocol):
-    """Configuration of a router, opened when a stage runs; `ready` is the path by which it sees who can serve."""
+    """Configuration of a router, opened when a stage runs; `ready` is how instances say that they can serve."""
 
-    def open(self, work: Work, ready: str) -> Router: ...
+    def open(self, work: Work, ready: Ready) -> Router: ...
 
 
 class Releases(Stage[D_co], Generic[D_co]):
@@ -63,10 +65,24 @@ class Releases(Stage[D_co], Generic[D_co]):
     secrets: tuple[str, ...] = ()
     files: tuple[Stage[ReleaseFile], ...] = ()
     instances: int = 1
-    ready: str = "/readyz"
+    ready: Ready = "/readyz"
+    """How an instance says that it can serve: a path that answers 200, or a probe."""
+    startup: Probe | None = None
+    """Until it is well by this one, `liveness` does not count."""
+    liveness: Probe | None = None
+    """By what an instance is started again that runs and does nothing any more."""
+    restart: Restart = "no"
+    """When an instance that ended is started again, after the rollout too."""
+    limits: Limits = UNLIMITED
+    """What each instance may use; what the target cannot hold it to is noted (`rollout.unlimited`)."""
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
+        if self.restart == "no" and (self.startup or self.liveness):
+            raise WiringError(
+                f"{type(self).__name__}: startup and liveness are asked so that an instance is started again, and restart='no'",
+                right="restart='always' or restart='on-failure' with them",
+            )
 
     def release_of(self, work: Work) -> Release:
         """The release, with the seal of its secrets."""
@@ -84,6 +100,10 @@ class Releases(Stage[D_co], Generic[D_co]):
             instances=self.instances,
             files=tuple(work[one] for one in self.files),
             ready=self.ready,
+            startup=self.startup,
+            liveness=self.liveness,
+            restart=self.restart,
+            limits=self.limits,
         )
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 import anyio
 
 from gates.words import counted
+from pipeline import StageFailed, Store
 from pipeline.project import Project
 from stages.delivery import process
+from stages.delivery.docker import DAEMON, DockerTarget, known
+from stages.delivery.local import SUPERVISOR
 from stages.delivery.private import sockets
 
-KINDS = ("router", "instance", "service")
-"""What runs, in the order in which it is ended."""
+KINDS = ("router", "supervisor", "instance", "service")
+"""What runs, in the order in which it is ended: a supervisor would start its instances again."""
 
 
 def left(project: Project) -> list[process.Process]:
@@ -26,28 +29,45 @@ def left(project: Project) -> list[process.Process]:
     return sorted(process.running(str(project.home / "state") + os.sep), key=lambda one: _order(project, one.mark))
 
 
+def containers(project: Project) -> list[DockerTarget]:
+    """The targets that had containers of the project at a daemon."""
+    places = (project.home / "state" / "deploy").glob(f"*/{DAEMON}")
+    return [known(place.parent, Store(project.home / "store")) for place in places]
+
+
 async def down(project: Project) -> list[str]:
-    """End all of them; their marks."""
+    """End all of them; their marks. Raises StageFailed where a daemon that had containers does not answer."""
     found = left(project)
     for one in found:
         await process.stop(one)
+    gone = [name for target in containers(project) for name in await target.down()]
     for router in (project.home / "state" / "router").glob("*"):  # also one that was killed
         shutil.rmtree(sockets(router), ignore_errors=True)
-    return [one.mark for one in found]
+    return [*(one.mark for one in found), *gone]
+
+
+async def _containers(project: Project) -> int:
+    return sum([len(group.instances) for target in containers(project) for group in (await target.groups()).values()])
 
 
 def _order(project: Project, mark: str) -> int:
     kind = Path(mark).relative_to(project.home / "state").parts[0]
-    return {"router": 0, "deploy": 1}.get(kind, 2)
+    if mark.endswith(f":{SUPERVISOR}"):
+        return 1
+    return {"router": 0, "deploy": 2}.get(kind, 3)
 
 
 def main(directory: str, *words: str) -> int:
     project = Project.at(Path(directory), os.environ)
     if words == ("--check",):
-        found = [_order(project, one.mark) for one in left(project)]
+        found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_containers, project)
         print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
         return 0 if found else 1
-    ended = anyio.run(down, project)
+    try:
+        ended = anyio.run(down, project)
+    except StageFailed as error:  # of a Docker daemon: what runs without it was ended before
+        print(error, file=sys.stderr)
+        return 1
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")
     return 0
 

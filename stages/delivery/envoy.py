@@ -29,6 +29,7 @@ from stages.delivery.model import Address, Group
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.port import checked
 from stages.delivery.private import private, sockets
+from stages.delivery.probe import Ready, probe
 from stages.delivery.router import Watch, need_running
 
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
@@ -47,7 +48,7 @@ class Envoy:
     maintenance: str = MAINTENANCE
     """The page (HTML) that users get with status 503 while nobody serves."""
 
-    def open(self, work: Work, ready: str) -> EnvoyRouter:
+    def open(self, work: Work, ready: Ready) -> EnvoyRouter:
         return EnvoyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
 
 
@@ -56,7 +57,7 @@ class EnvoyRouter:
     """A running Envoy, started when there is none. Below `state`: the files it is told by, and its log."""
 
     config: Envoy
-    ready: str
+    ready: Ready
     """Path Envoy asks of every instance each second; one that does not answer 200 gets no requests."""
     state: Path
     _sockets: Path = field(init=False)
@@ -183,7 +184,7 @@ class EnvoyRouter:
                 await anyio.sleep(0.005)
         if missing:
             raise StageFailed(
-                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {self.ready} with 200",
+                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
                 right="at least one instance that can serve",
             )
 

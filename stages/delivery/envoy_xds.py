@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.digest import of_text
 from stages.delivery.model import Address, Group
+from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
 
 Message = dict[str, Any]
@@ -231,7 +232,26 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
     }
 
 
-def clusters(ready: str, files: Path) -> tuple[Message, Message]:
+def health_check(ready: Ready) -> Message:
+    """How Envoy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted."""
+    asked = probe(ready)
+    how: Message = {"tcp_health_check": {}}
+    if isinstance(asked, HttpProbe):
+        first, last = asked.statuses
+        how = {"http_health_check": {"path": asked.path, "expected_statuses": [{"start": first, "end": last + 1}]}}
+    return {
+        "timeout": f"{min(1.0, asked.within):g}s",
+        "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
+        "interval": f"{asked.every:g}s",
+        "no_traffic_interval": f"{asked.every:g}s",
+        "unhealthy_interval": "0.2s",
+        "unhealthy_threshold": asked.failures,
+        "healthy_threshold": 1,
+        **how,
+    }
+
+
+def clusters(ready: Ready, files: Path) -> tuple[Message, Message]:
     """Who serves, asked by `ready` each second, and who gets copies."""
     most = {"max_connections": 1 << 20, "max_pending_requests": 1 << 20, "max_requests": 1 << 20, "max_retries": 1 << 20}
     one_request = {
@@ -254,18 +274,7 @@ def clusters(ready: str, files: Path) -> tuple[Message, Message]:
         "eds_cluster_config": {"eds_config": _watched(files, SPLIT)},
         "ignore_health_on_host_removal": True,
         "common_lb_config": {"locality_weighted_lb_config": {}, "healthy_panic_threshold": {"value": 0}},
-        "health_checks": [
-            {
-                "timeout": "1s",
-                "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
-                "interval": "1s",
-                "no_traffic_interval": "1s",
-                "unhealthy_interval": "0.2s",
-                "unhealthy_threshold": 3,
-                "healthy_threshold": 1,
-                "http_health_check": {"path": ready},
-            }
-        ],
+        "health_checks": [health_check(ready)],
         "outlier_detection": {
             # only who cannot be reached: who answers with errors is for the judge to see
             "split_external_local_origin_errors": True,

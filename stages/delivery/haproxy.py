@@ -32,6 +32,7 @@ from stages.delivery.model import Address, Group
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.port import checked
 from stages.delivery.private import private, sockets
+from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running
 
 SLOTS = 16
@@ -56,7 +57,7 @@ class HAProxy:
     maintenance: str = MAINTENANCE
     """The page (HTML) that users get with status 503 while nobody serves."""
 
-    def open(self, work: Work, ready: str) -> HAProxyRouter:
+    def open(self, work: Work, ready: Ready) -> HAProxyRouter:
         return HAProxyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
 
 
@@ -74,8 +75,8 @@ class HAProxyRouter:
     """A running HAProxy, started when there is none. Below `state`: its configuration, slots and log."""
 
     config: HAProxy
-    ready: str
-    """Path HAProxy asks of every instance each second; one that does not answer 200 gets no requests."""
+    ready: Ready
+    """What HAProxy asks of every instance; one that is not well gets no requests."""
     state: Path
     _sockets: Path = field(init=False)
 
@@ -389,7 +390,21 @@ def _servers(figures: str) -> Iterator[dict[str, str]]:
     return (row for row in rows if row["pxname"] == BACKEND and row["svname"] not in ("FRONTEND", "BACKEND"))
 
 
-def configuration(config: HAProxy, ready: str, admin: Path, page: Path, slots: tuple[Slot, ...]) -> str:
+def checks(ready: Ready) -> str:
+    """How HAProxy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted.
+
+    It knows no gRPC without TLS, and runs no commands in instances.
+    """
+    asked = probe(ready)
+    inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms"
+    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none\n"
+    if not isinstance(asked, HttpProbe):
+        return often
+    first, last = asked.statuses
+    return f"    option httpchk GET {asked.path}\n    http-check expect status {first}-{last}\n{often}"
+
+
+def configuration(config: HAProxy, ready: Ready, admin: Path, page: Path, slots: tuple[Slot, ...]) -> str:
     """haproxy.cfg: one frontend, one backend of slots, the admin socket.
 
     A request that reached no server is repeated on another one; one that a server may have begun to process only
@@ -432,10 +447,8 @@ frontend public
 
 backend {BACKEND}
     balance roundrobin
-    option httpchk GET {ready}
-    default-server check inter 1s fastinter 200ms fall 3 rise 1 init-addr none
 """
-    return head + "".join(f"    {line(number, slot)}\n" for number, slot in enumerate(slots))
+    return head + checks(ready) + "".join(f"    {line(number, slot)}\n" for number, slot in enumerate(slots))
 
 
 def line(number: int, slot: Slot) -> str:

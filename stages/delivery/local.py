@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,14 +16,18 @@ from pathlib import Path
 import anyio
 
 from pipeline import StageFailed, Store, Work
-from pipeline.authorities import authorities
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.errors import StoreError
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import durable, process
+from stages.delivery.acts import Acts
+from stages.delivery.limits import bounded, unbounded
 from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.probe import Probe, Ready, probe
+from stages.delivery.probing import accepts, failure
+from stages.delivery.wanted import Wanted
 from stages.rootfs import process_of, unpack_image
 
 HOST = "127.0.0.1"
@@ -33,6 +40,12 @@ ZONE = "ZONE"
 
 RESTS = "rests"
 """The file in the directory of a group that says that it may be started again."""
+
+SUPERVISOR = "supervisor"
+"""How the marks of supervisors end."""
+
+BEGINS = 30.0
+"""Seconds in which a supervisor has to start what is wanted."""
 
 TARGETS = "prometheus.json"
 """The file that tells Prometheus where instances are."""
@@ -85,34 +98,60 @@ class LocalTarget:
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         missing = wanted - Counter(one.env.get(ZONE, "") for one in self._running(release.group))
-        if missing:
+        if missing or (release.restart != "no" and not self._supervised(release.group)):
             await self._end_what_was_left()
-            rootfs = await self._unpacked(release)
+            await self._unpacked(release)
             durable.write(self._release(release.group), release.written().encode(), mode=0o600)
             (self.state / release.group / RESTS).unlink(missing_ok=True)
-            for zone in missing.elements():
-                await self._start_one(release, rootfs, zone)
+            fresh = {free_port(): zone for zone in missing.elements()}
+            if release.restart == "no":
+                for port, zone in fresh.items():
+                    await self.begin(release, port, zone)
+            else:
+                await self._have_started(release, fresh)
         await self._announce()
         return (await self.groups()).get(release.group) or Group(release.group, ())
 
-    async def unready(self, group: str, path: str) -> str | None:
-        import httpx
-
+    async def unready(self, group: str, ready: Ready) -> str | None:
         instances = self._running(group)
         if not instances:
             return "none of its instances runs"
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False, verify=authorities(_address(instances[0]).url)) as client:
-            for one in instances:
-                address = _address(one)
-                if not (await _accepts(address) and process.listens(one, address.port)):
-                    return f"it does not listen on {address.summary()}"
-                try:
-                    answer = await client.get(address.url + path)
-                except httpx.HTTPError as error:
-                    return f"{address.url}{path}: {type(error).__name__}"
-                if answer.status_code != 200:
-                    return f"{address.url}{path} answers {answer.status_code}: {_quoted(one, answer.content)[:200].strip()}"
+        ports = {_address(one).port for one in instances}
+        down = [one for one in (await self.groups())[group].instances if one.port not in ports]
+        if down:
+            return f"it is started again: {', '.join(one.summary() for one in down)}"
+        for one in instances:
+            address = _address(one)
+            if not (await accepts(address) and process.listens(one, address.port)):
+                return f"it does not listen on {address.summary()}"
+            if (reason := await self.ask(one, probe(ready))) is not None:
+                return reason
         return None
+
+    async def ask(self, instance: process.Process, asked: Probe) -> str | None:
+        """Why an instance is not well, or None."""
+
+        async def run(command: tuple[str, ...]) -> tuple[int, bytes]:
+            return await self._beside(instance, command)
+
+        reason = await failure(asked, _address(instance), run)
+        return None if reason is None else _quoted(instance, reason)[:300].strip()
+
+    async def _beside(self, instance: process.Process, command: tuple[str, ...]) -> tuple[int, bytes]:
+        """Run a command with the files and the environment of an instance."""
+        group = self._group(instance)
+        release = Release.read(self._release(group).read_text())
+        rootfs = self.state / group / "rootfs"
+        given = {name: value for name, value in instance.env.items() if name != process.MARK}
+        argv, env = process_of(release.image, str(rootfs), given, command=command)
+        try:
+            done = await anyio.run_process(argv, env=env, cwd=rootfs, check=False, stderr=subprocess.STDOUT)
+        except OSError as error:
+            return 127, f"{argv[0]} cannot be started: {error.strerror}".encode()
+        return done.returncode, done.stdout
+
+    def _group(self, instance: process.Process) -> str:
+        return instance.mark.removeprefix(f"{self.state}:").partition(":")[0]
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
         wanted = release.instances if wanted is None else wanted
@@ -127,6 +166,7 @@ class LocalTarget:
 
     async def retire(self, group: str, instances: Collection[Address]) -> None:
         ports = {one.port for one in instances}
+        await self._forget(group, ports)
         await self._end_all([one for one in self._running(group) if _address(one).port in ports])
         await self._announce()
 
@@ -159,7 +199,7 @@ class LocalTarget:
             ) from error
         return await self.start(release)
 
-    async def readiness(self, group: str) -> str | None:
+    async def readiness(self, group: str) -> Ready | None:
         try:
             return Release.read(self._release(group).read_text()).ready
         except (OSError, ValueError):
@@ -171,7 +211,62 @@ class LocalTarget:
         await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
 
     async def _end(self, group: str) -> None:
+        await self._forget(group)
         await self._end_all(self._running(group))
+
+    async def _have_started(self, release: Release, fresh: Mapping[int, str]) -> None:
+        """Have the group's supervisor start instances, so that it learns how they end; returns once it has.
+
+        Instances that it was about to start again are left to it no more: others come in their place. Raises StageFailed.
+        """
+        wanted, acts = self.wanted(release.group), self.acts(release.group)
+        log = self.state / release.group / "supervisor.txt"
+        before = len(list(acts.all()))
+        async with wanted.held():
+            running = {_address(one).port: _address(one).zone for one in self._running(release.group)}
+            wanted.write({**running, **fresh})
+        if not self._supervised(release.group):
+            places = {"state": str(self.state), "store": str(self.store.root), "python": str(self.python)}
+            told = {**places, "group": release.group, "patience": self.patience}
+            argv = (sys.executable, "-m", "stages.delivery.supervisor", json.dumps(told))
+            own = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            secrets = {name: self.secret(name) for name in release.secrets}
+            await process.start(f"{self.state}/{release.group}:{SUPERVISOR}", argv, {**secrets, **own}, cwd=self.state, log=log)
+        with anyio.move_on_after(BEGINS):
+            while set(fresh) - {one.port for one in list(acts.all())[before:]} and self._supervised(release.group):
+                await anyio.sleep(0.02)
+        if set(fresh) - {one.port for one in list(acts.all())[before:]}:
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise StageFailed(
+                f"the supervisor of {release.group} starts nothing: {said[-1] if said else 'it says nothing'}", where=str(log)
+            )
+
+    def _supervised(self, group: str) -> list[process.Process]:
+        return list(process.running(f"{self.state}/{group}:{SUPERVISOR}"))
+
+    async def _forget(self, group: str, ports: Collection[int] | None = None) -> None:
+        """Nobody starts these instances again, or any of the group; what is about to be ended is off the list first.
+
+        The supervisor is ended while it cannot be starting any.
+        """
+        wanted = self.wanted(group)
+        if not wanted.known:
+            return
+        async with wanted.held():
+            left = {port: zone for port, zone in wanted.read().items() if ports is not None and port not in ports}
+            with contextlib.suppress(StoreError):  # on a full disk it is enough that nobody is left who would start any
+                wanted.write(left)
+            if not left:
+                for one in self._supervised(group):
+                    await process.stop(one)
+
+    def wanted(self, group: str) -> Wanted:
+        """The instances that a supervisor looks after."""
+        return Wanted(self.state / group)
+
+    def acts(self, group: str) -> Acts:
+        """What the group's supervisor did."""
+        return Acts(self.state / group / "acts.jsonl")
 
     async def _end_all(self, instances: Iterable[process.Process]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -185,8 +280,12 @@ class LocalTarget:
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
         for one in process.running(f"{self.state}:"):
-            group = one.mark.removeprefix(f"{self.state}:").partition(":")[0]
-            found.setdefault(group, []).append(_address(one))
+            found.setdefault(self._group(one), []).append(_address(one))
+        for one in process.running(f"{self.state}/"):
+            if one.mark.endswith(f":{SUPERVISOR}"):  # it has instances also while it waits to start them again
+                group = one.mark.removeprefix(f"{self.state}/").partition(":")[0]
+                listed = [Address(host=HOST, port=port, zone=zone) for port, zone in self.wanted(group).read().items()]
+                found[group] = list(dict.fromkeys((*found.get(group, ()), *listed)))
         return {name: Group(name, tuple(sorted(found[name], key=lambda address: address.port))) for name in sorted(found)}
 
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
@@ -246,13 +345,19 @@ class LocalTarget:
                 (self.state / name).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    async def _start_one(self, release: Release, rootfs: Path, zone: str = "") -> None:
-        port = free_port()
+    async def begin(self, release: Release, port: int, zone: str = "") -> process.Process:
+        """Start one instance of a release that is unpacked."""
+        rootfs = self.state / release.group / "rootfs"
         own = {**group_env(release, port), "HOST": HOST, "PORT": str(port), **({ZONE: zone} if zone else {})}
         argv, env = process_of(release.image, str(rootfs), {**self._env(release), **own, **self._files(release)})
         env[SECRETS] = " ".join(release.secrets)
-        log = self.state / release.group / f"{port}.log"
-        await process.start(f"{self.state}:{release.group}:{port}", argv, env, cwd=rootfs, log=log)
+        argv = bounded(argv, release.limits)
+        mark, log = f"{self.state}:{release.group}:{port}", self.state / release.group / f"{port}.log"
+        return process.Process(await process.start(mark, argv, env, cwd=rootfs, log=log), mark, env)
+
+    def instance(self, group: str, port: int) -> process.Process | None:
+        """The instance that has the port."""
+        return next((one for one in self._running(group) if _address(one).port == port), None)
 
     def _files(self, release: Release) -> dict[str, str]:
         """What tells instances of the files of their release, which lie in the directory of its group."""
@@ -264,6 +369,9 @@ class LocalTarget:
                 durable.write(place, self.store.read(one.content), mode=0o644)
             found |= {**one.env, one.variable: str(place)}
         return found
+
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
+        return unbounded(release.limits)
 
     def logs(self, group: str) -> list[Path]:
         return sorted((self.state / group).glob("*.log"))
@@ -305,16 +413,7 @@ def _address(instance: process.Process) -> Address:
     return Address(host=HOST, port=int(instance.env["PORT"]), zone=instance.env.get(ZONE, ""))
 
 
-async def _accepts(address: Address) -> bool:
-    """Whether anybody listens there: cheaper to find out than who does."""
-    try:
-        await (await anyio.connect_tcp(address.host, address.port)).aclose()
-    except OSError:
-        return False
-    return True
-
-
-def _quoted(instance: process.Process, text: bytes) -> str:
+def _quoted(instance: process.Process, text: str) -> str:
     """What an instance said, without its secrets."""
     secrets = [instance.env[name] for name in instance.env.get(SECRETS, "").split() if name in instance.env]
-    return Masker(secrets).mask(text).decode(errors="replace")
+    return Masker(secrets).mask(text.encode()).decode(errors="replace")

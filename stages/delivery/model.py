@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from pipeline import Artifact, Result
+from pipeline import Artifact, Result, WiringError
+from stages.delivery import probe
 from stages.delivery.files import ReleaseFile
+from stages.delivery.limits import UNLIMITED, Limits
 from stages.image import Image
 
 
@@ -37,6 +40,9 @@ class Binding(Result):
         return f"{self.variable}={self.value}"
 
 
+Restart = Literal["no", "on-failure", "always"]
+"""When an instance that was not asked to end is started again; the names are Docker's."""
+
 SHADOW = "LOCKGATE_SHADOW"
 """The variable that is 1 for instances that get copies of requests only, whose answers nobody sees."""
 
@@ -57,8 +63,14 @@ class Release:
     """Another one for other values of the secrets."""
     instances: int = 1
     files: tuple[ReleaseFile, ...] = ()
-    ready: str = "/readyz"
-    """Path that answers 200 when an instance can serve."""
+    ready: probe.Ready = "/readyz"
+    """How an instance says that it can serve; a text is a path that then answers 200."""
+    startup: probe.Probe | None = None
+    """Until it is well by this one, nobody asks whether it still lives."""
+    liveness: probe.Probe | None = None
+    """By what it is started again, as `restart` says, when it still runs and does nothing any more."""
+    restart: Restart = "no"
+    limits: Limits = UNLIMITED
     shadow: bool = False
     """Whether it is to get copies of requests only."""
 
@@ -72,15 +84,29 @@ class Release:
         from pipeline.digest import of_json
 
         env = {name: value for name, value in self.env.items() if not (self.shadow and name == SHADOW)}
-        configuration = [sorted(env.items()), self.secrets, self.seal, self.instances, self.ready]
+        configuration = [sorted(env.items()), self.secrets, self.seal, self.instances, probe.written(self.ready)]
         files = [[one.variable, one.name, one.content.digest, sorted(one.env.items())] for one in self.files]
-        name = "r-" + of_json([self.image.digest, *configuration, *([files] if files else [])])[:12]
+        kept = self._kept
+        name = "r-" + of_json([self.image.digest, *configuration, *([files] if files else []), *([kept] if kept else [])])[:12]
         return in_shadow(name) if self.shadow else name
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """How its instances are kept well and in bounds, as far as anything is said of it."""
+        found = {
+            "startup": probe.written(self.startup),
+            "liveness": probe.written(self.liveness),
+            "restart": self.restart if self.restart != "no" else None,
+            "limits": self.limits.given or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def written(self) -> str:
         """As JSON, without the values of secrets, which it does not know."""
         files = [one.model_dump(mode="json") for one in self.files]
-        return json.dumps({**vars(self), "image": self.image.model_dump(mode="json"), "env": dict(self.env), "files": files})
+        kept = {"startup": None, "liveness": None, "limits": {}, **self._kept, "ready": probe.written(self.ready)}
+        image = self.image.model_dump(mode="json")
+        return json.dumps({**vars(self), "image": image, "env": dict(self.env), "files": files, **kept})
 
     @staticmethod
     def read(text: str) -> Release:
@@ -89,8 +115,13 @@ class Release:
             found = json.loads(text)
             image = Image.model_validate(found.pop("image"))
             files = tuple(ReleaseFile.model_validate(one) for one in found.pop("files", ()))
-            return Release(image=image, files=files, **{**found, "secrets": tuple(found["secrets"])})
-        except (TypeError, LookupError) as error:
+            probes = {name: probe.read(found.pop(name, None)) for name in ("startup", "liveness")}
+            ready = found.pop("ready")
+            ready = ready if isinstance(ready, str) else probe.read(ready)
+            limits = Limits(**found.pop("limits", {}))
+            kept: dict[str, Any] = {**probes, "ready": ready, "limits": limits, "secrets": tuple(found.pop("secrets"))}
+            return Release(image=image, files=files, **found, **kept)
+        except (TypeError, LookupError, WiringError) as error:
             raise ValueError(f"it is no release: {error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pipeline import Effect, Result, Stage, Work
 from stages.delivery.deploy import OpensRouter
 from stages.delivery.freeze import check_not_frozen
+from stages.delivery.probe import Ready
 
 
 class Clear(Result):
@@ -28,7 +29,7 @@ class Preflight(Stage[Clear]):
     effect: ClassVar[Effect] = Effect.RETRYABLE
 
     router: OpensRouter
-    ready: str = "/readyz"
+    ready: Ready = "/readyz"
 
     async def run(self, work: Work) -> Clear:
         check_not_frozen(work)

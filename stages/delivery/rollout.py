@@ -15,16 +15,18 @@ from gates.judge import Trial
 from gates.window import Window
 from pipeline import BrokenOff, LockgateError, StageFailed
 from pipeline.errors import JournalError
+from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
 from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
+from stages.delivery.probe import probe, written
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
-from stages.delivery.target import Target
+from stages.delivery.target import Autoscaled, Supervised, Target
 from stages.delivery.visitors import visiting
 
 if TYPE_CHECKING:
@@ -62,9 +64,14 @@ class Rollout:
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
+        if unlimited := dict(await self.target.unlimited(self.release)):
+            self.note("rollout.unlimited", group=group, limits=unlimited)
+            self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()
         try:
+            await self.hold({**_sizes(before), group: self.release.instances})
             await self._run_heeding(strategy.forward(before, group))
+            await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._back_after(error, strategy, before)
@@ -76,10 +83,10 @@ class Rollout:
         """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
         for group in before.serving:
             known = await self.target.readiness(group)
-            if known is not None and known != self.release.ready:
+            if known is not None and probe(known) != probe(self.release.ready):
                 raise StageFailed(
-                    f"{group} serves and says that it can by {known}, and this release by {self.release.ready}",
-                    right=f"a release that answers both paths, deployed with ready={known!r} first; then one with the other",
+                    f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self.release.ready)}",
+                    right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",
                 )
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
@@ -90,7 +97,14 @@ class Rollout:
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
             await self.router.stop()
+        await quiet.hold({})
         quiet.note("rollout.finished", group=group, back=True)
+
+    async def hold(self, least: Mapping[str, int]) -> None:
+        """Keep a target's autoscaler from taking instances away from who has a small share, or none, only for a time."""
+        if isinstance(self.target, Autoscaled):
+            await self.target.hold(least)
+            self.note("rollout.held", least=dict(least))
 
     async def take_up(self, strategy: Strategy, started: Iterable[Event], finished: Iterable[Event]) -> None:
         """Take back a rollout that was cut off in the middle, or had just ended when its run was killed."""
@@ -122,18 +136,22 @@ class Rollout:
         trial: Trial | None = None
         since: float | None = None
         weights: dict[str, int] = {}
+        looked_after = LookedAfter(self)
         for number, step in enumerate(steps, 1):
             if not isinstance(step, Weigh | Compare):  # which wait themselves, with an eye on what happens meanwhile
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
             started = time.monotonic()
-            if isinstance(step, Compare):
-                await self._compare(step, number)
-            elif isinstance(step, Weigh):
-                trial = trial.next_step() if trial else step.judge.begin()
-                trial = await self._weigh(step, number, weights, trial)
-            else:
-                await self._step(step)
+            try:
+                if isinstance(step, Compare):
+                    await self._compare(step, number)
+                elif isinstance(step, Weigh):
+                    trial = trial.next_step() if trial else step.judge.begin()
+                    trial = await self._weigh(step, number, weights, trial)
+                else:
+                    await self._step(step)
+            finally:
+                looked_after.tell()
             now = time.monotonic()
             weights = dict(step.weights) if isinstance(step, Split | Retire) else weights
             shares = {"weights": weights} if isinstance(step, Split | Retire) else {}
@@ -222,7 +240,7 @@ class Rollout:
         while (reason := await self._not_ready(step)) is not None:
             error = StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
-                right=f"every instance answers {self.release.ready} with 200",
+                right=f"every instance answers {probe(self.release.ready)}",
             )
             pause.holds("the rollout", error.what)
             if not step.pauses or pause.too_long:
@@ -280,6 +298,32 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
+
+
+def _sizes(before: State) -> dict[str, int]:
+    """How many instances each group has that serves."""
+    return {name: len(before.groups[name].instances) for name in before.serving if name in before.groups}
+
+
+class LookedAfter:
+    """Tells what was done to instances of the release while it is rolled out, where the target has them looked after."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self._known = len(self._acts())
+
+    def _acts(self) -> list[Act]:
+        target = self._rollout.target
+        return list(target.acts(self._rollout.release.group).all()) if isinstance(target, Supervised) else []
+
+    def tell(self) -> None:
+        """What was not told yet."""
+        acts = self._acts()
+        for act in acts[self._known :]:
+            if act.did != "started":
+                group = self._rollout.release.group
+                self._rollout.note("rollout.restarted", group=group, port=act.port, why=act.why, again=act.did == "restarts")
+        self._known = len(acts)
 
 
 def chosen(instances: Iterable[Address], counts: Mapping[str, int]) -> frozenset[Address]:

@@ -9,6 +9,7 @@ from gates.judge import Business, ErrorRate, Judge, SlowAnswers
 from pipeline import WiringError, Work
 from stages.delivery.comparer import DIFFER
 from stages.delivery.model import State, in_shadow
+from stages.delivery.probe import Ready
 from stages.delivery.router import Mirrors
 from stages.delivery.step import Compare, Drain, Start, Step, Stop, WaitReady
 from stages.delivery.strategy import Canary, Strategy
@@ -20,7 +21,7 @@ COMPARED = (ErrorRate(), SlowAnswers(), Business(of=DIFFER, budget=0.01))
 class OpensMirrors(Protocol):
     """Configuration of a router that can send copies of requests."""
 
-    def open(self, work: Work, ready: str) -> Mirrors: ...
+    def open(self, work: Work, ready: Ready) -> Mirrors: ...
 
 
 @dataclass(frozen=True, kw_only=True)

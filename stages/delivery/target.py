@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from stages.delivery.acts import Acts
 from stages.delivery.model import Address, Group, Release
+from stages.delivery.probe import Ready
 
 
 class Target(Protocol):
@@ -25,12 +27,12 @@ class Target(Protocol):
         """End some instances of a group."""
         ...
 
-    async def unready(self, group: str, path: str) -> str | None:
-        """Why the group cannot serve yet, or None when every instance answers `path` with 200."""
+    async def unready(self, group: str, ready: Ready) -> str | None:
+        """Why the group cannot serve yet, or None when every instance is well by `ready`."""
         ...
 
-    async def readiness(self, group: str) -> str | None:
-        """The path by which the group says that it can serve; None where that is not known."""
+    async def readiness(self, group: str) -> Ready | None:
+        """How the group says that it can serve; None where that is not known."""
         ...
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
@@ -57,8 +59,33 @@ class Target(Protocol):
         """The groups that run now, as the system tells, not as anybody remembers."""
         ...
 
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
+        """Which of the release's limits nobody here holds its instances to, or not as they are meant, and why."""
+        ...
+
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
         """Run one command of the release's image to its end; exit code and output."""
+        ...
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """A target where somebody looks after instances, and writes down what was done."""
+
+    def acts(self, group: str) -> Acts:
+        """What was done to the instances of a group since it was first started."""
+        ...
+
+
+@runtime_checkable
+class Autoscaled(Protocol):
+    """A target where somebody else changes how many instances a group has, by what they have to do."""
+
+    async def hold(self, least: Mapping[str, int]) -> None:
+        """From now on no group is scaled below so many instances, whatever its share of the traffic; groups not named are free.
+
+        What was held before is not any more, so that it may be said again after a crash.
+        """
         ...
 
 

@@ -16,14 +16,17 @@ import pytest
 from pipeline import Project, StageFailed, Store
 from pipeline.engines.local import free_port, isolated_python
 from pipeline.settings import Settings
+from stages.delivery.docker import Docker, DockerTarget
 from stages.delivery.down import down
 from stages.delivery.envoy import Envoy, EnvoyRouter, program
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
+from stages.delivery.target import Target
 from stages.image import Image
 from tests.conftest import RunStage
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
+from tests.stages.delivery.daemon import daemon
 from tests.stages.delivery.small import image_stage
 
 SERVE = Path(__file__).with_name("serve.py")
@@ -116,10 +119,24 @@ def release(image: Image, posts: Path | None = None, *, instances: int = 1, vers
     return Release(image=image, env={"VERSION": version, **noted, **env}, instances=instances)
 
 
-async def up(target: LocalTarget, wanted: Release) -> Group:
+async def up(target: Target, wanted: Release) -> Group:
     """Start a release; returns when it is ready."""
     await target.start(wanted)
     with anyio.fail_after(30):
         while await target.unready(wanted.group, wanted.ready) is not None:
             await anyio.sleep(0.02)
     return (await target.groups())[wanted.group]
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> Iterator[str]:
+    """Where a Docker daemon listens."""
+    with daemon() as host:
+        yield host
+
+
+def docker_target(project: Project, store: Store, host: str, **more: Any) -> DockerTarget:
+    config = Docker(name="app", host=host, network="host", patience=10.0, **more)
+    return DockerTarget(
+        state=state(project, "deploy", "app"), store=store, secret=lambda variable: os.environ[variable], config=config
+    )

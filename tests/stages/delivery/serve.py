@@ -5,7 +5,8 @@ of one in so many the connection is closed without an answer; WAITS: `/` takes s
 GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200, which `/metrics` and its log tell;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
 asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready; TOTAL: a
-value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment.
+value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment, `/pid`
+its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there, `/livez` does not answer with 200 for.
 """
 
 import http.server
@@ -39,6 +40,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == os.environ.get("READY", "/readyz"):
             self.answer(503 if "UNREADY" in os.environ else 200, os.environ.get("TOKEN", "ready?"))
+        elif self.path == "/livez":
+            self.answer(503 if os.path.exists(os.environ.get("HANGS", "")) else 200, "alive?")
+        elif self.path == "/pid":
+            self.answer(200, str(os.getpid()))
+        elif self.path.startswith("/exit"):
+            os._exit(int(self.path.partition("?")[2]))
         elif self.path == "/metrics":
             self.answer(200, f"orders_total {orders['all']}\norders_given_up_total {orders['given up']}\n", "text/plain")
         elif self.path.startswith("/slow"):

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from pipeline import Project, StageFailed, Store
+from pipeline.engines.local import free_port
 from pipeline.scratch import Scratch
 from stages.delivery import process
 from stages.delivery.down import down
@@ -87,8 +88,8 @@ def test_an_instance_that_was_started_and_not_journalled_is_found_by_its_mark(
 
     async def main() -> None:
         wanted = release(image)
-        rootfs = await target._unpacked(wanted)
-        await target._start_one(wanted, rootfs)
+        await target._unpacked(wanted)
+        await target.begin(wanted, free_port())
         again = local_target(project, store)
         found = await up(again, wanted)
         assert len(found.instances) == 1

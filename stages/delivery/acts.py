@@ -1,0 +1,48 @@
+"""What supervisors did, in a file that outlives them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """One instance, known by its port, was started, or ended; `why`, and after how many seconds it is started again."""
+
+    at: float
+    """Seconds since 1970."""
+    port: int
+    did: Literal["started", "ended", "restarts"]
+    why: str = ""
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Acts:
+    """One line of JSON for each act, in `file`."""
+
+    file: Path
+
+    def note(self, act: Act) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(asdict(act)) + "\n")
+
+    def all(self) -> Iterator[Act]:
+        """Those that are written to the end of their line."""
+        try:
+            lines = self.file.read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        for line in lines:
+            if line.endswith("\n"):
+                yield Act(**json.loads(line))
+
+
+def act(port: int, did: Literal["started", "ended", "restarts"], why: str = "", wait: float = 0.0) -> Act:
+    """What happens now."""
+    return Act(at=time.time(), port=port, did=did, why=why, wait=wait)

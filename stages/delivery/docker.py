@@ -1,0 +1,436 @@
+"""A target: instances of an image as containers of a Docker daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from pipeline import StageFailed, Store, Work
+from pipeline.digest import of_text
+from pipeline.engines.local import free_port
+from pipeline.errors import StoreError
+from pipeline.masking import Masker
+from stages.delivery import durable, process
+from stages.delivery.acts import Acts
+from stages.delivery.docker_api import SOON, Daemon, Refused
+from stages.delivery.docker_image import archive, identities, reference
+from stages.delivery.limits import Limits
+from stages.delivery.local import HOST, RESTS, SUPERVISOR, TARGETS, ZONE, announced, group_env
+from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.probe import Probe, Ready, probe
+from stages.delivery.probing import failure
+from stages.delivery.wanted import Wanted
+from stages.image import Image
+
+STATE, GROUP, PORT, ZONED, KIND = (f"lockgate.{name}" for name in ("state", "group", "port", "zone", "kind"))
+"""The labels by which containers are found again."""
+
+DAEMON = "docker.json"
+"""The file that says which daemon has the containers."""
+
+FILES = "/run/lockgate"
+"""Where containers find the files of their release."""
+
+UP = frozenset({"running", "restarting", "paused"})
+"""What containers do that the daemon keeps going."""
+
+TRIES = 3
+"""How often a container is made whose port somebody else was quicker to take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Docker:
+    """Runs each instance as a container of the daemon at `host`; `name` keeps services apart.
+
+    An instance finds `PORT`, `HOST` and the rest as with `LocalProcesses`, its files below /run/lockgate. Its port is published
+    on loopback; with `network="host"` it listens there itself. It is asked to end with the image's stop signal, and killed after
+    `patience` seconds. Containers are found by their labels, and what they are made of outlives the daemon.
+    """
+
+    name: str
+    host: str = "unix:///var/run/docker.sock"
+    network: str = "bridge"
+    patience: float = 30.0
+    zones: tuple[str, ...] = ()
+
+    def open(self, work: Work) -> DockerTarget:
+        return DockerTarget(
+            state=work.state(f"deploy/{self.name}"),
+            store=work.store,
+            secret=work.project.secret,
+            config=self,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerTarget:
+    """Below `state`: a directory for each group with what its containers are made of. The rest is the daemon's to tell."""
+
+    state: Path
+    store: Store
+    secret: Callable[[str], str]
+    config: Docker
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        return self.config.zones
+
+    @property
+    def _daemon(self) -> Daemon:
+        return Daemon(self.config.host)
+
+    async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
+        here = await self._containers(release.group)
+        missing = wanted - Counter(_zone(one) for one in here if one["State"] in UP)
+        if missing:
+            await self._end_what_was_left()
+            await self._have_image(release.image)
+            place = self.state / release.group
+            place.mkdir(parents=True, exist_ok=True)
+            durable.write(self.state / DAEMON, json.dumps({"host": self.config.host}).encode())
+            durable.write(self._release(release.group), release.written().encode(), mode=0o600)
+            (place / RESTS).unlink(missing_ok=True)
+            await self._remove([one for one in here if one["State"] not in UP])
+            for zone in missing.elements():
+                await self._start_one(release, zone)
+        await self._supervise(release)
+        await self._announce()
+        return (await self.groups()).get(release.group) or Group(release.group, ())
+
+    async def unready(self, group: str, ready: Ready) -> str | None:
+        containers = [one for one in await self._containers(group) if one["State"] in UP]
+        if not containers:
+            return "none of its instances runs"
+        for one in containers:
+            if one["State"] != "running":
+                return f"{_address(one).summary()}: it is {one['State']}"
+            if (reason := await self.ask(one, probe(ready))) is not None:
+                return reason
+        return None
+
+    async def ask(self, container: Mapping[str, Any], asked: Probe) -> str | None:
+        """Why an instance is not well, or None."""
+
+        async def run(command: tuple[str, ...]) -> tuple[int, bytes]:
+            return await self._beside(container["Id"], command)
+
+        reason = await failure(asked, _address(container), run)
+        return None if reason is None else (await self._masked(container, reason.encode()))[:300].strip()
+
+    async def _beside(self, container: str, command: tuple[str, ...]) -> tuple[int, bytes]:
+        made = await self._daemon.post(
+            f"/containers/{container}/exec", {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        )
+        said = await self._daemon.stream(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
+        return int((await self._daemon.get(f"/exec/{made['Id']}/json"))["ExitCode"]), said
+
+    async def readiness(self, group: str) -> Ready | None:
+        try:
+            return Release.read(self._release(group).read_text()).ready
+        except (OSError, ValueError):
+            return None
+
+    async def ended(self, release: Release, wanted: int | None = None) -> str | None:
+        wanted = release.instances if wanted is None else wanted
+        containers = await self._containers(release.group)
+        running = [one for one in containers if one["State"] == "running"]
+        if len(running) >= wanted:
+            return None
+        dead = [one for one in containers if one["State"] != "running"]
+        words = "it said nothing"
+        for one in dead[:1]:  # the daemon lists the youngest first
+            said = await self._daemon.text(f"/containers/{one['Id']}/logs", stdout="1", stderr="1", tail="5")
+            lines = (await self._masked(one, said)).strip().splitlines()
+            words = lines[-1] if lines else words
+        return f"{wanted - len(running)} of {wanted} instances ended; last words: {words}"
+
+    async def retire(self, group: str, instances: Collection[Address]) -> None:
+        ports = {one.port for one in instances}
+        await self._end([one for one in await self._containers(group) if _address(one).port in ports], group, ports)
+        await self._announce()
+
+    async def rest(self, group: str) -> None:
+        if not self._release(group).exists():
+            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._release(group)))
+        (self.state / group / RESTS).touch()  # first: what has ended otherwise is removed
+        await self._end(await self._containers(group), group)
+        await self._announce()
+
+    async def resting(self) -> frozenset[str]:
+        running = await self.groups()
+        return frozenset(place.parent.name for place in self.state.glob(f"*/{RESTS}") if place.parent.name not in running)
+
+    async def again(self, group: str) -> Group:
+        try:
+            release = Release.read(self._release(group).read_text())
+        except (OSError, ValueError) as error:
+            raise StageFailed(
+                f"{group} cannot be started again: {error}",
+                where=str(self._release(group)),
+                right="a release that ran here and rests",
+            ) from error
+        return await self.start(release)
+
+    async def stop(self, group: str) -> None:
+        await self._end(await self._containers(group), group)
+        await self._announce()
+        known = self._known()
+        running = await self.groups()
+        for name in {group} | {name for name in known if name not in running and not (self.state / name / RESTS).exists()}:
+            await self._remove(await self._containers(name))
+            shutil.rmtree(self.state / name, ignore_errors=True)
+        left = {image.digest for image in self._known().values()}
+        for image in known.values():
+            if image.digest not in left:
+                await self._daemon.remove(f"/images/{self.reference(image)}")
+
+    async def groups(self) -> dict[str, Group]:
+        found: dict[str, list[Address]] = {}
+        containers = await self._containers()
+        kept = {name: self._looked_after(name) for name in {one["Labels"][GROUP] for one in containers}}
+        for one in containers:
+            if one["State"] in UP or _address(one).port in kept[one["Labels"][GROUP]]:
+                found.setdefault(one["Labels"][GROUP], []).append(_address(one))
+        return {name: Group(name, tuple(sorted(found[name], key=lambda address: address.port))) for name in sorted(found)}
+
+    async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
+        await self._end_what_was_left()
+        await self._have_image(release.image)
+        about = {**self._about(release, {}), "Entrypoint": [command[0]], "Cmd": list(command[1:])}
+        about["Labels"] = {STATE: str(self.state), KIND: "once"}
+        about["HostConfig"] = {**about["HostConfig"], "RestartPolicy": {"Name": "no"}}
+        made = await self._daemon.post("/containers/create", about)
+        try:
+            await self._daemon.post(f"/containers/{made['Id']}/start")
+            ended = await self._daemon.post(f"/containers/{made['Id']}/wait", wait=None)
+            said = await self._daemon.text(f"/containers/{made['Id']}/logs", stdout="1", stderr="1")
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._daemon.remove(f"/containers/{made['Id']}", force="1", v="1")
+        return int(ended["StatusCode"]), self._masker(release.secrets).mask(said).decode(errors="replace")
+
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
+        if not release.limits.given:
+            return {}
+        told = await self._daemon.get("/info")
+        can = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
+        return {name: "the daemon's kernel cannot" for name in release.limits.given if name in can and not told[can[name]]}
+
+    def acts(self, group: str) -> Acts:
+        return Acts(self.state / group / "acts.jsonl")
+
+    def wanted(self, group: str) -> Wanted:
+        """The instances that a supervisor looks after."""
+        return Wanted(self.state / group)
+
+    async def container(self, group: str, port: int) -> Mapping[str, Any] | None:
+        """The container of an instance, as the daemon lists it."""
+        return next((one for one in await self._containers(group) if _address(one).port == port), None)
+
+    async def down(self) -> list[str]:
+        """End and remove every container of this state; their names."""
+        found = await self._containers(kinds=("instance", "once"))
+        async with anyio.create_task_group() as tasks:
+            for one in found:
+                tasks.start_soon(self._end_one, one["Id"])
+        return [one["Names"][0] for one in found]
+
+    async def _containers(self, group: str = "", kinds: Collection[str] = ("instance",)) -> list[Mapping[str, Any]]:
+        """As the daemon lists them, whatever they do, the youngest first."""
+        labels = [f"{STATE}={self.state}", *([f"{GROUP}={group}"] if group else [])]
+        found = await self._daemon.get("/containers/json", all="1", filters=json.dumps({"label": labels}))
+        return [one for one in found if one["Labels"].get(KIND) in kinds]
+
+    async def _start_one(self, release: Release, zone: str) -> None:
+        for left in reversed(range(TRIES)):
+            port = free_port()
+            name = f"lockgate-{of_text(str(self.state))[:8]}-{release.group}-{port}"
+            host = HOST if self.config.network == "host" else "0.0.0.0"  # noqa: S104 - in a network of its own, published on loopback
+            own = {**group_env(release, port), "HOST": host, "PORT": str(port), **({ZONE: zone} if zone else {})}
+            files, binds = self._files(release)
+            about = self._about(release, {**files, **own})
+            about["HostConfig"]["Binds"] = binds
+            about["Labels"] = {STATE: str(self.state), GROUP: release.group, PORT: str(port), ZONED: zone, KIND: "instance"}
+            if self.config.network != "host":
+                about["ExposedPorts"] = {f"{port}/tcp": {}}
+                about["HostConfig"]["PortBindings"] = {f"{port}/tcp": [{"HostIp": HOST, "HostPort": str(port)}]}
+            made = await self._daemon.post("/containers/create", about, name=name)
+            try:
+                await self._daemon.post(f"/containers/{made['Id']}/start")
+                return
+            except Refused as error:
+                await self._daemon.remove(f"/containers/{made['Id']}", force="1", v="1")
+                if not left or not any(word in error.what for word in ("already allocated", "already in use")):
+                    raise
+
+    def _about(self, release: Release, own: Mapping[str, str]) -> dict[str, Any]:
+        """A container as the daemon is asked for it; the values of secrets are in its environment, and nowhere else."""
+        secrets = {name: self.secret(name) for name in release.secrets}
+        env = {**release.env, **secrets, **own}
+        return {
+            "Image": self.reference(release.image),
+            "Env": [f"{name}={value}" for name, value in env.items()],
+            "HostConfig": {
+                "NetworkMode": self.config.network,
+                "RestartPolicy": {"Name": release.restart},
+                **limited(release.limits),
+            },
+        }
+
+    def _files(self, release: Release) -> tuple[dict[str, str], list[str]]:
+        """What tells instances of the files of their release, and how they are mounted: read-only, one by one."""
+        env: dict[str, str] = {}
+        binds = []
+        for one in release.files:
+            place = self.state / release.group / "files" / one.variable / one.name
+            inside = f"{FILES}/{one.variable}/{one.name}"
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                durable.write(place, self.store.read(one.content), mode=0o644)
+            env |= {**one.env, one.variable: inside}
+            binds.append(f"{place}:{inside}:ro")
+        return env, binds
+
+    def reference(self, image: Image) -> str:
+        """The name of the image at the daemon."""
+        return reference(image, str(self.state))
+
+    async def _have_image(self, image: Image) -> None:
+        """The daemon has this very image under its name."""
+        found = await self._daemon.get(f"/images/{self.reference(image)}/json")
+        if found is not None and found["Id"] in identities(self.store, image):
+            return
+        place = self.state / ".image.tar"
+        try:
+            await anyio.to_thread.run_sync(archive, self.store, image, self.reference(image), place)
+            await self._daemon.load(place)
+        finally:
+            place.unlink(missing_ok=True)
+
+    async def _end(self, containers: Iterable[Mapping[str, Any]], group: str, ports: Collection[int] | None = None) -> None:
+        """End containers of a group and remove them; nobody starts them again."""
+        await self._forget(group, ports)
+        async with anyio.create_task_group() as tasks:
+            for one in containers:
+                tasks.start_soon(self._end_one, one["Id"])
+
+    async def _end_one(self, container: str) -> None:
+        await self.halt(container)
+        await self._daemon.remove(f"/containers/{container}", force="1", v="1")
+
+    async def halt(self, container: str) -> None:
+        """End a container, which can be started again; nothing where there is none."""
+        patience = self.config.patience
+        await self._daemon.post(f"/containers/{container}/stop", t=str(round(patience)), wait=patience + SOON, missing=True)
+
+    async def resume(self, container: str) -> None:
+        """Start a container that was ended; nothing where there is none."""
+        await self._daemon.post(f"/containers/{container}/start", missing=True)
+
+    async def _remove(self, containers: Iterable[Mapping[str, Any]]) -> None:
+        for one in containers:
+            await self._daemon.remove(f"/containers/{one['Id']}", force="1", v="1")
+
+    async def _end_what_was_left(self) -> None:
+        """End commands of runs that were killed."""
+        await self._remove(await self._containers(kinds=("once",)))
+
+    async def _supervise(self, release: Release) -> None:
+        """The daemon starts instances again that ended; who asks whether they live is a process here."""
+        if release.liveness is None and release.startup is None:
+            return
+        group = release.group
+        containers = [one for one in await self._containers(group) if one["State"] in UP]
+        async with self.wanted(group).held():
+            self.wanted(group).write({_address(one).port: _zone(one) for one in containers})
+        if not list(process.running(self._supervisor(group))):
+            places = {"state": str(self.state), "store": str(self.store.root), "group": group}
+            told = {**places, "host": self.config.host, "patience": self.config.patience}
+            argv = (sys.executable, "-m", "stages.delivery.docker_supervisor", json.dumps(told))
+            env = {name: self.secret(name) for name in release.secrets}  # it masks them in what instances say
+            env |= {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            await process.start(self._supervisor(group), argv, env, cwd=self.state, log=self.state / group / "supervisor.txt")
+
+    async def _forget(self, group: str, ports: Collection[int] | None) -> None:
+        """As for processes: off the list first, then the supervisor, while it cannot be starting any."""
+        wanted = self.wanted(group)
+        if not wanted.known:
+            return
+        async with wanted.held():
+            left = {port: zone for port, zone in wanted.read().items() if ports is not None and port not in ports}
+            with contextlib.suppress(StoreError):  # on a full disk it is enough that nobody is left who would start any
+                wanted.write(left)
+            if not left:
+                for one in list(process.running(self._supervisor(group))):
+                    await process.stop(one)
+
+    def _looked_after(self, group: str) -> Collection[int]:
+        """The ports of instances that the supervisor keeps going, also while it is starting them again."""
+        wanted = self.wanted(group)
+        return wanted.read() if wanted.known and list(process.running(self._supervisor(group))) else ()
+
+    def _supervisor(self, group: str) -> str:
+        return f"{self.state}/{group}:{SUPERVISOR}"
+
+    def _release(self, group: str) -> Path:
+        return self.state / group / "release.json"
+
+    def _known(self) -> dict[str, Image]:
+        """The groups that something is known of, and the image of each."""
+        return {place.parent.name: Release.read(place.read_text()).image for place in self.state.glob("*/release.json")}
+
+    async def _masked(self, container: Mapping[str, Any], said: bytes) -> str:
+        """What an instance said, without its secrets; all of it is left out where they are not known any more."""
+        release = Release.read(self._release(container["Labels"][GROUP]).read_text())
+        return self._masker(release.secrets).mask(said).decode(errors="replace")
+
+    def _masker(self, secrets: Iterable[str]) -> Masker:
+        return Masker([self.secret(name) for name in secrets])
+
+    async def _announce(self) -> None:
+        """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
+        groups = await self.groups()
+        with contextlib.suppress(StoreError):
+            if groups:
+                durable.write(self.state / TARGETS, announced(groups).encode())
+            else:
+                (self.state / TARGETS).unlink(missing_ok=True)
+
+
+def known(state: Path, store: Store) -> DockerTarget:
+    """The target that wrote there which daemon it has its containers at, to take them down."""
+    host = json.loads((state / DAEMON).read_text())["host"]
+    return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=Docker(name=state.name, host=host))
+
+
+def limited(limits: Limits) -> dict[str, Any]:
+    """Limits as the daemon takes them; memory is without swap."""
+    found: dict[str, Any] = {}
+    if limits.memory is not None:
+        found |= {"Memory": limits.memory << 20, "MemorySwap": limits.memory << 20}
+    if limits.cpu is not None:
+        found["NanoCpus"] = round(limits.cpu * 1e9)
+    if limits.pids is not None:
+        found["PidsLimit"] = limits.pids
+    if limits.open_files is not None:
+        found["Ulimits"] = [{"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files}]
+    return found
+
+
+def _address(container: Mapping[str, Any]) -> Address:
+    return Address(host=HOST, port=int(container["Labels"][PORT]), zone=_zone(container))
+
+
+def _zone(container: Mapping[str, Any]) -> str:
+    return str(container["Labels"].get(ZONED, ""))

@@ -1,0 +1,114 @@
+"""How it is found out whether an instance is well: by HTTP, TCP, gRPC or a command, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Any
+
+from pipeline import WiringError
+
+
+@dataclass(frozen=True)
+class Often:
+    """An instance is asked each `every` seconds, may take `within` seconds to answer, and fails so often in a row to be ill."""
+
+    _: KW_ONLY
+    every: float = 1.0
+    within: float = 5.0
+    failures: int = 3
+
+    def __post_init__(self) -> None:
+        if self.every <= 0 or self.within <= 0 or self.failures < 1:
+            raise WiringError(f"{self}", right="every and within of more than 0 seconds, and 1 failure or more")
+
+
+@dataclass(frozen=True)
+class HttpProbe(Often):
+    """A GET of `path` is answered with a status from the first to the last of `statuses`."""
+
+    path: str = "/readyz"
+    statuses: tuple[int, int] = (200, 200)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first, last = self.statuses
+        if not (self.path.startswith("/") and self.path.isprintable() and " " not in self.path and 100 <= first <= last <= 599):
+            raise WiringError(f"{self}", right="a path as in '/readyz', first and last of the good statuses as in (200, 299)")
+
+    def __str__(self) -> str:
+        first, last = self.statuses
+        return self.path if (first, last) == (200, 200) else f"{self.path} with {first} to {last}"
+
+
+@dataclass(frozen=True)
+class TcpProbe(Often):
+    """It accepts a connection."""
+
+    def __str__(self) -> str:
+        return "a TCP connection"
+
+
+@dataclass(frozen=True)
+class GrpcProbe(Often):
+    """It says by gRPC that `service`, or all of it where none is named, is SERVING.
+
+    Protocol: grpc.health.v1.Health/Check (https://github.com/grpc/grpc/blob/master/doc/health-checking.md), without TLS.
+    """
+
+    service: str = ""
+
+    def __str__(self) -> str:
+        return f"gRPC's health check{f' of {self.service}' if self.service else ''}"
+
+
+@dataclass(frozen=True)
+class CommandProbe(Often):
+    """A command of the image, run where the instance is with the instance's environment, ends with 0."""
+
+    command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.command:
+            raise WiringError("CommandProbe has no command", right="CommandProbe(('python', '-m', 'module', 'check'))")
+
+    def __str__(self) -> str:
+        return f"the command {' '.join(self.command)}"
+
+
+Probe = HttpProbe | TcpProbe | GrpcProbe | CommandProbe
+
+Ready = str | Probe
+"""How an instance says that it can serve; a text is the path of an `HttpProbe`."""
+
+KINDS: Mapping[str, type[Probe]] = {"http": HttpProbe, "tcp": TcpProbe, "grpc": GrpcProbe, "command": CommandProbe}
+
+
+def probe(ready: Ready) -> Probe:
+    return HttpProbe(ready) if isinstance(ready, str) else ready
+
+
+def written(ready: Ready | None) -> str | dict[str, Any] | None:
+    """As JSON has it; what a path alone says is written as the path."""
+    if ready is None or isinstance(ready, str):
+        return ready
+    if isinstance(ready, HttpProbe) and ready == HttpProbe(ready.path):
+        return ready.path
+    kind = next(name for name, type_ in KINDS.items() if isinstance(ready, type_))
+    return {"kind": kind, **asdict(ready)}
+
+
+def read(found: object) -> Probe | None:
+    """What `written` gave, from JSON. Raises ValueError for anything else."""
+    if found is None:
+        return None
+    try:
+        if isinstance(found, str):
+            return HttpProbe(found)
+        given: dict[str, Any] = dict(found)  # type: ignore[call-overload]
+        kind = KINDS[given.pop("kind")]
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return kind(**values)
+    except (TypeError, ValueError, LookupError, WiringError) as error:
+        raise ValueError(f"it is no probe: {error}") from error

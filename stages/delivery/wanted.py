@@ -1,0 +1,52 @@
+"""The instances of a group that a supervisor looks after: what tells it from which ones to keep its hands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.lock import Lock
+from stages.delivery import durable
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Below `place`, the directory of the group: port and zone of each instance that shall run.
+
+    Who starts one, and who takes one off before it is ended, does so while it holds the list: what is not on it any more is
+    started by nobody.
+    """
+
+    place: Path
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Meanwhile nobody else of this machine starts any, nor changes the list."""
+        lock = Lock(self.place / ".wanted.lock")
+        await lock.take(lambda: None)
+        try:
+            yield
+        finally:
+            lock.give_back()
+
+    @property
+    def known(self) -> bool:
+        """Whether there ever was a list."""
+        return self._file.exists()
+
+    def read(self) -> dict[int, str]:
+        """Port and zone of each; none where there is no list."""
+        try:
+            return {int(port): zone for port, zone in json.loads(self._file.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+
+    def write(self, instances: Mapping[int, str]) -> None:
+        durable.write(self._file, json.dumps(instances).encode())
+
+    @property
+    def _file(self) -> Path:
+        return self.place / "wanted.json"

@@ -1,0 +1,129 @@
+"""A real Docker daemon for tests, and an image with an interpreter of its own, which needs no registry."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import Stage, Tree, Work
+from stages.image import BuildImage, Placed
+from stages.source import WorkingCopy
+
+RUNNING = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+
+PROGRAM = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+
+LEFT_OUT = (
+    "test",
+    "tests",
+    "idlelib",
+    "ensurepip",
+    "lib2to3",
+    "tkinter",
+    "turtledemo",
+    "site-packages",
+    "__pycache__",
+    "config-*",
+)
+
+
+def answers(host: str) -> bool:
+    """Whether a daemon does."""
+    if not host.startswith("unix://"):
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(5)
+        one.connect(host.removeprefix("unix://"))
+        one.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        return b" 200 " in one.recv(100)
+    return False
+
+
+@contextlib.contextmanager
+def daemon() -> Iterator[str]:
+    """Where a daemon listens: one that runs, else one of these tests' own, which ends with them; else the test is skipped."""
+    if answers(RUNNING):
+        yield RUNNING
+        return
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        pytest.skip("no Docker daemon runs, and these tests may not start one: it takes root, and dockerd (Debian: docker.io)")
+    place = Path(tempfile.mkdtemp(prefix="lockgate-dockerd-"))  # not pytest's, which is too long for a socket
+    with started(place) as host:
+        yield host
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def started(place: Path) -> Iterator[str]:
+    """A daemon with all it has below `place`, without bridges or rules of its own; skips where the machine lets none run."""
+    host = f"unix://{place}/sock"
+    argv = ["dockerd", "-H", host, "--data-root", f"{place}/data", "--exec-root", f"{place}/exec", "--pidfile", f"{place}/pid"]
+    argv += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+    with (place / "log").open("ab") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 30
+        while not answers(host):
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.skip(f"dockerd does not start here: {(place / 'log').read_text().splitlines()[-1:]}")
+            time.sleep(0.1)
+        yield host
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+class MachinePython(Stage[Tree]):
+    """This machine's interpreter with all it loads, below /usr/local of an image."""
+
+    version: str = sys.version
+
+    async def run(self, work: Work) -> Tree:
+        with tempfile.TemporaryDirectory() as name:
+            lay_out(Path(name))
+            return work.store.put_tree(Path(name))
+
+
+def lay_out(top: Path) -> None:
+    """The interpreter, the libraries that it and its modules load, and the standard library."""
+    library = Path(sysconfig.get_path("stdlib"))
+    modules = [one for file in library.glob("lib-dynload/*.so") for one in _loaded(file)]
+    for found in {PROGRAM, *_loaded(PROGRAM), *modules}:
+        inside = top / "usr/local/bin/python" if found == PROGRAM else top / str(found).lstrip("/")
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(found, inside)
+    place = top / "usr/local/lib" / library.name
+    shutil.copytree(library, place, ignore=shutil.ignore_patterns(*LEFT_OUT))
+
+
+def _loaded(program: Path) -> set[Path]:
+    """The shared libraries of a program, by the paths under which it looks for them."""
+    said = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    words = (word for line in said.splitlines() for word in line.split())
+    return {Path(word) for word in words if word.startswith("/") and Path(word).is_file()}
+
+
+def container_image() -> BuildImage:
+    """The small service with its interpreter."""
+    source = WorkingCopy(include=("serve.py",))
+    return BuildImage(
+        layers=(MachinePython(), Placed(tree=source, at="/app")),
+        entrypoint=("/usr/local/bin/python", "/app/serve.py"),
+        env=(("PATH", "/usr/local/bin"), ("PYTHONHOME", "/usr/local"), ("LD_LIBRARY_PATH", _libraries())),
+    )
+
+
+def _libraries() -> str:
+    return ":".join(sorted({str(one.parent) for one in _loaded(PROGRAM)}))

@@ -1,0 +1,211 @@
+"""Probes: by HTTP, TCP, gRPC and a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import Project, StageFailed, WiringError
+from pipeline.engines.local import free_port
+from stages.delivery.envoy_xds import health_check
+from stages.delivery.haproxy import checks
+from stages.delivery.limits import Limits
+from stages.delivery.local import LocalTarget
+from stages.delivery.model import Address, Release
+from stages.delivery.probe import CommandProbe, GrpcProbe, HttpProbe, Probe, TcpProbe, probe, read, written
+from stages.delivery.probing import failure
+from stages.delivery.strategy import BlueGreen
+from stages.image import Image
+from tests.stages.delivery.bench import Bench, Make
+from tests.stages.delivery.conftest import release, up
+
+NINE = Limits(pids=9)
+often = st.fixed_dictionaries({"every": st.floats(0.01, 100), "within": st.floats(0.01, 100), "failures": st.integers(1, 9)})
+probes = st.one_of(
+    st.builds(lambda path, last, how: HttpProbe(f"/{path}", (200, last), **how), st.from_regex("[a-z/]*", fullmatch=True),
+              st.integers(200, 599), often),
+    st.builds(lambda how: TcpProbe(**how), often),
+    st.builds(lambda service, how: GrpcProbe(service, **how), st.text(), often),
+    st.builds(lambda command, how: CommandProbe(tuple(command), **how), st.lists(st.text(), min_size=1), often),
+)  # fmt: skip
+
+
+@given(probes)
+def test_a_probe_that_is_written_is_read_as_it_was(asked: Probe) -> None:
+    assert read(json.loads(json.dumps(written(asked)))) == asked
+
+
+@pytest.mark.parametrize("text", [{"kind": "smoke"}, {"kind": "http", "path": "x"}, {"kind": "tcp", "often": 1}, 3, []])
+def test_what_is_no_probe_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="it is no probe"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: HttpProbe("readyz"),
+        lambda: HttpProbe("/a b"),
+        lambda: HttpProbe("/a\r\nHost: other"),
+        lambda: HttpProbe("/", (299, 200)),
+        lambda: CommandProbe(()),
+        lambda: TcpProbe(every=0),
+        lambda: TcpProbe(failures=0),
+        lambda: Limits(memory=0),
+    ],
+)
+def test_a_probe_that_could_never_tell_anything_is_refused(wrong: object) -> None:
+    with pytest.raises(WiringError):
+        wrong()  # type: ignore[operator]
+
+
+def test_a_path_and_the_probe_that_says_no_more_make_the_same_release(image: Image) -> None:
+    one = release(image)
+    assert replace(one, ready=HttpProbe("/readyz")).group == one.group
+    assert replace(one, ready=HttpProbe("/readyz", (200, 204))).group != one.group
+
+
+def test_a_release_that_is_written_is_read_with_its_probes_and_limits(image: Image) -> None:
+    wanted = replace(
+        release(image),
+        ready=TcpProbe(),
+        startup=HttpProbe("/s"),
+        liveness=GrpcProbe("x"),
+        restart="always",
+        limits=Limits(pids=9),
+    )
+    found = Release.read(wanted.written())
+    assert (found.ready, found.startup, found.liveness) == (wanted.ready, wanted.startup, wanted.liveness)
+    assert (found.restart, found.limits, found.group) == ("always", NINE, wanted.group)
+
+
+@pytest.mark.parametrize(
+    ("asked", "well"),
+    [
+        (HttpProbe("/livez"), True),
+        (HttpProbe("/readyz"), False),
+        (HttpProbe("/readyz", (200, 503)), True),
+        (TcpProbe(), True),
+        (
+            CommandProbe(
+                ("python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/livez')")
+            ),
+            True,
+        ),
+        (CommandProbe(("python", "-c", "import sys; sys.exit('it is not well')")), False),
+        (CommandProbe(("python", "/app/serve.py", "in the image", "?"), within=0.2), False),
+        (CommandProbe(("no-such-program",)), False),
+    ],
+    ids=str,
+)
+def test_an_instance_is_asked_as_its_probe_says(target: LocalTarget, image: Image, asked: Probe, *, well: bool) -> None:
+    async def main() -> None:
+        wanted = release(image, UNREADY="1")
+        await target.start(wanted)
+        with anyio.fail_after(10):
+            while await target.unready(wanted.group, TcpProbe()) is not None:
+                await anyio.sleep(0.02)
+        reason = await target.unready(wanted.group, asked)
+        assert (reason is None) == well, reason
+
+    anyio.run(main)
+
+
+def test_a_command_that_says_why_is_quoted_without_secrets(
+    target: LocalTarget, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "a-secret-of-some-length")
+    tells = CommandProbe(("python", "-c", "import os, sys; sys.exit('no entry with ' + os.environ['TOKEN'])"))
+
+    async def main() -> None:
+        wanted = replace(release(image), secrets=("TOKEN",))
+        await up(target, wanted)
+        reason = await target.unready(wanted.group, tells) or ""
+        assert "no entry with ***" in reason
+        assert "a-secret" not in reason
+
+    anyio.run(main)
+
+
+@contextmanager
+def health(serving: str) -> Iterator[Address]:
+    """A real server of gRPC that tells of `camera` what is said here, and of itself that it serves."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from grpc_health.v1.health import HealthServicer
+
+    servicer = HealthServicer()
+    servicer.set("camera", health_pb2.HealthCheckResponse.ServingStatus.Value(serving))
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = free_port()
+    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
+    server.start()
+    try:
+        yield Address(host="127.0.0.1", port=port)
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("service", "serving", "said"),
+    [
+        ("camera", "SERVING", None),
+        ("camera", "NOT_SERVING", "NOT_SERVING"),
+        ("", "SERVING", None),
+        ("other", "SERVING", "NOT_FOUND"),
+    ],
+)
+def test_a_service_of_grpc_is_asked_by_its_standard_check(service: str, serving: str, said: str | None) -> None:
+    with health(serving) as address:
+        reason = anyio.run(failure, GrpcProbe(service), address, no_command)
+    assert (reason is None) if said is None else (said in (reason or "")), reason
+
+
+def test_a_service_of_grpc_that_is_not_there_is_not_well() -> None:
+    reason = anyio.run(failure, GrpcProbe(within=2), Address(host="127.0.0.1", port=free_port()), no_command)
+    assert "UNAVAILABLE" in (reason or "")
+
+
+async def no_command(command: tuple[str, ...]) -> tuple[int, bytes]:
+    raise AssertionError(command)
+
+
+def test_routers_ask_by_http_what_is_told_by_http_and_else_for_a_connection() -> None:
+    assert "option httpchk GET /ok\n    http-check expect status 200-204\n" in checks(HttpProbe("/ok", (200, 204)))
+    assert "inter 2500ms fastinter 200ms fall 5" in checks(TcpProbe(every=2.5, failures=5))
+    assert "httpchk" not in checks(GrpcProbe())
+    assert health_check("/ok")["http_health_check"] == {"path": "/ok", "expected_statuses": [{"start": 200, "end": 201}]}
+    assert health_check(CommandProbe(("true",)))["tcp_health_check"] == {}
+    assert probe("/ok") == HttpProbe("/ok")
+
+
+@pytest.mark.parametrize("ready", [TcpProbe(), HttpProbe("/readyz", (500, 599))], ids=str)
+def test_a_release_is_rolled_out_that_says_so_otherwise_than_by_a_path(
+    target: LocalTarget, make: Make, image: Image, ready: Probe, project: Project, tmp_path: Path
+) -> None:
+    """It answers its readiness path with 503 all the time: a router that asked for 200 would send it nothing."""
+
+    async def main() -> None:
+        router = make(port=free_port())
+        router.ready = ready
+        bench = Bench(target, router)
+        await bench.rollout(replace(release(image, UNREADY="1"), ready=ready)).forward(BlueGreen(ready=30))
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "grpc", None)
+    with pytest.raises(StageFailed, match="library for it is not here"):
+        anyio.run(failure, GrpcProbe(), Address(host="127.0.0.1", port=1), no_command)
