@@ -19,6 +19,7 @@ from pipeline.order import Order
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
+from stages.delivery.geo import resolved
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
 from stages.delivery.router import Router
@@ -135,9 +136,13 @@ class Rollout:
             else:
                 await self._step(step)
             now = time.monotonic()
-            weights = dict(step.weights) if isinstance(step, Split | Retire) else weights
-            shares = {"weights": weights} if isinstance(step, Split | Retire) else {}
-            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **shares)
+            more: dict[str, object] = {}
+            if isinstance(step, Split | Retire):
+                weights = step.judged if isinstance(step, Split) else dict(step.weights)
+                more = {"weights": weights}
+                if isinstance(step, Split) and step.chosen is not None:
+                    more["audience"] = str(step.chosen.audience)
+            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **more)
             if isinstance(step, Split) and not step.weights:
                 since = started
             elif isinstance(step, Split) and since is not None:
@@ -163,7 +168,8 @@ class Rollout:
             case WaitReady():
                 await self._wait_ready(step)
             case Split():
-                await self.router.split(dict(step.weights), await self.target.groups())
+                chosen = await anyio.to_thread.run_sync(resolved, step.chosen)
+                await self.router.split(dict(step.weights), await self.target.groups(), chosen)
             case Drain():
                 await self._drain(step)
             case Compare():
