@@ -21,16 +21,18 @@ import anyio
 from pipeline import StageFailed, Work
 from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
+from stages.delivery.audience import Chosen
 from stages.delivery.envoy_admin import Admin, admin, unwell
+from stages.delivery.envoy_audience import Rule, rule
 from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
-from stages.delivery.envoy_xds import CLUSTERS, LISTENERS, MIRROR, ROUTING, SPLIT, File, Part
+from stages.delivery.envoy_xds import CHOSEN, CLUSTERS, LISTENERS, MIRROR, PICKED, ROUTING, SERVICE, SPLIT, File, Part
 from stages.delivery.model import Address, Group
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.port import checked
 from stages.delivery.private import private, sockets
 from stages.delivery.probe import Ready, probe
-from stages.delivery.router import Watch, need_running
+from stages.delivery.router import Watch, need_running, told_with
 
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
@@ -72,33 +74,45 @@ class EnvoyRouter:
     async def check(self) -> str:
         return checked(self.address, "Envoy", self.config.name, self._running())
 
-    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
+    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
         """Whatever was copied for a run that died is not copied any more."""
-        need_running(weights, groups)
+        need_running(weights, groups, chosen)
         after = xds.wanted_parts(weights, groups)
         serves = any(part.share for part in after)
-        last = (_split(after), {ROUTING: self._routes(serves=serves), MIRROR: MIRROR.content(xds.copies_to(None))})
+        by = rule(chosen, dict(weights)) if chosen else None
+        how = {ROUTING: self._routes(serves=serves, rule=by), MIRROR: MIRROR.content(xds.copies_to(None))}
         async with admin(self._socket) as envoy:
             files, runs = self._told(), bool(self._running())
-            wide = xds.widened(await envoy.parts() if runs else self._kept(), after)
+            before, picked_before = await self._now(), await self._now(PICKED)
+            picked = _picked(chosen, weights, groups, picked_before)
+            wide, picked_wide = xds.widened(before, after), xds.widened(picked_before, picked)
+            # who is picked is there before they are sent there, and as long as they are
+            last = [_split(after), _split(picked, PICKED), how] if chosen else [_split(after), how, _split(picked, PICKED)]
             if not serves:
                 for step in reversed(last):
                     await files.take(envoy, step) if runs else files.write(step)
                 return
             if not runs:
-                await self._start(envoy, files, wide)
+                await self._start(envoy, files, wide, picked_wide)
+            elif not files.has(PICKED):
+                files.write(_split(picked_wide, PICKED))
             await self._settle(envoy, files, started=not runs)
-            await files.take(envoy, _split(wide))
-            await self._well(envoy, [part.group for part in after if part.share])
+            await files.take(envoy, {**_split(wide), **_split(picked_wide, PICKED)})
+            await self._well(envoy, {SERVICE: after, CHOSEN: picked})
             for step in last:
                 await files.take(envoy, step)
 
     async def current(self) -> dict[str, int]:
-        return xds.shares(await self._now())
+        chosen = {part.group: part.share for part in await self._now(PICKED)}
+        return told_with(xds.shares(await self._now()), chosen)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        async with watching(self._socket) as traffic:
+        groups = {part.group for part in await self._now(PICKED) if part.share}
+        routes = self._files / ROUTING.name
+        if groups and routes.exists() and xds.by_hash(routes.read_bytes()):
+            groups |= {part.group for part in await self._now() if part.share}
+        async with watching(self._socket, groups) as traffic:
             yield traffic
 
     @asynccontextmanager
@@ -119,27 +133,27 @@ class EnvoyRouter:
             return 0
         where = {one.summary() for one in at}
         async with admin(self._socket) as envoy:
-            mine = [host for host in await envoy.hosts() if host.group == group]
+            mine = [host for found in (await envoy.hosts()).values() for host in found if host.group == group]
         return sum(host.active for host in mine if not where or host.address in where)
 
     async def forget(self, group: str) -> None:
         files, runs = self._told(), bool(self._running())
         async with admin(self._socket) as envoy:
-            parts = await envoy.parts() if runs else self._kept()
-            left = _split([part for part in parts if part.group != group])
-            await files.take(envoy, left) if runs else files.write(left)
+            for file in (SPLIT, PICKED):
+                left = _split([part for part in await self._now(file) if part.group != group], file)
+                await files.take(envoy, left) if runs else files.write(left)
 
     async def stop(self) -> None:
         for found in self._running():
             await process.stop(found)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
-    async def _now(self) -> tuple[Part, ...]:
-        """The groups as Envoy tells; as they were kept when it does not run."""
+    async def _now(self, file: File = SPLIT) -> tuple[Part, ...]:
+        """The groups of everybody or of the picked as Envoy tells; as they were kept when it does not run."""
         if not self._running():
-            return self._kept()
+            return self._kept(file)
         async with admin(self._socket) as envoy:
-            return await envoy.parts()
+            return await envoy.parts(SERVICE if file == SPLIT else CHOSEN)
 
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""
@@ -151,13 +165,14 @@ class EnvoyRouter:
             return
         raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
 
-    async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part]) -> None:
-        """Start Envoy with this split; returns when it has all its files."""
+    async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part], picked: Sequence[Part]) -> None:
+        """Start Envoy with this split, and no audience yet; returns when it has all its files."""
         private(self._sockets, "Envoy")
         self._socket.unlink(missing_ok=True)
         first = {
             **self._settings(),
             **_split(parts),
+            **_split(picked, PICKED),
             ROUTING: self._routes(serves=any(part.share for part in parts)),
             MIRROR: MIRROR.content(xds.copies_to(None)),
         }
@@ -176,12 +191,15 @@ class EnvoyRouter:
         place = xds.listener(self.config.host, self.config.port, self.config.maintenance, self._files)
         return {CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)), LISTENERS: LISTENERS.content(place)}
 
-    async def _well(self, envoy: Admin, groups: Sequence[str]) -> None:
-        """Return once Envoy has asked all instances of these groups, and found one of each group well."""
-        missing = list(groups)
+    async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]]) -> None:
+        """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well."""
+        missing: list[str] = ["all"]
         with anyio.move_on_after(PATIENCE):
-            while missing := unwell(await envoy.hosts(), groups):
-                await anyio.sleep(0.005)
+            while missing:
+                found = await envoy.hosts()
+                named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
+                missing = sorted({one for cluster, groups in named.items() for one in unwell(found[cluster], groups)})
+                await anyio.sleep(0.005 if missing else 0)
         if missing:
             raise StageFailed(
                 f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
@@ -191,8 +209,8 @@ class EnvoyRouter:
     def _told(self) -> Files:
         return Files(self._files, self._log, lambda: bool(self._running()))
 
-    def _routes(self, *, serves: bool, copied: int = 0) -> bytes:
-        return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied))
+    def _routes(self, *, serves: bool, copied: int = 0, rule: Rule | None = None) -> bytes:
+        return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
 
     def _running(self) -> list[process.Process]:
         return list(process.running(self._mark))
@@ -217,8 +235,8 @@ class EnvoyRouter:
     def _log(self) -> Path:
         return self.state / "envoy.log"
 
-    def _kept(self) -> tuple[Part, ...]:
-        path = self._files / SPLIT.name
+    def _kept(self, file: File = SPLIT) -> tuple[Part, ...]:
+        path = self._files / file.name
         if not path.exists():
             return ()
         try:
@@ -232,8 +250,17 @@ class EnvoyRouter:
             ) from error
 
 
-def _split(parts: Sequence[Part]) -> dict[File, bytes]:
-    return {SPLIT: SPLIT.content(xds.assignment(parts))}
+def _split(parts: Sequence[Part], file: File = SPLIT) -> dict[File, bytes]:
+    return {file: file.content(xds.assignment(parts, SERVICE if file == SPLIT else CHOSEN))}
+
+
+def _picked(
+    chosen: Chosen | None, weights: Mapping[str, int], groups: Mapping[str, Group], before: Sequence[Part]
+) -> tuple[Part, ...]:
+    """The groups that are there for an audience. Those that were stay without a share: they have answers to give."""
+    picked = chosen.picked(weights) if chosen else {}
+    known = {part.group for part in before} | set(picked)
+    return xds.wanted_parts(picked, {name: group for name, group in groups.items() if name in known})
 
 
 def program() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import StageFailed
-from stages.delivery.envoy_xds import SERVICE, STATS, Part, assigned_parts
+from stages.delivery.envoy_xds import CHOSEN, SERVICE, STATS, Part, assigned_parts
 
 if TYPE_CHECKING:
     import httpx
@@ -47,15 +47,16 @@ class Admin:
         """This library's own figures since Envoy started: counters, and the buckets of histograms."""
         return await self._stats(f"^{STATS}\\.")
 
-    async def parts(self) -> tuple[Part, ...]:
-        """The groups and their shares."""
+    async def parts(self, cluster: str = SERVICE) -> tuple[Part, ...]:
+        """The groups of a cluster and their shares."""
         dumped = (await self._get("/config_dump", include_eds="", resource="dynamic_endpoint_configs")).json()
         found = [one["endpoint_config"] for one in dumped.get("configs", [])]
-        return next((assigned_parts(one) for one in found if one.get("cluster_name") == SERVICE), ())
+        return next((assigned_parts(one) for one in found if one.get("cluster_name") == cluster), ())
 
-    async def hosts(self) -> list[Host]:
-        """The instances of all groups."""
-        return hosts((await self._get("/clusters", format="json")).json())
+    async def hosts(self) -> dict[str, list[Host]]:
+        """The instances of all groups in each cluster."""
+        told = (await self._get("/clusters", format="json")).json()
+        return {cluster: hosts(told, cluster) for cluster in (SERVICE, CHOSEN)}
 
     async def _stats(self, pattern: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
         told = (await self._get("/stats", format="json", histogram_buckets="disjoint", filter=pattern)).json()["stats"]
@@ -85,10 +86,10 @@ async def admin(socket: Path) -> AsyncIterator[Admin]:
         yield Admin(client)
 
 
-def hosts(told: dict[str, Any]) -> list[Host]:
-    """The instances in what `/clusters` answers."""
-    service: dict[str, Any] = next((one for one in told.get("cluster_statuses", ()) if one["name"] == SERVICE), {})
-    return [_host(one) for one in service.get("host_statuses", ())]
+def hosts(told: dict[str, Any], cluster: str = SERVICE) -> list[Host]:
+    """The instances of a cluster in what `/clusters` answers."""
+    found: dict[str, Any] = next((one for one in told.get("cluster_statuses", ()) if one["name"] == cluster), {})
+    return [_host(one) for one in found.get("host_statuses", ())]
 
 
 def _host(told: dict[str, Any]) -> Host:

@@ -36,6 +36,9 @@ class Files:
     _told: dict[str, Any] = field(default_factory=dict)
     """What it said last, of those that it has."""
 
+    def has(self, file: File) -> bool:
+        return (self.place / file.name).exists()
+
     def write(self, files: Mapping[File, bytes]) -> None:
         """Write them, each in one step, for an Envoy that does not run."""
         self.place.mkdir(exist_ok=True)

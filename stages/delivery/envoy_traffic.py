@@ -20,7 +20,7 @@ import anyio
 from gates.window import Histogram, Window
 from pipeline import StageFailed
 from stages.delivery.envoy_admin import Admin, admin
-from stages.delivery.envoy_xds import STATS
+from stages.delivery.envoy_xds import INSIDE, OUTSIDE, STATS
 from stages.delivery.router import BOUNDS
 
 LOOKS = 0.1
@@ -45,18 +45,26 @@ class Sums:
         return self.requests >= 0 and self.errors >= 0 and min(self.counts) >= 0
 
 
-def sums(counters: Mapping[str, int], histograms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Sums]:
-    """What each group did. A try failed by the instance's fault, or without an answer at all (status 0)."""
-    requests, errors = Counter[str](), Counter[str]()
+def sums(
+    counters: Mapping[str, int], histograms: Mapping[str, Sequence[Mapping[str, Any]]], compared: Collection[str] = ()
+) -> dict[str, Sums]:
+    """What each group did; of those that are compared by an audience, what it asked.
+
+    A try failed by the instance's fault, or without an answer at all (status 0).
+    """
+    requests, errors, took = Counter[str](), Counter[str](), dict[str, tuple[int, ...]]()
     for name, count in counters.items():
-        if found := re.fullmatch(rf"{STATS}\.tries\.group\.(.+)\.status\.(\d+)", name):
-            group, status = found[1], int(found[2])
-            requests[group] += count
-            errors[group] += 0 if 100 <= status < 500 else count
-    took = {
-        name.removeprefix(f"{STATS}.took.group."): tuple(int(bucket["cumulative"]) for bucket in buckets)
-        for name, buckets in histograms.items()
-    }
+        if found := re.fullmatch(rf"{STATS}\.tries\.group\.(.+)\.audience\.({INSIDE}|{OUTSIDE})\.status\.(\d+)", name):
+            group, inside, status = found[1], found[2] == INSIDE, int(found[3])
+            counts = inside or group not in compared
+            requests[group] += count if counts else 0
+            errors[group] += count if counts and not 100 <= status < 500 else 0
+    for name, buckets in histograms.items():
+        if found := re.fullmatch(rf"{STATS}\.took\.group\.(.+)\.audience\.({INSIDE}|{OUTSIDE})", name):
+            group, inside = found[1], found[2] == INSIDE
+            if inside or group not in compared:
+                more = (int(bucket["cumulative"]) for bucket in buckets)
+                took[group] = tuple(map(sum, zip(took.get(group, Sums.counts), more, strict=True)))
     return {group: Sums(requests[group], errors[group], took.get(group, Sums.counts)) for group in requests}
 
 
@@ -64,6 +72,8 @@ def sums(counters: Mapping[str, int], histograms: Mapping[str, Sequence[Mapping[
 class Traffic:
     """A watch over Envoy's figures. Known is only what was seen while they could be had all the time."""
 
+    compared: Collection[str] = ()
+    """The groups of which only what an audience asked is counted."""
     _now: Mapping[str, Sums] = field(default_factory=dict)
     _looked: Mapping[str, Sums] = field(default_factory=dict)
     """What was there at the last look."""
@@ -88,7 +98,7 @@ class Traffic:
 
     async def look(self, envoy: Admin) -> None:
         try:
-            self.see(sums(*await envoy.traffic()))
+            self.see(sums(*await envoy.traffic(), self.compared))
         except StageFailed:
             self.see(None)
 
@@ -109,9 +119,9 @@ def window(groups: Collection[Sums]) -> Window:
 
 
 @asynccontextmanager
-async def watching(socket: Path) -> AsyncIterator[Traffic]:
+async def watching(socket: Path, compared: Collection[str] = ()) -> AsyncIterator[Traffic]:
     """A watch that knows of all requests that end from now on."""
-    found = Traffic()
+    found = Traffic(compared)
     async with admin(socket) as envoy, anyio.create_task_group() as tasks:
         await found.look(envoy)
         found.windows()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.digest import of_text
+from stages.delivery.audience import BUCKETS
+from stages.delivery.envoy_audience import CLIENT, Rule
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
@@ -25,6 +27,8 @@ Message = dict[str, Any]
 """A message of Envoy's API as JSON."""
 
 SERVICE = "service"
+CHOSEN = "chosen"
+"""The cluster of those in an audience; of a cohort, of those that are picked from it."""
 COPIES = "copies"
 """The cluster that gets copies of requests."""
 LEAVING = "leaving"
@@ -33,6 +37,8 @@ PUBLIC = "public"
 ROUTES = "routes"
 STATS = "lockgate"
 """What the names of the figures that this library has Envoy count begin with."""
+INSIDE, OUTSIDE = "in", "out"
+"""How requests of an audience and those of everybody else are told apart where they are counted."""
 
 SAFE = "GET|HEAD|OPTIONS"
 REPEATABLE = "TRACE|PUT|DELETE"
@@ -80,6 +86,7 @@ LISTENERS = File("listeners.json", "listener_manager.lds")
 CLUSTERS = File("clusters.json", "cluster_manager.cds")
 ROUTING = File("routes.json", f"http.{PUBLIC}.rds.{ROUTES}")
 SPLIT = File("split.json", f"cluster.{SERVICE}")
+PICKED = File("chosen.json", f"cluster.{CHOSEN}")
 MIRROR = File("mirror.json", f"cluster.{COPIES}")
 
 
@@ -137,11 +144,11 @@ def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
     return tuple(sorted(address.summary() for address in addresses))
 
 
-def assignment(parts: Iterable[Part]) -> Message:
+def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
     """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has."""
     return {
         "@type": f"{TYPE}config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": SERVICE,
+        "cluster_name": cluster,
         "endpoints": [
             {
                 "locality": {"zone": part.group, **({"sub_zone": LEAVING} if leaves else {})},
@@ -171,8 +178,11 @@ def copies_to(address: Address | None) -> Message:
     }
 
 
-def routes(*, timeout: float, serves: bool, copied: int = 0) -> Message:
-    """All requests to whoever serves, else to the router's page; `copied` percent of the safe ones go to who gets copies too."""
+def routes(*, timeout: float, serves: bool, copied: int = 0, rule: Rule | None = None) -> Message:
+    """All requests to whoever serves, else to the router's page; `copied` percent of the safe ones go to who gets copies too.
+
+    Those of an audience are matched first.
+    """
     limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s"}
     once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request")}
     again = {**once, "retry_policy": _retried("reset")}
@@ -189,12 +199,36 @@ def routes(*, timeout: float, serves: bool, copied: int = 0) -> Message:
         {"match": {"prefix": "/", "headers": [_method(REPEATABLE)]}, "route": again},
         {"match": {"prefix": "/"}, "route": once},
     ]
+    members = [_of_audience(route, rule) for route in somebody] if rule else []
+    others = [{**route, "metadata": _counted_as(OUTSIDE)} for route in somebody]
     return {
         "@type": f"{TYPE}config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "request_headers_to_remove": ["x-envoy-external-address"],
-        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": somebody if serves else nobody}],
+        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": [*members, *others] if serves else nobody}],
     }
+
+
+def _of_audience(route: Message, rule: Rule) -> Message:
+    """The same for who is in an audience. Of a cohort, the buckets below its share are picked: so it grows."""
+    match = {**route["match"], **rule.match, "headers": [*route["match"].get("headers", ()), *rule.match.get("headers", ())]}
+    action = {name: value for name, value in route["route"].items() if name != "cluster"}
+    if rule.key is None:
+        place: Message = {"cluster": CHOSEN}
+    else:
+        sides = [{"name": CHOSEN, "weight": rule.share}, {"name": SERVICE, "weight": BUCKETS - rule.share}]
+        place = {"hash_policy": [rule.key], "weighted_clusters": {"use_hash_policy": True, "clusters": sides}}
+    return {"match": match, "route": {**action, **place}, "metadata": _counted_as(INSIDE)}
+
+
+def by_hash(routes: bytes) -> bool:
+    """Whether a file of routes has a cohort, so that the rest of the audience is served as everybody else."""
+    (resource,) = json.loads(routes)["resources"]
+    return any("weighted_clusters" in one.get("route", {}) for host in resource["virtual_hosts"] for one in host["routes"])
+
+
+def _counted_as(side: str) -> Message:
+    return {"filter_metadata": {STATS: {"audience": side}}}
 
 
 def listener(host: str, port: int, page: str, files: Path) -> Message:
@@ -223,12 +257,22 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "local_reply_config": {"mappers": [_page(page)]},
     }
+    come_from = {
+        "object_key": CLIENT,
+        "factory_key": "envoy.network.ip",
+        "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}},
+    }
+    remember = {"@type": f"{TYPE}extensions.filters.network.set_filter_state.v3.Config", "on_new_connection": [come_from]}
+    filters = [
+        {"name": "envoy.filters.network.set_filter_state", "typed_config": remember},
+        {"name": "envoy.http", "typed_config": manager},
+    ]
     return {
         "@type": f"{TYPE}config.listener.v3.Listener",
         "name": PUBLIC,
         "address": _address(host, port),
         "enable_reuse_port": False,  # or another Envoy could share the port, and nobody would notice
-        "filter_chains": [{"filters": [{"name": "envoy.http", "typed_config": manager}]}],
+        "filter_chains": [{"filters": filters}],
     }
 
 
@@ -251,8 +295,8 @@ def health_check(ready: Ready) -> Message:
     }
 
 
-def clusters(ready: Ready, files: Path) -> tuple[Message, Message]:
-    """Who serves, asked by `ready` each second, and who gets copies."""
+def clusters(ready: Ready, files: Path) -> tuple[Message, ...]:
+    """Who serves, and who is there for an audience, asked by `ready`; and who gets copies."""
     most = {"max_connections": 1 << 20, "max_pending_requests": 1 << 20, "max_requests": 1 << 20, "max_retries": 1 << 20}
     one_request = {
         f"{TYPE.removeprefix('type.googleapis.com/')}extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -288,7 +332,8 @@ def clusters(ready: Ready, files: Path) -> tuple[Message, Message]:
             "max_ejection_percent": 50,
         },
     }
-    return service, {**common, "name": COPIES, "eds_cluster_config": {"eds_config": _watched(files, MIRROR)}}
+    chosen = {**service, "name": CHOSEN, "eds_cluster_config": {"eds_config": _watched(files, PICKED)}}
+    return service, chosen, {**common, "name": COPIES, "eds_cluster_config": {"eds_config": _watched(files, MIRROR)}}
 
 
 def bootstrap(admin: Path, files: Path) -> Message:
@@ -311,8 +356,10 @@ def _watched(files: Path, file: File) -> Message:
 def _counted() -> list[Message]:
     """Each try of a request: how many of which group with which status, and how long those took that did not fail."""
     group = {"name": "group", "value_format": f"%METADATA(UPSTREAM_HOST:{STATS}:group)%"}
-    tries = {"stat": {"name": "tries", "tags": [group, {"name": "status", "value_format": "%RESPONSE_CODE%"}]}, "value_fixed": 1}
-    took = {"stat": {"name": "took", "tags": [group]}, "unit": "Milliseconds", "value_format": "%DURATION%"}
+    side = {"name": "audience", "value_format": f"%METADATA(ROUTE:{STATS}:audience)%"}
+    status = {"name": "status", "value_format": "%RESPONSE_CODE%"}
+    tries = {"stat": {"name": "tries", "tags": [group, side, status]}, "value_fixed": 1}
+    took = {"stat": {"name": "took", "tags": [group, side]}, "unit": "Milliseconds", "value_format": "%DURATION%"}
     answered = {"and_filter": {"filters": [_status("GE", 100), _status("LE", 499)]}}
     config = {"@type": f"{TYPE}extensions.access_loggers.stats.v3.Config", "stats_scope": {"prefix": STATS}}
     name = "envoy.access_loggers.stats"

@@ -4,7 +4,9 @@ The configuration has a fixed number of server slots. A group takes free slots, 
 by `set server addr`, and its share by `set server weight`; nothing is reloaded. HAProxy knows addresses and
 weights, a file the group of each slot; the file is written before a change, so that a crash leaves no slot
 without a name, and after it, so that HAProxy comes back with the same split. Other settings (another port)
-are taken over by a new process that gets the listening sockets of the old one.
+are taken over by a new process that gets the listening sockets of the old one. So is another kind of audience: how large
+its share is, and that there is none any more, needs no other process. Each slot is a server of three backends: one for
+everybody, one for who is chosen, and one for those of a cohort who are not. The latter two learn from the first who is well.
 Protocol: HAProxy Management Guide 2.8, section 9.3 (Unix socket commands).
 """
 
@@ -18,7 +20,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import util
 from pathlib import Path
 
@@ -27,16 +29,22 @@ import anyio
 from pipeline import StageFailed, Work
 from pipeline.digest import of_text
 from stages.delivery import durable, process
+from stages.delivery.audience import Chosen, Cohort
+from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.port import checked
 from stages.delivery.private import private, sockets
 from stages.delivery.probe import HttpProbe, Ready, probe
-from stages.delivery.router import Watch, need_running
+from stages.delivery.router import Watch, need_running, told_with
 
 SLOTS = 16
 BACKEND = "service"
+BACKENDS = {BACKEND: "weight", CHOSEN: "chosen", CONTROL: "control"}
+"""The backends, and which weight of a slot is the one in each."""
+ELSEWHERE = -1
+"""The weight of a server that is not where its slot is: who was to send it there died before."""
 FREE = "127.0.0.1:9"
 """The address of a slot that no group has (the discard port: nobody serves there)."""
 
@@ -63,11 +71,25 @@ class HAProxy:
 
 @dataclass(frozen=True)
 class Slot:
-    """A server line: the group that has it, where it sends, and its weight (0 to 256)."""
+    """A server line: the group that has it, where it sends, and its weight (0 to 256) in each backend."""
 
     group: str = ""
     address: str = FREE
     weight: int = 0
+    chosen: int = 0
+    control: int = 0
+
+    def weighs(self, backend: str) -> int:
+        weight: int = getattr(self, BACKENDS[backend])
+        return weight
+
+
+@dataclass(frozen=True)
+class Armed:
+    """The kind of audience that HAProxy can tell, and how large its share is: 0 where it is off."""
+
+    rule: Rule = field(default_factory=Rule)
+    share: int = 0
 
 
 @dataclass(kw_only=True)
@@ -90,25 +112,31 @@ class HAProxyRouter:
     async def check(self) -> str:
         return checked(self.address, "HAProxy", self.config.name, self._running())
 
-    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-        need_running(weights, groups)
+    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
+        need_running(weights, groups, chosen)
         before = await self._now()
-        after = assigned(before, weights, groups)
-        if any(slot.weight for slot in after):
-            await self._ensure(before)
-        await self._change(before, after)
+        after = assigned(before, weights, groups, chosen)
+        if any(slot.weight or slot.chosen for slot in after):
+            armed = self._audience()
+            try:
+                await self._ensure(before, rule(chosen.audience) if chosen else armed.rule)
+            except StageFailed:
+                self._keep_audience(armed)  # or the way back would fail of it too
+                raise
+        await self._change(before, after, share(chosen, dict(weights)))
 
     async def current(self) -> dict[str, int]:
-        return shares(await self._now())
+        slots = await self._now()
+        return told_with(shares(slots), shares(slots, CHOSEN))
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        groups = {slot_name(number): slot.group for number, slot in enumerate(await self._now())}
+        servers = counted(await self._now())
 
         async def counters() -> Mapping[str, int]:
             return retried(await self._ask("show stat"))
 
-        async with watching(self._socket, lambda server: groups.get(server, ""), counters) as traffic:
+        async with watching(self._socket, lambda server: servers.get(server, ""), counters) as traffic:
             yield traffic
 
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
@@ -120,7 +148,7 @@ class HAProxyRouter:
         }
         if not mine or not self._running():
             return 0
-        return sum(count for server, count in used(await self._ask("show stat")).items() if server in mine)
+        return sum(count for server, count in used(await self._ask("show stat")).items() if server.partition("/")[2] in mine)
 
     async def forget(self, group: str) -> None:
         before = await self._now()
@@ -135,9 +163,9 @@ class HAProxyRouter:
     async def _now(self) -> tuple[Slot, ...]:
         """The slots as HAProxy tells; as they were kept when it does not run."""
         kept = self._kept()
-        return told(await self._ask(f"show servers state {BACKEND}"), kept) if self._running() else kept
+        return told(await self._ask("show servers state"), kept) if self._running() else kept
 
-    async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
+    async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> None:
         """Make `after` true: names first, then HAProxy, then the shares it comes back with.
 
         Names that are kept already are not written again: on the way back a full disk is not to stand before the traffic.
@@ -146,13 +174,21 @@ class HAProxyRouter:
         if [(slot.group, slot.address) for slot in first] != [(slot.group, slot.address) for slot in self._kept()]:
             self._keep(first)
         if self._running():
-            for command in commands(before, after):
+            for command in commands(before, after, None if self._audience().rule == Rule() else share):
                 await self._tell(command)
+        if share is not None:
+            self._keep_audience(replace(self._audience(), share=share))
         self._keep(after)
 
-    async def _ensure(self, slots: tuple[Slot, ...]) -> None:
-        """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others."""
-        settings = of_text(configuration(self.config, self.ready, self._socket, self._page, ()) + self.config.maintenance)[:12]
+    async def _ensure(self, slots: tuple[Slot, ...], rule: Rule) -> None:
+        """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others.
+
+        Another kind of audience is off at first.
+        """
+        text = configuration(self.config, self.ready, self._socket, self._page, (), rule)
+        settings = of_text(text + self.config.maintenance + " ".join(rule.networks))[:12]
+        if rule != self._audience().rule:
+            self._keep_audience(Armed(rule))
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
@@ -160,7 +196,7 @@ class HAProxyRouter:
         durable.write(self._page, self.config.maintenance.encode())
         self._keep(slots)
         argv = [program(), "-db", "-f", str(self._file)]
-        checked = await anyio.run_process([*argv, "-c"], check=False)
+        checked = await anyio.run_process([*argv, "-c"], check=False, cwd=self.state)
         if checked.returncode != 0:
             said = (checked.stdout + checked.stderr).decode(errors="replace").strip().splitlines()
             raise StageFailed(
@@ -258,9 +294,29 @@ class HAProxyRouter:
 
     def _keep(self, slots: tuple[Slot, ...]) -> None:
         """Write slots and configuration, each in one step."""
-        rows = [{"group": slot.group, "address": slot.address, "weight": slot.weight} for slot in slots]
-        text = configuration(self.config, self.ready, self._socket, self._page, slots)
+        rows = [asdict(slot) for slot in slots]
+        text = configuration(self.config, self.ready, self._socket, self._page, slots, self._audience().rule)
         for name, content in (("slots.json", json.dumps(rows)), ("haproxy.cfg", text)):
+            durable.write(self.state / name, content.encode())
+
+    def _audience(self) -> Armed:
+        """The kind of audience that HAProxy can tell, as it was kept."""
+        path = self.state / "audience.json"
+        if not path.exists():
+            return Armed()
+        found = json.loads(path.read_text())
+        return Armed(Rule(tuple(found["lines"]), tuple(found["networks"])), found["share"])
+
+    def _keep_audience(self, armed: Armed) -> None:
+        """Write it, and what HAProxy reads when it starts; unless that is what is there."""
+        if armed == self._audience():
+            return
+        said = {"lines": armed.rule.lines, "networks": armed.rule.networks, "share": armed.share}
+        for name, content in (
+            (MAP, f"share {armed.share}\n"),
+            (NETWORKS, "".join(f"{network}\n" for network in armed.rule.networks)),
+            ("audience.json", json.dumps(said)),
+        ):
             durable.write(self.state / name, content.encode())
 
 
@@ -294,18 +350,21 @@ def alert(log: str) -> str:
     return next((line for line in lines if line.startswith("[ALERT]")), lines[-1] if lines else "it said nothing")
 
 
-def shares(slots: tuple[Slot, ...]) -> dict[str, int]:
-    """Each group's share of all weights, in percent."""
-    total = sum(slot.weight for slot in slots)
+def shares(slots: tuple[Slot, ...], backend: str = BACKEND) -> dict[str, int]:
+    """Each group's share of all weights in a backend, in percent."""
+    slots = named(slots, slots)
+    total = sum(slot.weighs(backend) for slot in slots)
     groups: dict[str, int] = {}
     for slot in slots:
         if slot.group:
-            groups[slot.group] = groups.get(slot.group, 0) + slot.weight
+            groups[slot.group] = groups.get(slot.group, 0) + slot.weighs(backend)
     return {name: round(100 * weight / total) if total else 0 for name, weight in sorted(groups.items())}
 
 
-def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mapping[str, Group]) -> tuple[Slot, ...]:
-    """The slots with which each group of `weights` has its share and every other one none.
+def assigned(
+    slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None
+) -> tuple[Slot, ...]:
+    """The slots with which each group of `weights` and of `chosen` has its share and every other one none.
 
     A group keeps the slots it has; slots of groups that do not run any more become free. The largest weight is
     256, and every instance of a group with a share has at least 1. Raises StageFailed when there are more
@@ -313,8 +372,8 @@ def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mappin
     """
     kept = [slot if slot.group in groups else Slot() for slot in slots]
     leaving = {f"{one.host}:{one.port}" for group in groups.values() for one in group.leaving}
-    each = {name: share / len(groups[name].staying) for name, share in weights.items() if share > 0}
-    for name in weights:
+    picked = chosen.picked(weights) if chosen else {}
+    for name in dict.fromkeys((*weights, *picked)):
         have = {slot.address for slot in kept if slot.group == name}
         want = {f"{address.host}:{address.port}" for address in groups[name].instances} if name in groups else set()
         kept = [Slot() if slot.group == name and slot.address not in want else slot for slot in kept]
@@ -323,15 +382,31 @@ def assigned(slots: tuple[Slot, ...], weights: Mapping[str, int], groups: Mappin
             if free is None:
                 raise StageFailed(f"{name} has more instances than HAProxy has free slots", right=f"at most {SLOTS} in all")
             kept[free] = Slot(name, address)
+    all_of = weighed(weights, groups)
+    chosen_of = weighed(picked, groups)
+    rest_of = all_of if chosen and isinstance(chosen.audience, Cohort) else {}
+    return tuple(
+        Slot(slot.group, slot.address)
+        if slot.address in leaving
+        else Slot(slot.group, slot.address, all_of.get(slot.group, 0), chosen_of.get(slot.group, 0), rest_of.get(slot.group, 0))
+        for slot in kept
+    )
+
+
+def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str, int]:
+    """The weight of each instance of a group that has a share."""
+    each = {name: share / len(groups[name].staying) for name, share in weights.items() if share > 0}
     scale = 256 / max(each.values(), default=1.0)
-    weight = {name: max(1, round(scale * part)) for name, part in each.items()}
-    return tuple(replace(slot, weight=0 if slot.address in leaving else weight.get(slot.group, 0)) for slot in kept)
+    return {name: max(1, round(scale * part)) for name, part in each.items()}
 
 
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The groups and addresses of `after` with the weights that are still those of `before`."""
     return tuple(
-        replace(new, weight=old.weight if old.address == new.address else 0) for old, new in zip(before, after, strict=True)
+        Slot(new.group, new.address, *(max(0, old.weighs(backend)) for backend in BACKENDS))
+        if old.address == new.address
+        else Slot(new.group, new.address)
+        for old, new in zip(before, after, strict=True)
     )
 
 
@@ -339,55 +414,84 @@ def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The slots as `show servers state` tells them; a slot's group is the kept one where the address is still the kept one."""
     _, header, *rows = answer.strip().splitlines()
     names = header.removeprefix("# ").split(" ")
-    found = {row["srv_name"]: row for row in (dict(zip(names, line.split(" "), strict=False)) for line in rows)}
+    found = {(row["be_name"], row["srv_name"]): row for row in (dict(zip(names, line.split(" "), strict=False)) for line in rows)}
     slots = []
     for number, known in enumerate(kept):
-        row = found.get(slot_name(number))
+        row = found.get((BACKEND, slot_name(number)))
         if row is None:
             raise StageFailed(f"HAProxy has no server {slot_name(number)}: {answer[:200]}", right=f"{len(kept)} servers")
         address = f"{row['srv_addr']}:{row['srv_port']}"
-        in_maintenance = int(row["srv_admin_state"]) & 1
-        slots.append(
-            Slot(known.group if known.address == address else "", address, 0 if in_maintenance else int(row["srv_uweight"]))
-        )
+        weights = {place: _weight(found.get((backend, slot_name(number))), address) for backend, place in BACKENDS.items()}
+        slots.append(Slot(known.group if known.address == address else "", address, **weights))
     return tuple(slots)
 
 
-def commands(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> list[str]:
-    """What to tell HAProxy: new servers first, then rising weights, then falling ones, so that somebody always serves."""
+def _weight(row: Mapping[str, str] | None, address: str) -> int:
+    """A server's weight; none where there is no such server, as in a HAProxy that an older Lockgate started."""
+    if row is None:
+        return 0
+    if f"{row['srv_addr']}:{row['srv_port']}" != address:
+        return ELSEWHERE
+    in_maintenance = int(row["srv_admin_state"]) & 1
+    return 0 if in_maintenance else int(row["srv_uweight"])
+
+
+def counted(slots: tuple[Slot, ...]) -> dict[str, str]:
+    """The group whose requests each server answers, of those that are counted.
+
+    Of a group that has a share of an audience, only what the audience asks.
+    """
+    compared = {slot.group for slot in slots if slot.chosen > 0 or slot.control > 0}
+    return {
+        f"{backend}/{slot_name(number)}": slot.group
+        for number, slot in enumerate(slots)
+        for backend in BACKENDS
+        if slot.group and not (backend == BACKEND and slot.group in compared)
+    }
+
+
+def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> list[str]:
+    """What to tell HAProxy: new servers first, then rising weights, then falling ones, so that somebody always serves.
+
+    The share of an audience, where one can be told, changes in between.
+    """
     fresh: list[str] = []
     rising: list[str] = []
     falling: list[str] = []
-    for number, (old, new) in enumerate(zip(before, after, strict=True)):
-        server = f"{BACKEND}/{slot_name(number)}"
-        weight = f"set server {server} weight {new.weight}"
-        if new.address == old.address:
-            if new.weight != old.weight:
-                (rising if new.weight > old.weight else falling).append(weight)
-            continue
-        host, _, port = new.address.rpartition(":")
-        change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
-        if new.address == FREE:
-            falling += change
-        else:
-            fresh += [*change, f"set server {server} state ready"]
-    return [*fresh, *rising, *falling]
+    for backend in BACKENDS:
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            server = f"{backend}/{slot_name(number)}"
+            was, wanted = old.weighs(backend), new.weighs(backend)
+            weight = f"set server {server} weight {wanted}"
+            if new.address == old.address and was != ELSEWHERE:
+                if wanted != was:
+                    (rising if wanted > was else falling).append(weight)
+                continue
+            host, _, port = new.address.rpartition(":")
+            change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
+            if new.address == FREE:
+                falling += change
+            else:
+                fresh += [*change, f"set server {server} state ready"]
+    size = [f"set map {MAP} share {share}"] if share is not None else []
+    return [*fresh, *rising, *size, *falling]
 
 
 def used(figures: str) -> dict[str, int]:
     """Requests in flight for each server, from `show stat` (CSV; `scur` current and `qcur` queued sessions)."""
-    return {row["svname"]: int(row["scur"] or 0) + int(row["qcur"] or 0) for row in _servers(figures)}
+    return {name: int(row["scur"] or 0) + int(row["qcur"] or 0) for name, row in _servers(figures)}
 
 
 def retried(figures: str) -> dict[str, int]:
     """How many requests each server failed that were tried again, from `show stat` (`wretr`)."""
-    return {row["svname"]: int(row["wretr"] or 0) for row in _servers(figures)}
+    return {name: int(row["wretr"] or 0) for name, row in _servers(figures)}
 
 
-def _servers(figures: str) -> Iterator[dict[str, str]]:
-    """The lines of `show stat` about servers."""
-    rows = csv.DictReader(io.StringIO(figures.removeprefix("# ")))
-    return (row for row in rows if row["pxname"] == BACKEND and row["svname"] not in ("FRONTEND", "BACKEND"))
+def _servers(figures: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The lines of `show stat` about servers, and what they are called in lines about requests."""
+    for row in csv.DictReader(io.StringIO(figures.removeprefix("# "))):
+        if row["pxname"] in BACKENDS and row["svname"] not in ("FRONTEND", "BACKEND"):
+            yield f"{row['pxname']}/{row['svname']}", row
 
 
 def checks(ready: Ready) -> str:
@@ -404,8 +508,10 @@ def checks(ready: Ready) -> str:
     return f"    option httpchk GET {asked.path}\n    http-check expect status {first}-{last}\n{often}"
 
 
-def configuration(config: HAProxy, ready: Ready, admin: Path, page: Path, slots: tuple[Slot, ...]) -> str:
-    """haproxy.cfg: one frontend, one backend of slots, the admin socket.
+def configuration(
+    config: HAProxy, ready: Ready, admin: Path, page: Path, slots: tuple[Slot, ...], rule: Rule | None = None
+) -> str:
+    """haproxy.cfg: one frontend, the backends of slots, the admin socket.
 
     A request that reached no server is repeated on another one; one that a server may have begun to process only
     when repeating it changes nothing (RFC 9110, idempotent methods). Each has a connection to the server of its
@@ -443,16 +549,19 @@ frontend public
     log ring@{RING} format raw local0 info
     log-format "{LOG_FORMAT}"
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
-    default_backend {BACKEND}
-
-backend {BACKEND}
-    balance roundrobin
 """
-    return head + checks(ready) + "".join(f"    {line(number, slot)}\n" for number, slot in enumerate(slots))
+    audience = "".join(f"    {line}\n" for line in (rule or Rule()).lines)
+    backends = (
+        f"\nbackend {backend}\n    balance roundrobin\n{checks(ready) if backend == BACKEND else ''}"
+        + "".join(f"    {line(number, slot, backend)}\n" for number, slot in enumerate(slots))
+        for backend in BACKENDS
+    )
+    return f"{head}{audience}    default_backend {BACKEND}\n{''.join(backends)}"
 
 
-def line(number: int, slot: Slot) -> str:
+def line(number: int, slot: Slot, backend: str = BACKEND) -> str:
     """A server line; a free slot starts in maintenance."""
+    well = "" if backend == BACKEND else f" track {BACKEND}/{slot_name(number)}"
     off = " disabled" if slot.address == FREE else ""
     group = f"  # {slot.group}" if slot.group else ""
-    return f"server {slot_name(number)} {slot.address} weight {slot.weight}{off}{group}"
+    return f"server {slot_name(number)} {slot.address} weight {slot.weighs(backend)}{well}{off}{group}"

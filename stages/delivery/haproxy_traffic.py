@@ -24,8 +24,8 @@ RING = "traffic"
 LOOKS = 0.2
 """Seconds from one look at the counters of servers to the next."""
 
-LOG_FORMAT = "%s %ST %Ta"
-"""Name of the server, status (-1: none was sent), milliseconds from the first byte of the request to the last of the answer."""
+LOG_FORMAT = "%b/%s %ST %Ta"
+"""Backend and server, status (-1: none was sent), milliseconds from the first byte of the request to the last of the answer."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Answer:
 def answer(line: str) -> Answer | None:
     """What a line of HAProxy's tells; None for one that tells of no request that a server got."""
     words = line.split()
-    if len(words) != 3 or words[0].startswith("<"):
+    if len(words) != 3 or words[0].endswith(">"):
         return None
     try:
         return Answer(words[0], int(words[1]), max(float(words[2].lstrip("+")), 0.0))

@@ -19,6 +19,7 @@ from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
+from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
@@ -135,7 +136,7 @@ class Rollout:
         """Run steps in order, the intent and the outcome of each in the journal."""
         trial: Trial | None = None
         since: float | None = None
-        weights: dict[str, int] = {}
+        last = Split(())
         looked_after = LookedAfter(self)
         for number, step in enumerate(steps, 1):
             if not isinstance(step, Weigh | Compare):  # which wait themselves, with an eye on what happens meanwhile
@@ -147,15 +148,19 @@ class Rollout:
                     await self._compare(step, number)
                 elif isinstance(step, Weigh):
                     trial = trial.next_step() if trial else step.judge.begin()
-                    trial = await self._weigh(step, number, weights, trial)
+                    trial = await self._weigh(step, number, last, trial)
                 else:
                     await self._step(step)
             finally:
                 looked_after.tell()
             now = time.monotonic()
-            weights = dict(step.weights) if isinstance(step, Split | Retire) else weights
-            shares = {"weights": weights} if isinstance(step, Split | Retire) else {}
-            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **shares)
+            more: dict[str, object] = {}
+            if isinstance(step, Split | Retire):
+                last = step if isinstance(step, Split) else Split(step.weights)
+                more = {"weights": last.judged}
+                if last.chosen is not None:
+                    more["audience"] = str(last.chosen.audience)
+            self.note("rollout.done", number=number, step=str(step), seconds=round(now - started, 3), **more)
             if isinstance(step, Split) and not step.weights:
                 since = started
             elif isinstance(step, Split) and since is not None:
@@ -181,7 +186,8 @@ class Rollout:
             case WaitReady():
                 await self._wait_ready(step)
             case Split():
-                await self.router.split(dict(step.weights), await self.target.groups())
+                chosen = await anyio.to_thread.run_sync(resolved, step.chosen)
+                await self.router.split(dict(step.weights), await self.target.groups(), chosen)
             case Drain():
                 await self._drain(step)
             case Rest():
@@ -206,13 +212,13 @@ class Rollout:
             await anyio.sleep(LOOKS)
         pause.ends()
 
-    async def _weigh(self, step: Weigh, number: int, weights: Mapping[str, int], trial: Trial) -> Trial:
+    async def _weigh(self, step: Weigh, number: int, split: Split, trial: Trial) -> Trial:
         """Look each tick until the judge or an operator decides. Raises StageFailed with the evidence unless the group may go on.
 
         A router that died meanwhile is started again with the shares it had.
         """
         hearing = Hearing(step.group, number, step.tick, self.control, self.note)
-        share = weights.get(step.group, 0)
+        share = split.judged.get(step.group, 0)
         async with (
             measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch,
             visiting(step.visitors, self.router.address.url),
@@ -222,7 +228,7 @@ class Rollout:
                 old, new = watch.windows(step.against, (step.group,))
                 if old is None or new is None:
                     with contextlib.suppress(StageFailed):  # then nothing is known, which the judge takes into account
-                        await self.router.split(weights, await self.target.groups())
+                        await self._step(split)
                 return old, new
 
             def noted(now: Trial) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from gates.window import Window
 from pipeline import StageFailed
+from stages.delivery.audience import Chosen, Region
 from stages.delivery.model import Address, Group
 
 BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
@@ -18,7 +19,10 @@ class Watch(Protocol):
     """What groups do with their requests, from one look to the next."""
 
     def windows(self, *sides: Collection[str]) -> list[Window | None]:
-        """What the groups of each side did since the last look; None where that is not known, which is never nothing."""
+        """What the groups of each side did since the last look; None where that is not known, which is never nothing.
+
+        Of a group that gets a share of an audience, only what the audience asked is counted.
+        """
         ...
 
 
@@ -34,15 +38,18 @@ class Router(Protocol):
         """How users can be served at `address`: the router is there, or nothing stands in its way. Raises StageFailed."""
         ...
 
-    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
+    async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
         """Give each group its share in percent; the rest, and instances that are leaving, get no new request.
 
-        No request is lost by it.
+        Who is in an audience is served as `chosen` says, and `weights` are shares of everybody else. No request is lost by it.
         """
         ...
 
     async def current(self) -> dict[str, int]:
-        """Each known group's share, as the router itself tells; as it was told last when it does not run."""
+        """Each known group's share, as the router itself tells; as it was told last when it does not run.
+
+        While there is an audience it is the share of everybody else, and 1 for a group that only the audience gets.
+        """
         ...
 
     def watch(self) -> AbstractAsyncContextManager[Watch]:
@@ -74,8 +81,21 @@ class Mirrors(Router, Protocol):
         ...
 
 
-def need_running(weights: Mapping[str, int], groups: Mapping[str, Group]) -> None:
-    """Raises StageFailed where a group is to get traffic of which no instance runs."""
-    unknown = sorted(name for name, share in weights.items() if share and not (name in groups and groups[name].staying))
+def need_running(weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
+    """Raises StageFailed where a group is to get traffic of which no instance runs, or an audience that nobody can tell."""
+    wanted = [*weights.items(), *(chosen.weights if chosen else ())]
+    unknown = sorted({name for name, share in wanted if share and not (name in groups and groups[name].staying)})
     if unknown:
         raise StageFailed(f"{', '.join(unknown)} cannot get traffic: no such group runs", right=", ".join(groups) or "a group")
+    if chosen is not None and isinstance(chosen.audience, Region) and not chosen.audience.networks:
+        raise StageFailed(f"nobody knows the networks of {chosen.audience}", right="countries that were looked up (geo.resolved)")
+    if chosen is not None and not chosen.picked(weights):
+        raise StageFailed(
+            f"nobody is picked for {chosen.audience}: all its groups are those of everybody else",
+            right="a group that gets no other requests",
+        )
+
+
+def told_with(weights: Mapping[str, int], chosen: Mapping[str, int]) -> dict[str, int]:
+    """Shares of everybody, in which a group that serves an audience only is told with 1, so that nobody takes it for idle."""
+    return {name: share or int(bool(chosen.get(name))) for name, share in weights.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gates.judge import Judge
+from stages.delivery.audience import Chosen
 from stages.delivery.visitors import Visitors
 
 
@@ -35,13 +36,22 @@ class WaitReady:
 
 @dataclass(frozen=True)
 class Split:
-    """Give each group its share of the traffic, in percent; groups that are not named get none."""
+    """Give each group its share of the traffic, in percent; groups that are not named get none.
+
+    With an audience, `chosen` has the shares of it, and `weights` those of everybody else.
+    """
 
     weights: tuple[tuple[str, int], ...]
+    chosen: Chosen | None = None
+
+    @property
+    def judged(self) -> dict[str, int]:
+        """The shares of those whose requests are compared."""
+        return dict(self.chosen.weights if self.chosen else self.weights)
 
     def __str__(self) -> str:
         shares = ", ".join(f"{share} % to {group}" for group, share in self.weights) or "none to anybody"
-        return f"send {shares}"
+        return f"send {self.chosen}; of everybody else {shares}" if self.chosen else f"send {shares}"
 
 
 @dataclass(frozen=True)

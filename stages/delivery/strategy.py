@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gates.judge import Judge
 from pipeline import StageFailed, WiringError
+from stages.delivery.audience import Audience, Chosen, Cohort
 from stages.delivery.model import State
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.visitors import Visitors
@@ -60,6 +61,10 @@ class Canary:
     it has. Green that is worse goes back, and green of which nobody can tell in time pauses. Where nothing serves yet there is
     nothing to compare with, and green gets all at once. `visitors` come while green is judged, where users are few. Seconds:
     `tick` from one look of the judge to the next, others as of `BlueGreen`.
+
+    With an `audience`, shares below 100 are percent of it, everybody else stays on what serves, and at 100 green gets all of
+    everybody: compared is what the audience does on both sides. With `whole`, all of the audience gets green before everybody
+    does; it is compared with everybody else then, who are other people, so this is to be asked for.
     """
 
     shares: tuple[int, ...] = (1, 5, 10, 25, 50, 75, 90, 100)
@@ -68,6 +73,8 @@ class Canary:
     visitors: Visitors | None = None
     ready: float = 60.0
     drain: float = 30.0
+    audience: Audience | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         ascending = all(low < high for low, high in itertools.pairwise((0, *self.shares)))
@@ -75,6 +82,13 @@ class Canary:
             raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, from 1 or more to 100: (5, 25, 100)")
         if not self.tick > 0:
             raise WiringError(f"Canary.tick is {self.tick:g}", right="seconds, more than 0")
+        if self.whole and (self.audience is None or isinstance(self.audience, Cohort)):
+            raise WiringError("Canary.whole is for an audience that is not everybody", right="an audience that is no cohort")
+        if self.audience is not None and self.shares == (100,) and not self.whole:
+            raise WiringError(
+                f"Canary: {self.audience} would get nothing before everybody does",
+                right="a share below 100, as in (50, 100), or whole=True",
+            )
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
         blue = {group: now.weights[group] for group in now.serving if group != green}
@@ -83,8 +97,10 @@ class Canary:
         older = superseded(now, green)
         grows: list[Step] = []
         for share in self.shares:
+            if share == 100:
+                grows += self._whole(green, blue)
             rest = shared(100 - share, blue)
-            grows.append(Split(((green, share), *rest)))
+            grows.append(self._split(green, share, rest, blue))
             if rest:
                 grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick, self.visitors))
         return (
@@ -94,6 +110,19 @@ class Canary:
             *(Drain(group, self.drain) for group in (*blue, *older)),
             *(Stop(group) for group in older),
         )
+
+    def _split(self, green: str, share: int, rest: tuple[tuple[str, int], ...], blue: Mapping[str, int]) -> Split:
+        weights = ((green, share), *rest)
+        if self.audience is None or share == 100:
+            return Split(weights)
+        return Split(shared(100, blue), Chosen(self.audience, weights))
+
+    def _whole(self, green: str, blue: Mapping[str, int]) -> tuple[Step, ...]:
+        if self.audience is None or not self.whole:
+            return ()
+        rest = shared(100, blue)
+        weigh = Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick)
+        return Split(rest, Chosen(self.audience, ((green, 100),))), weigh
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
         return _back(before, green, self.ready, self.drain)

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 
 class Load:
-    """Three users on one port: one keeps its connection, one takes a new one for each request, one sends POSTs on a kept one."""
+    """Three users on one port: one keeps its connection, one takes a new one for each request, one sends POSTs on a kept one.
 
-    def __init__(self, port: int, *, path: str = "/", posts: bool = True, pause: float = 0.02) -> None:
+    `keys` is a cookie that tells one of 500 users from another, `headers` go with each request.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        path: str = "/",
+        posts: bool = True,
+        pause: float = 0.02,
+        keys: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.posted: list[str] = []
         """What was sent in POSTs and answered."""
+        self._keys, self._headers, self._users = keys, dict(headers or {}), itertools.count()
         self._port, self._path, self._pause, self._done = port, path, pause, threading.Event()
         users = [self._keeping, self._fresh, *([self._posting] if posts else [])]
         self._threads = [threading.Thread(target=user) for user in users]
@@ -66,7 +81,8 @@ class Load:
     def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, body: str | None = None) -> bool:
         started = time.monotonic()
         try:
-            connection.request(method, path, body=body)
+            cookie = {"Cookie": f"{self._keys}=user {next(self._users) % 500}"} if self._keys else {}
+            connection.request(method, path, body=body, headers={**self._headers, **cookie})
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:

@@ -111,9 +111,24 @@ def test_a_cluster_that_is_not_there_has_no_instances() -> None:
 
 
 def test_a_try_without_an_answer_and_one_of_the_instances_fault_failed() -> None:
-    counters = {f"lockgate.tries.group.r-1.status.{status}": count for status, count in ((0, 1), (200, 5), (404, 7), (503, 3))}
-    buckets = [{"cumulative": number} for number in range(len(BOUNDS) + 1)]
-    assert sums(counters, {"lockgate.took.group.r-1": buckets}) == {"r-1": Sums(16, 4, tuple(range(len(BOUNDS) + 1)))}
+    counters = tries("out", {0: 1, 200: 5, 404: 7, 503: 3})
+    assert sums(counters, took("out")) == {"r-1": Sums(16, 4, tuple(range(len(BOUNDS) + 1)))}
+
+
+def test_of_a_group_that_is_compared_by_an_audience_only_what_that_asked_is_counted() -> None:
+    counters = {**tries("out", {200: 5, 503: 3}), **tries("in", {200: 2, 500: 1})}
+    both = {**took("out"), **took("in")}
+    assert sums(counters, both) == {"r-1": Sums(11, 4, tuple(2 * number for number in range(len(BOUNDS) + 1)))}
+    assert sums(counters, both, {"r-1"}) == {"r-1": Sums(3, 1, tuple(range(len(BOUNDS) + 1)))}
+    assert sums(tries("out", {200: 5}), took("out"), {"r-1"}) == {"r-1": Sums()}
+
+
+def tries(side: str, counts: dict[int, int]) -> dict[str, int]:
+    return {f"lockgate.tries.group.r-1.audience.{side}.status.{status}": count for status, count in counts.items()}
+
+
+def took(side: str) -> dict[str, list[dict[str, int]]]:
+    return {f"lockgate.took.group.r-1.audience.{side}": [{"cumulative": number} for number in range(len(BOUNDS) + 1)]}
 
 
 def test_what_was_not_seen_all_the_time_is_not_known() -> None:
@@ -289,7 +304,7 @@ def test_a_group_that_is_forgotten_is_not_there_any_more_though_it_is_well(
         await router.split({blue.name: 100}, {blue.name: blue, green.name: green})
         await router.forget(green.name)
         async with admin(router._socket) as asked:
-            assert {host.group for host in await asked.hosts()} == {blue.name}
+            assert {host.group for found in (await asked.hosts()).values() for host in found} == {blue.name}
         assert await router.current() == {blue.name: 100}
 
     anyio.run(main)

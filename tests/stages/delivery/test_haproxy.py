@@ -6,6 +6,8 @@ import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -16,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import StageFailed, StoreError
+from stages.delivery.audience import Chosen, Cohort, Cookie, HasHeader
 from stages.delivery.haproxy import (
     BACKEND,
+    BACKENDS,
     FREE,
     SLOTS,
     HAProxy,
@@ -79,7 +83,9 @@ def moves(draw: st.DrawFn) -> tuple[tuple[Slot, ...], tuple[Slot, ...], dict[str
     while sum(len(found.instances) for found in groups.values()) > SLOTS:
         groups.pop(sorted(groups)[0])
     weights = draw(split(groups))
-    return before, assigned(before, weights, groups), weights, groups
+    audience = draw(st.sampled_from([None, HasHeader(name="x"), Cohort(Cookie("uid"))]))
+    chosen = Chosen(audience, tuple(draw(split(groups)).items())) if audience else None
+    return before, assigned(before, weights, groups, chosen), weights, groups
 
 
 @given(moves())
@@ -109,39 +115,51 @@ def test_the_shares_told_are_those_wanted(
 
 
 @given(moves())
-def test_asking_for_the_same_again_changes_nothing(
+def test_asking_for_the_same_again_changes_nothing_but_that_nobody_is_chosen_any_more(
     move: tuple[tuple[Slot, ...], tuple[Slot, ...], dict[str, int], dict[str, Group]],
 ) -> None:
     _, after, weights, groups = move
-    assert assigned(after, weights, groups) == after
+    again = assigned(after, weights, groups)
+    assert again == tuple(Slot(slot.group, slot.address, slot.weight) for slot in after)
+    assert assigned(again, weights, groups) == again
     assert commands(after, after) == []
 
 
-COMMAND = re.compile(rf"set server {BACKEND}/slot(\d+) (?:state (maint|ready)|weight (\d+)|addr (\S+) port (\d+))$")
+COMMAND = re.compile(r"set server (\w+)/slot(\d+) (?:state (maint|ready)|weight (\d+)|addr (\S+) port (\d+))$")
+
+
+@dataclass
+class Server:
+    """What HAProxy knows of a server."""
+
+    address: str
+    weight: int
+    ready: bool
 
 
 class Servers:
-    """What HAProxy makes of commands: for each slot whether it is ready, its address and its weight."""
+    """What HAProxy makes of commands, for each backend and slot."""
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
-        self.ready = [slot.address != FREE for slot in slots]
-        self.slots = list(slots)
+        self.all = {
+            backend: [Server(slot.address, slot.weighs(backend), slot.address != FREE) for slot in slots] for backend in BACKENDS
+        }
 
     def obey(self, command: str) -> None:
         found = COMMAND.match(command)
         assert found, command
-        number, state, weight, host, port = int(found[1]) - 1, *found.groups()[1:]
-        old = self.slots[number]
+        backend, number, state, weight, host, port = found.groups()
+        server = self.all[backend][int(number) - 1]
         if state:
-            self.ready[number] = state == "ready"
+            server.ready = state == "ready"
         elif weight:
-            self.slots[number] = Slot(old.group, old.address, int(weight))
+            server.weight = int(weight)
         else:
-            assert not self.ready[number], f"{command}: a server that serves gets another address"
-            self.slots[number] = Slot(old.group, f"{host}:{port}", old.weight)
+            assert not server.ready, f"{command}: a server that serves gets another address"
+            server.address = f"{host}:{port}"
 
-    def serving(self) -> set[str]:
-        return {slot.address for slot, ready in zip(self.slots, self.ready, strict=True) if ready and slot.weight}
+    def serving(self, backend: str = BACKEND) -> set[str]:
+        return {server.address for server in self.all[backend] if server.ready and server.weight}
 
 
 @given(moves())
@@ -157,8 +175,9 @@ def test_the_commands_lead_from_one_split_to_the_other_and_somebody_always_serve
         servers.obey(command)
         assert servers.serving() & alive or not served_before
         assert servers.serving() <= {slot.address for slot in before if slot.weight} | wanted
-    assert [(slot.address, slot.weight) for slot in servers.slots] == [(slot.address, slot.weight) for slot in after]
-    assert servers.serving() == wanted
+    for backend, found in servers.all.items():
+        assert [(one.address, one.weight) for one in found] == [(slot.address, slot.weighs(backend)) for slot in after]
+        assert servers.serving(backend) == {slot.address for slot in after if slot.weighs(backend)}
 
 
 @given(moves())
@@ -171,16 +190,21 @@ def test_a_crash_in_the_middle_of_a_change_leaves_no_serving_slot_without_its_gr
         servers.obey(command)
         found = told(answer(servers), kept)
         assert all(slot.group for slot in found if slot.weight and slot.address in {s.address for s in after if s.group})
-        assert assigned(found, dict.fromkeys(groups, 0), groups)  # and the next change begins from there
+        again = assigned(found, dict.fromkeys(groups, 0), groups)  # and the next change begins from there
+        other = deepcopy(servers)
+        for more in commands(found, again):
+            other.obey(more)
+        assert told(answer(other), again) == again
 
 
 def answer(servers: Servers) -> str:
     """As HAProxy 2.8 answers `show servers state`."""
     header = "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_port"
     rows = [
-        f"3 {BACKEND} {number + 1} {slot_name(number)} {slot.address.split(':')[0]} 2 {4 if ready else 5} {slot.weight} 1 "
-        + slot.address.split(":")[1]
-        for number, (slot, ready) in enumerate(zip(servers.slots, servers.ready, strict=True))
+        f"3 {backend} {number + 1} {slot_name(number)} {one.address.split(':')[0]} 2 {4 if one.ready else 5} {one.weight} 1 "
+        + one.address.split(":")[1]
+        for backend, found in servers.all.items()
+        for number, one in enumerate(found)
     ]
     return "\n".join(["1", header, *rows, "", ""])
 
@@ -200,7 +224,7 @@ def test_an_answer_without_a_server_is_an_error() -> None:
 
 def test_requests_in_flight_are_counted_for_each_server() -> None:
     text = "# pxname,svname,qcur,scur\npublic,FRONTEND,,5\nservice,slot1,1,2\nservice,slot2,0,0\nservice,BACKEND,0,3\n\n"
-    assert used(text) == {"slot1": 3, "slot2": 0}
+    assert used(text) == {"service/slot1": 3, "service/slot2": 0}
 
 
 def test_the_configuration_has_a_line_for_each_slot_and_turns_free_ones_off() -> None:
@@ -209,7 +233,8 @@ def test_the_configuration_has_a_line_for_each_slot_and_turns_free_ones_off() ->
     )
     assert "    bind 127.0.0.1:8080\n" in text
     assert "    option httpchk GET /ok\n" in text
-    assert text.endswith("    server slot1 127.0.0.1:4000 weight 256  # r-1\n    server slot2 127.0.0.1:9 weight 0 disabled\n")
+    assert "    server slot1 127.0.0.1:4000 weight 256  # r-1\n    server slot2 127.0.0.1:9 weight 0 disabled\n" in text
+    assert text.endswith("    server slot2 127.0.0.1:9 weight 0 track service/slot2 disabled\n")
 
 
 def test_the_reason_in_a_log_is_its_first_alert() -> None:
