@@ -62,7 +62,7 @@ class ContainerSupervisor:
         if port not in wanted.read():
             return
         with suppress(OSError):
-            self.target.acts(self.release.group).note(act(port, "restarts", why, backoff.wait))
+            self.target.acts(self.release.group).note(act(port, "ended", why))
         await self.target.halt(container)
         await anyio.sleep(backoff.wait)
         async with wanted.held():

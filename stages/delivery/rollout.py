@@ -326,9 +326,9 @@ class LookedAfter:
         """What was not told yet."""
         acts = self._acts()
         for act in acts[self._known :]:
-            if act.did != "started":
+            if act.did == "ended":
                 group = self._rollout.release.group
-                self._rollout.note("rollout.restarted", group=group, port=act.port, why=act.why, again=act.did == "restarts")
+                self._rollout.note("rollout.ended", group=group, port=act.port, why=act.why)
         self._known = len(acts)
 
 

@@ -109,11 +109,13 @@ class Supervisor:
                 if one is None:
                     return
                 code, why = await self._until_it_fails(one, own=own)
+                if port in self.target.wanted(self.release.group).read():
+                    self._note(act(port, "ended", why))  # first: a rollout may be quicker to put another one in its place
                 await process.stop(one, self.target.patience)  # what is left of its family, or all of one that only hangs
             if port not in self.target.wanted(self.release.group).read():
                 return
             if not restarts(self.release.restart, code):
-                await self._let_go(port, why)
+                await self._let_go(port)
                 return
             backoff = backoff if first else backoff.after(anyio.current_time() - began)
             first = False
@@ -155,10 +157,9 @@ class Supervisor:
             tasks.start_soon(fails, tasks.cancel_scope)
         return found[0]
 
-    async def _let_go(self, port: int, why: str) -> None:
+    async def _let_go(self, port: int) -> None:
         """It ended as it may: nobody starts it again."""
         wanted = self.target.wanted(self.release.group)
-        self._note(act(port, "ended", why))
         async with wanted.held():
             with suppress(StoreError):  # on a full disk it is known here alone that it ended
                 wanted.write({one: zone for one, zone in wanted.read().items() if one != port})

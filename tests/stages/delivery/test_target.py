@@ -303,7 +303,7 @@ def test_an_instance_that_only_hangs_is_started_again(place: Place) -> None:
         target, wanted = place.open(), replace(release(place.image), restart="always", liveness=lives)
         (one,) = (await up(target, wanted)).instances
         with anyio.fail_after(60):
-            while not any(act.did == "restarts" and "it hangs" in act.why for act in target.acts(wanted.group).all()):
+            while not any(act.did == "ended" and "it hangs" in act.why for act in target.acts(wanted.group).all()):
                 await anyio.sleep(0.05)
             while await target.unready(wanted.group, wanted.ready) is not None:
                 await anyio.sleep(0.02)
