@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,7 +25,9 @@ from gates.verdict import Verdict, failed, passed
 from gates.window import Share, Window
 from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError
 from pipeline.engines.local import free_port
+from pipeline.journal import Event
 from pipeline.run import Outcome
+from pipeline.settings import Settings
 from stages.delivery.audience import Cohort, Cookie
 from stages.delivery.experiment import Experiment, added, main, page, picture
 from stages.delivery.haproxy import HAProxy
@@ -160,3 +167,38 @@ def test_an_experiment_that_could_tell_nothing_is_refused(wrong: dict[str, Any])
                 **wrong,
             }
         )
+
+
+PROGRAM = "import sys; from tests.stages.delivery.test_experiment import die; die(*sys.argv[1:])"
+
+
+def die(root: str, home: str, store: str, port: str) -> None:
+    """An experiment whose process is killed as soon as it has looked at its users."""
+    project = Project(root=Path(root), home=Path(home), settings=Settings())
+    journal = Journal(project.home / "journal.db")
+
+    def listen(event: Event) -> None:
+        if event.kind == "experiment.looked":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal.listen(listen)
+    run(project, Store(Path(store)), journal, experiment(int(port), "two", lasts=60))
+
+
+def test_an_experiment_that_was_killed_is_ended_by_the_next_run(project: Project, store: Store, target: LocalTarget) -> None:
+    port, journal = free_port(), Journal(project.home / "journal.db")
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    before = anyio.run(target.groups)
+    words = [sys.executable, "-c", PROGRAM, str(project.root), str(project.home), str(store.root), str(port)]
+    assert subprocess.run(words, cwd=Path(__file__).parents[3], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert len(anyio.run(target.groups)) == 2
+    with Load(port, posts=False, keys="uid") as users:
+        users.more(100)
+        assert users.answers["two"] > 0
+        outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))
+    assert outcome.failed == {}
+    assert users.failures == []
+    kinds = [event.kind for event in journal.events(kind=("experiment.started", "experiment.ended"))]
+    assert kinds == ["experiment.started", "experiment.ended"] * 2
+    assert anyio.run(target.groups) == before
+    journal.close()
