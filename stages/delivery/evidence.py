@@ -134,7 +134,7 @@ def picture(one: Judged) -> str:
     lines += [f"and {len(one.errors) - ERRORS} more"] if len(one.errors) > ERRORS else []
     head = 26 + 16 * len(lines)
     high = head + len(panels) * (HIGH + GAP) + 10
-    body = [_text(LEFT, 24 + 16 * number, line) for number, line in enumerate(lines)]
+    body = [text(LEFT, 24 + 16 * number, line) for number, line in enumerate(lines)]
     for number, panel in enumerate(panels):
         body += panel.drawn(one, head + number * (HIGH + GAP) + 14)
     box = f'viewBox="0 0 {WIDTH} {high}" width="{WIDTH}" height="{high}"'
@@ -175,15 +175,15 @@ class Panel:
         def y(value: float) -> float:
             return above + HIGH * (1 - (min(max(value, self.low), self.top) - self.low) / (self.top - self.low))
 
-        yield _text(LEFT, above - 8, self.title, weight="bold")
+        yield text(LEFT, above - 8, self.title, weight="bold")
         for since, until in one.unknown:
             wide = x(until) - x(since)
             yield f'<rect x="{x(since):.1f}" y="{above:.1f}" width="{wide:.1f}" height="{HIGH}" fill="{FAINT}"/>'
         for value in (self.low, (self.low + self.top) / 2, self.top):
-            yield _stroke(LEFT, y(value), right, y(value), FAINT)
-            yield _text(LEFT - 8, y(value) + 4, f"{value:.3g}{self.unit}", anchor="end")
+            yield stroke(LEFT, y(value), right, y(value), FAINT)
+            yield text(LEFT - 8, y(value) + 4, f"{value:.3g}{self.unit}", anchor="end")
         for share in (0.0, 0.5, 1.0):
-            yield _text(x(share * one.seconds), above + HIGH + 16, f"{share * one.seconds:.0f} s", anchor="middle")
+            yield text(x(share * one.seconds), above + HIGH + 16, f"{share * one.seconds:.0f} s", anchor="middle")
         for number, line in enumerate(self.lines):
             for part in _known(line.points):
                 spots = list(_stairs(part) if line.steps else part)
@@ -192,8 +192,8 @@ class Panel:
                 if len(spots) == 1:
                     yield f'<circle cx="{x(spots[0][0]):.1f}" cy="{y(spots[0][1]):.1f}" r="2.5" fill="{line.colour}"/>'
             if line.needed is not None:
-                yield _stroke(LEFT, y(line.needed), right, y(line.needed), line.colour, dashed=True)
-            yield _text(right + 12, above + 14 + 17 * number, line.name, colour=line.colour)
+                yield stroke(LEFT, y(line.needed), right, y(line.needed), line.colour, dashed=True)
+            yield text(right + 12, above + 14 + 17 * number, line.name, colour=line.colour)
 
 
 def _traffic(one: Judged) -> Panel:
@@ -244,12 +244,12 @@ def _stairs(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, floa
         yield seconds, value
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", colour: str = TEXT, weight: str = "normal") -> str:
+def text(x: float, y: float, said: str, *, anchor: str = "start", colour: str = TEXT, weight: str = "normal") -> str:
     style = f'text-anchor="{anchor}" fill="{colour}" font-weight="{weight}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(said)}</text>'
 
 
-def _stroke(x: float, y: float, to_x: float, to_y: float, colour: str, *, dashed: bool = False) -> str:
+def stroke(x: float, y: float, to_x: float, to_y: float, colour: str, *, dashed: bool = False) -> str:
     dash = ' stroke-dasharray="5 4"' if dashed else ""
     return f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{colour}"{dash}/>'
 

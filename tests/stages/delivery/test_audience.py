@@ -23,6 +23,7 @@ from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.audience import Audience, Chosen, Cohort, Cookie, Device, HasCookie, HasHeader, Header, Key, Region, Source
 from stages.delivery.geo import networks, resolved
+from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.haproxy_audience import quoted
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group, State
@@ -208,7 +209,8 @@ def asked(router: AnyRouter, requests: Iterable[tuple[str, dict[str, str]]], sou
     for key, headers in requests:
         connection.request("GET", "/", headers=headers)
         answer = connection.getresponse()
-        found.append((key, answer.read().decode() if answer.status == 200 else str(answer.status)))
+        said = answer.read().decode()
+        found.append((key, said if answer.status == 200 else str(answer.status)))
     connection.close()
     return found
 
@@ -479,6 +481,27 @@ def test_requests_of_an_audience_are_in_flight_also_when_there_is_none_any_more(
         assert answers == ["green"]
         await router.forget(green.name)
         assert await router.current() == {blue.name: 100}
+
+    anyio.run(main)
+
+
+def test_a_cohort_whose_release_died_is_served_by_the_other_one_behind_haproxy_and_told_to_wait_by_envoy(
+    target: LocalTarget, router: AnyRouter, image: Image
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image, version="blue"))
+        green = await up(target, release(image, version="green"))
+        groups = {blue.name: blue, green.name: green}
+        await router.split({blue.name: 100}, groups, Chosen(BY_UID, ((green.name, 50), (blue.name, 50))))
+        requests = [sent(Cookie("uid"), number) for number in range(40)]
+        before = dict(await anyio.to_thread.run_sync(asked, router, requests))
+        assert set(before.values()) == {"blue", "green"}
+        await target.stop(green.name)
+        wanted = "blue" if isinstance(router, HAProxyRouter) else "503"
+        after = {key: wanted if side == "green" else side for key, side in before.items()}
+        with anyio.fail_after(20):
+            while dict(await anyio.to_thread.run_sync(asked, router, requests)) != after:
+                await anyio.sleep(0.1)
 
     anyio.run(main)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from stages.delivery import process
+from stages.delivery.audience import Chosen, Cohort, Cookie
 from stages.delivery.down import down
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
@@ -384,5 +387,94 @@ def test_a_router_is_taken_down_with_the_project(target: LocalTarget, router: An
         assert router._mark in await down(project)
         assert list(process.running(str(router.state))) == []
         assert not router._sockets.exists()
+
+    anyio.run(main)
+
+
+ACCEPTED = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+"""The answer to the key of the example in RFC 6455, section 1.3."""
+
+
+async def upgraded(router: AnyRouter, **headers: str) -> tuple[anyio.abc.SocketStream, bytes]:
+    """A connection that has become a WebSocket's, and what the answer said (RFC 6455, section 1.3)."""
+    stream = await anyio.connect_tcp("127.0.0.1", router.config.port)
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    await stream.send(
+        f"GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n".encode()
+    )
+    said = b""
+    while b"\r\n\r\n" not in said:
+        said += await stream.receive()
+    return stream, said
+
+
+async def heard(stream: anyio.abc.SocketStream, text: bytes) -> bytes:
+    await stream.send(text)
+    said = b""
+    while not said.endswith(text):
+        said += await stream.receive()
+    return said
+
+
+def chatting(name: bytes, asked: anyio.Event, go: anyio.Event) -> Callable[[anyio.abc.SocketStream], Awaitable[None]]:
+    """Serves `/chat` over a WebSocket, and `/poll` when it may."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            head = await stream.receive()
+            if head.startswith(b"GET /chat"):
+                await stream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + ACCEPTED)
+                with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        await stream.send(name + b" heard " + await stream.receive())
+            if head.startswith(b"GET /poll"):
+                asked.set()
+                await go.wait()
+            with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                size = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(name)
+                await stream.send(b"HTTP/1.1 200 OK\r\n" + size + name)
+
+    return serve
+
+
+def test_a_websocket_and_a_request_that_waits_stay_with_their_instance_while_shares_and_audiences_change(
+    router: AnyRouter,
+) -> None:
+    asked, go = anyio.Event(), anyio.Event()
+
+    async def main() -> None:
+        groups = {}
+        polled: list[str] = []
+
+        async def poll() -> None:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                polled.append((await client.get(f"{router.address.url}/poll")).text)
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("blue", "green"):
+                server = await anyio.create_tcp_listener(local_host="127.0.0.1")
+                groups[name] = group(name, server.extra(anyio.abc.SocketAttribute.local_port))
+                tasks.start_soon(server.serve, chatting(name.encode(), asked, go))
+            with anyio.fail_after(60):
+                await router.split({"blue": 100}, groups)
+                chat, answer = await upgraded(router)
+                assert b" 101 " in answer.splitlines()[0]
+                assert await heard(chat, b"one") == b"blue heard one"
+                async with anyio.create_task_group() as users:
+                    users.start_soon(poll)
+                    await asked.wait()
+                    for chosen in (Chosen(Cohort(Cookie("uid")), (("green", 50), ("blue", 50))), None):
+                        await router.split({"blue": 100}, groups, chosen)
+                        assert await heard(chat, b"two") == b"blue heard two"
+                    await router.split({"green": 100}, groups)
+                    assert await heard(chat, b"three") == b"blue heard three"
+                    other, _ = await upgraded(router)
+                    assert await heard(other, b"four") == b"green heard four"
+                    go.set()
+                await chat.aclose()
+                await other.aclose()
+            tasks.cancel_scope.cancel()
+        assert polled == ["blue"]
 
     anyio.run(main)

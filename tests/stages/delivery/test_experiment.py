@@ -1,0 +1,204 @@
+"""Experiments on a real service: what is learnt of two releases, and that nothing is switched by it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import defusedxml.ElementTree
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gates import Check
+from gates.eprocess import Counts
+from gates.experiment import Compared, ExperimentReport
+from gates.judge import Business, ErrorRate
+from gates.verdict import Verdict, failed, passed
+from gates.window import Share, Window
+from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError
+from pipeline.engines.local import free_port
+from pipeline.journal import Event
+from pipeline.run import Outcome
+from pipeline.settings import Settings
+from stages.delivery.audience import Cohort, Cookie
+from stages.delivery.experiment import Experiment, added, main, page, picture
+from stages.delivery.haproxy import HAProxy
+from stages.delivery.local import LocalProcesses, LocalTarget
+from tests.running import run_pipeline
+from tests.stages.delivery.load import Load
+from tests.stages.delivery.small import delivery, deployment, gated, image_stage
+
+BY_UID = Cohort(Cookie("uid"))
+
+
+def measure(found: str) -> Compared:
+    low, high = {"fewer": (0.2, 0.9), "more": (1.2, None), "open": (0.5, 2.0)}[found]
+    return Compared(measure=f"{found} & so on", k0=5, n0=100, k1=4, n1=100, low=low, high=high, mismatch=0.0 if low > 1 else None)
+
+
+def test_a_report_is_a_page_and_a_picture() -> None:
+    all_found = tuple(map(measure, ("fewer", "more", "open")))
+    report = ExperimentReport(
+        group="g-2", against=("g-1",), audience="users", share=50, seconds=60, unknown=1, sure=0.95, compared=all_found
+    )
+    assert not report.decided
+    assert [one.found for one in report.uneven] == ["more"]
+    assert "| more & so on | 5 of 100 | 4 of 100 | 0.80 | 1.20 and no bound | happens more often | **uneven** |" in page(report)
+    assert "between its bounds: all of them are, with a chance of 95%" in page(report)
+    drawn = defusedxml.ElementTree.fromstring(picture(report))
+    assert {"more & so on", "happens less often", "not decided"} <= {one.text for one in drawn.iter() if one.text}
+
+
+WINDOWS = st.none() | st.builds(
+    lambda part, more, errors: Window(requests=errors + more, errors=errors, business={"x": Share(part=part, of=part + more)}),
+    *[st.integers(0, 100)] * 3,
+)
+
+
+@given(WINDOWS, WINDOWS)
+def test_only_ticks_of_which_both_sides_are_known_are_counted(old: Window | None, new: Window | None) -> None:
+    before = Counts(1, 2, 3, 4)
+    known = old is not None and new is not None
+    assert (added(ErrorRate(), before, old, new) != before) <= known
+    assert added(Business(of="y"), before, old, new) == before
+    if old is not None and new is not None:
+        share, other = old.business["x"], new.business["x"]
+        assert added(Business(of="x"), before, old, new) == Counts(1 + share.part, 2 + share.of, 3 + other.part, 4 + other.of)
+
+
+def no_worse(report: ExperimentReport) -> Verdict:
+    if any(one.found == "more" for one in report.compared):
+        return failed("no worse", report.summary(), wanted="nothing bad more often")
+    return passed("no worse", report.summary(), wanted="nothing bad more often")
+
+
+def experiment(port: int, version: str, *env: tuple[str, str], **more: Any) -> Experiment:
+    return Experiment(
+        release=gated(image_stage()),
+        target=LocalProcesses(name="app", patience=10),
+        router=HAProxy(name="app", port=port),
+        env=(("VERSION", version), *env),
+        audience=BY_UID,
+        tick=0.1,
+        **more,
+    )
+
+
+def run(project: Project, store: Store, journal: Journal, one: Experiment) -> tuple[Outcome, dict[str, Any]]:
+    gate: Any = one.release
+    check: Stage[Any] = Check(evidence=one, rule=no_worse)
+    return run_pipeline(Pipeline("tried", checks=gate.checks, experiment=one, learnt=check), project, store, journal)
+
+
+def test_an_experiment_tells_what_the_release_does_differently_and_switches_nothing(
+    project: Project, store: Store, journal: Journal, target: LocalTarget, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    groups = anyio.run(target.groups)
+    journal = Journal(project.home / "journal.db")
+    with Load(port, posts=False, pause=0.002, keys="uid") as users:
+        outcome, _ = run(project, store, journal, experiment(port, "two", ("FAILS", "5"), lasts=60))
+        failures = len(users.failures)
+        users.more(50)
+    assert list(outcome.failed) == ["learnt"]  # and what is below that check is held back
+    assert 0 < failures == len(users.failures)
+    assert all("'two'" in failure for failure in users.failures)
+    (finished,) = journal.events(kind=("experiment.finished",))
+    report = ExperimentReport.model_validate(finished.data["report"])
+    assert report.compared[0].found == "more"
+    assert report.compared[0].k0 == 0
+    assert report.compared[0].k1 <= failures
+    assert report.seconds < 60
+    assert anyio.run(target.groups) == groups
+    assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, cookies={"uid": "user 1"}).text == "one"
+    home = {"PIPELINE_HOME": str(project.home)}
+    assert main(str(project.root), env=home) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\| errors \| 0 of [\d,]+ \| \d+ of [\d,]+ \| - \| [\d.]+ and no bound \| happens more often \|", said)
+    assert main(str(project.root), "--svg", env=home) == 0
+    assert capsys.readouterr().out == picture(report)
+    assert main(str(project.root), "another run", env=home) == 1
+    assert capsys.readouterr().err == "no experiment has ended in run another run\n"
+    journal.close()
+
+
+def test_an_experiment_without_a_difference_ends_when_its_time_is_over(
+    project: Project, store: Store, journal: Journal, target: LocalTarget
+) -> None:
+    port = free_port()
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    with Load(port, posts=False, keys="uid") as users:
+        outcome, _ = run(project, store, journal, experiment(port, "two", lasts=2, share=30))
+    assert outcome.failed == {}
+    assert users.failures == []
+    (finished,) = journal.events(kind=("experiment.finished",))
+    report = ExperimentReport.model_validate(finished.data["report"])
+    assert report.compared[0].found == "open"
+    assert report.seconds >= 2
+    assert users.answers["two"] > 0
+    assert report.compared[0].n0 > report.compared[0].n1 > 0
+    assert len(anyio.run(target.groups)) == 1
+
+
+def test_where_nothing_serves_there_is_nobody_to_compare_with(project: Project, store: Store, journal: Journal) -> None:
+    outcome, _ = run(project, store, journal, experiment(free_port(), "one", lasts=1))
+    assert "nobody to be compared with" in outcome.failed["experiment"]
+
+
+@pytest.mark.parametrize("wrong", [{"share": 0}, {"share": 100}, {"alpha": 0.0}, {"lasts": 0}, {"tick": 0}, {"measures": ()}])
+def test_an_experiment_that_could_tell_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(WiringError, match="Experiment"):
+        Experiment(
+            **{
+                "release": gated(image_stage()),
+                "target": LocalProcesses(name="app"),
+                "router": HAProxy(name="app", port=8080),
+                "audience": BY_UID,
+                "lasts": 1,
+                **wrong,
+            }
+        )
+
+
+PROGRAM = "import sys; from tests.stages.delivery.test_experiment import die; die(*sys.argv[1:])"
+
+
+def die(root: str, home: str, store: str, port: str) -> None:
+    """An experiment whose process is killed as soon as it has looked at its users."""
+    project = Project(root=Path(root), home=Path(home), settings=Settings())
+    journal = Journal(project.home / "journal.db")
+
+    def listen(event: Event) -> None:
+        if event.kind == "experiment.looked":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal.listen(listen)
+    run(project, Store(Path(store)), journal, experiment(int(port), "two", lasts=60))
+
+
+def test_an_experiment_that_was_killed_is_ended_by_the_next_run(project: Project, store: Store, target: LocalTarget) -> None:
+    port, journal = free_port(), Journal(project.home / "journal.db")
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    before = anyio.run(target.groups)
+    words = [sys.executable, "-c", PROGRAM, str(project.root), str(project.home), str(store.root), str(port)]
+    assert subprocess.run(words, cwd=Path(__file__).parents[3], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert len(anyio.run(target.groups)) == 2
+    with Load(port, posts=False, keys="uid") as users:
+        users.more(100)
+        assert users.answers["two"] > 0
+        outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))
+    assert outcome.failed == {}
+    assert users.failures == []
+    kinds = [event.kind for event in journal.events(kind=("experiment.started", "experiment.ended"))]
+    assert kinds == ["experiment.started", "experiment.ended"] * 2
+    assert anyio.run(target.groups) == before
+    journal.close()
