@@ -60,9 +60,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors that this process may use: while one waits for a server, a container or a limit of time,
-    another one works."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two workers more than processors that this process may use: while some wait for a server, a container, a judge or a limit of
+    time, others work."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 RunStage = Callable[..., Any]

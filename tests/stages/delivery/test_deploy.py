@@ -356,7 +356,7 @@ def test_a_rolling_update_killed_at_any_point_is_taken_up_by_the_next_run_and_no
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
-@pytest.mark.parametrize(("strategy", "events"), [("envoy blue-green", 14), ("envoy canary", 18), ("envoy shadow", 25)])
+@pytest.mark.parametrize(("strategy", "events"), [("envoy canary", 18), ("envoy shadow", 25)])
 def test_behind_envoy_too_no_request_is_lost_whenever_a_run_is_killed(
     bench: Bench, strategy: str, events: int, first: int
 ) -> None:
