@@ -60,8 +60,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers more than processors that this process may use: while some wait for a server, a container, a judge or a limit of
-    time, others work."""
+    """Two workers more than processors that this process may use: while some wait for a server, a container, a judge or a
+    limit of time, others work."""
     return len(os.sched_getaffinity(0)) + 2
 
 
