@@ -256,7 +256,7 @@ class DockerTarget:
         for left in reversed(range(TRIES)):
             port = free_port()
             name = f"lockgate-{of_text(str(self.state))[:8]}-{release.group}-{port}"
-            host = HOST if self.config.network == "host" else "0.0.0.0"  # noqa: S104 - in a network of its own, published on loopback
+            host = HOST if self.config.network == "host" else "0.0.0.0"  # noqa: S104 # nosec B104 - its own network
             own = {**group_env(release, port), "HOST": host, "PORT": str(port), **({ZONE: zone} if zone else {})}
             files, binds = self._files(release)
             about = self._about(release, {**files, **own})
