@@ -108,10 +108,10 @@ class EnvoyRouter:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        groups = {part.group for part in await self._now(PICKED) if part.share}
+        groups = {part.group for part in self._kept(PICKED) if part.share}  # as it was told: one that is dead tells nothing
         routes = self._files / ROUTING.name
         if groups and routes.exists() and xds.by_hash(routes.read_bytes()):
-            groups |= {part.group for part in await self._now() if part.share}
+            groups |= {part.group for part in self._kept() if part.share}
         async with watching(self._socket, groups) as traffic:
             yield traffic
 
