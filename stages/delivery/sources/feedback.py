@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,9 @@ from pipeline import Effect, Stage, StageFailed, Work
 from pipeline.digest import of_text
 from stages.delivery import process
 from stages.delivery.lock import alone
-from stages.delivery.metrics import Counted
 from stages.delivery.model import Address
 from stages.delivery.sources.http import count, parsed
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown, answered
 
 PROGRAM = "LOCKGATE_PROGRAM"
 """The variable in which a running endpoint carries the digest of its program."""
@@ -65,36 +64,25 @@ class CollectFeedback(Stage[Address]):
 
 
 @dataclass(frozen=True)
-class FeedbackMetrics:
+class FeedbackMetrics(Polled[Feedback]):
     """Reports that come in while a rollout is weighed. Errors that only the new release has are journalled by their names."""
 
-    config: Feedback
-    say: Callable[[str], None]
     record: Callable[..., None]
 
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         import httpx
 
         address = Address(host=self.config.host, port=self.config.port).url
         async with httpx.AsyncClient(base_url=address, timeout=self.config.timeout, trust_env=False) as client:
 
             async def asked(path: str, group: str) -> Any:
-                try:
-                    answer = await client.get(path, params={"group": group})
-                except httpx.HTTPError as error:
-                    raise Unknown(f"{address} does not answer: {type(error).__name__} {error}".strip()) from error
+                answer = await answered(address, client.get(path, params={"group": group}))
                 if answer.status_code != 200:
                     raise Unknown(f"{address}{path} answers {answer.status_code}")
                 return parsed(address + path, answer.content)
 
-            reports = Reported(asked, frozenset(sides[-1]), self.record)
-            async with polling(self.config, reports.read, sides, self.say) as ledger:
-                yield ledger
+            yield Reported(asked, frozenset(sides[-1]), self.record).read
 
 
 @dataclass
@@ -156,5 +144,5 @@ async def _serve(config: Feedback, state: Path) -> None:
 def _program(config: Feedback) -> str:
     """A digest of the endpoint's program and where it listens: another one is started anew."""
     here = Path(__file__).parent
-    texts = [(here / name).read_text() for name in ("ingest.py", "grouping.py", "body.py")]
+    texts = [(here / name).read_text() for name in ("ingest.py", "grouping.py", "body.py", "listener.py")]
     return of_text(json.dumps([*texts, config.host, config.port]))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import WiringError, Work
-from stages.delivery.metrics import PLACEHOLDER, Counted, need_group
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.metrics import PLACEHOLDER, need_group
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown, answered
 
 INDEX = re.compile(r"0|[1-9][0-9]*")
 """How a JSON pointer names an item of a list."""
@@ -47,19 +47,11 @@ class HttpShare:
         return HttpMetrics(self, work.say)
 
 
-@dataclass(frozen=True)
-class HttpMetrics:
+class HttpMetrics(Polled[HttpShare]):
     """A page of figures that is asked for while a rollout is weighed."""
 
-    config: HttpShare
-    say: Callable[[str], None]
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         import httpx
 
         config = self.config
@@ -69,18 +61,14 @@ class HttpMetrics:
                 return {group: await page(config.url.replace(PLACEHOLDER, group)) for group in groups}
 
             async def page(url: str) -> Reading:
-                try:
-                    answer = await client.get(url)
-                except httpx.HTTPError as error:
-                    raise Unknown(f"{url} does not answer: {type(error).__name__} {error}".strip()) from error
+                answer = await answered(url, client.get(url))
                 if answer.status_code != 200:
                     raise Unknown(f"{url} answers {answer.status_code}")
                 figures = parsed(url, answer.content)
                 part, of = (count(f"{url}#{pointer}", at(figures, pointer)) for pointer in (config.bad, config.of))
                 return Reading(part=part, of=of, at=time.monotonic())
 
-            async with polling(config, read, sides, self.say) as ledger:
-                yield ledger
+            yield read
 
 
 def parsed(where: str, content: bytes) -> Any:

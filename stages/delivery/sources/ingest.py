@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from stages.delivery.sources.body import BadBody, body
 from stages.delivery.sources.grouping import fingerprint, normalized
+from stages.delivery.sources.listener import Listener
 
 LARGEST = 64 << 10
 """Bytes of a report."""
@@ -181,10 +182,9 @@ class Reports:
             self._database.close()
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Server(Listener):
     """A thread for each connection, and no more than `BUSY` of them: who comes then is sent away."""
 
-    daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], reports: Reports) -> None:
@@ -202,10 +202,6 @@ class Server(http.server.ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # who went away in the middle is no news
-            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

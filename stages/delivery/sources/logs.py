@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +15,7 @@ from typing import BinaryIO, Protocol
 import anyio
 
 from pipeline import WiringError, Work
-from stages.delivery.metrics import Counted
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown
 from stages.delivery.target import Logs
 
 CHUNK = 1 << 20
@@ -57,31 +56,24 @@ class LogShare:
                 raise WiringError(f"{where}: {pattern!r}: {error}", where=where, right="a regular expression") from error
 
     def open(self, work: Work) -> LogMetrics:
-        return LogMetrics(self, self.target.open(work), work.say)
+        return LogMetrics(self, work.say, self.target.open(work))
 
 
 @dataclass(frozen=True)
-class LogMetrics:
+class LogMetrics(Polled[LogShare]):
     """Logs that are followed while a rollout is weighed."""
 
-    config: LogShare
     logs: Logs
-    say: Callable[[str], None]
-
-    @property
-    def name(self) -> str:
-        return self.config.name
 
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         groups = {group: Followed(self.config, self.logs, group) for side in sides for group in side}
 
         async def read(asked: Collection[str]) -> Mapping[str, Reading]:
             return {group: await anyio.to_thread.run_sync(groups[group].read) for group in asked}
 
         try:
-            async with polling(self.config, read, sides, self.say) as ledger:
-                yield ledger
+            yield read
         finally:
             for one in groups.values():
                 one.close()

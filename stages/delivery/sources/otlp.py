@@ -14,15 +14,15 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline import StageFailed, WiringError, Work
-from stages.delivery.metrics import Counted
 from stages.delivery.sources.body import BadBody, body
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.sources.listener import Listener
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -78,27 +78,18 @@ class OpenTelemetry:
         return OtlpMetrics(self, work.say)
 
 
-@dataclass(frozen=True)
-class OtlpMetrics:
+class OtlpMetrics(Polled[OpenTelemetry]):
     """A receiver that listens while a rollout is weighed."""
 
-    config: OpenTelemetry
-    say: Callable[[str], None]
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         received = Received(self.config, begun=time.time_ns())
 
         async def read(groups: Collection[str]) -> Mapping[str, Reading]:
             return {group: received.reading(group, time.monotonic()) for group in groups}
 
         with listening(self.config, received):
-            async with polling(self.config, read, sides, self.say) as ledger:
-                yield ledger
+            yield read
 
 
 class Series(NamedTuple):
@@ -263,18 +254,10 @@ def listening(config: OpenTelemetry, received: Received) -> Iterator[None]:
         server.server_close()
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(Listener):
     def __init__(self, address: tuple[str, int], received: Received) -> None:
         super().__init__(address, _Handler)
         self.received = received
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        import sys
-
-        if not isinstance(sys.exc_info()[1], OSError):  # who went away in the middle is no news
-            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

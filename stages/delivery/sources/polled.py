@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import anyio
 
 from gates.window import Share
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Unknown(Exception):
@@ -102,6 +106,40 @@ class Pace(Protocol):
     def timeout(self) -> float:
         """Seconds after which no answer is waited for."""
         ...
+
+
+P = TypeVar("P", bound=Pace)
+
+
+@dataclass(frozen=True)
+class Polled(ABC, Generic[P]):
+    """A source that is asked again and again while a rollout is weighed."""
+
+    config: P
+    say: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @abstractmethod
+    def asking(self, sides: Sequence[Collection[str]]) -> AbstractAsyncContextManager[Ask]:
+        """How the groups of the sides can be asked about, as long as the body runs."""
+
+    @asynccontextmanager
+    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Ledger]:
+        async with self.asking(sides) as ask, polling(self.config, ask, sides, self.say) as ledger:
+            yield ledger
+
+
+async def answered(url: str, request: Awaitable[httpx.Response]) -> httpx.Response:
+    """What `url` answers. Raises Unknown where it does not."""
+    import httpx
+
+    try:
+        return await request
+    except httpx.HTTPError as error:
+        raise Unknown(f"{url} does not answer: {type(error).__name__} {error}".strip()) from error
 
 
 @asynccontextmanager

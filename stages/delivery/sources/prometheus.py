@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import WiringError, Work
-from stages.delivery.metrics import PLACEHOLDER, Counted, need_group
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.metrics import PLACEHOLDER, need_group
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown, answered
 
 SELECTOR = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\s*\{.*\}", re.DOTALL)
 """A metric with labels: `orders_total{release="{group}"}`."""
@@ -65,19 +65,11 @@ class Prometheus:
         return PrometheusMetrics(self, work.say)
 
 
-@dataclass(frozen=True)
-class PrometheusMetrics:
+class PrometheusMetrics(Polled[Prometheus]):
     """A Prometheus server that is asked while a rollout is weighed."""
 
-    config: Prometheus
-    say: Callable[[str], None]
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         import httpx
 
         config = self.config
@@ -85,15 +77,10 @@ class PrometheusMetrics:
 
             async def asked(query: str, group: str) -> Mapping[str, list[Sample]]:
                 selector = f"{query.strip().replace(PLACEHOLDER, group)}[{max(1, round(config.stale * 1000))}ms]"
-                try:
-                    answer = await client.post("/api/v1/query", data={"query": selector})
-                except httpx.HTTPError as error:
-                    raise Unknown(f"{config.url} does not answer: {type(error).__name__} {error}".strip()) from error
+                answer = await answered(config.url, client.post("/api/v1/query", data={"query": selector}))
                 return samples(answer.status_code, answer.content, selector)
 
-            counters = Counters(config, asked)
-            async with polling(config, counters.read, sides, self.say) as ledger:
-                yield ledger
+            yield Counters(config, asked).read
 
 
 @dataclass

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import WiringError, Work
-from stages.delivery.metrics import GROUP, Counted
+from stages.delivery.metrics import GROUP
 from stages.delivery.sources.http import count
-from stages.delivery.sources.polled import Reading, Unknown, polling
+from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -49,19 +49,11 @@ class SqlShare:
         return SqlMetrics(self, work.say)
 
 
-@dataclass(frozen=True)
-class SqlMetrics:
+class SqlMetrics(Polled[SqlShare]):
     """A database that is asked while a rollout is weighed; a connection that is lost is made again at the next question."""
 
-    config: SqlShare
-    say: Callable[[str], None]
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     @asynccontextmanager
-    async def watch(self, *sides: Collection[str]) -> AsyncIterator[Counted]:
+    async def asking(self, sides: Sequence[Collection[str]]) -> AsyncIterator[Ask]:
         import psycopg
 
         config = self.config
@@ -80,8 +72,7 @@ class SqlMetrics:
                 raise
 
         try:
-            async with polling(config, read, sides, self.say) as ledger:
-                yield ledger
+            yield read
         finally:
             await _close(kept)
 

@@ -49,7 +49,7 @@ def test_finished_lines_count_from_the_beginning_of_the_watch_in_the_logs_of_all
     target.say("two", "")
 
     async def main() -> None:
-        async with LogMetrics(share(target), target, print).watch({"one"}, {"two"}) as counted:
+        async with LogMetrics(share(target), print, target).watch({"one"}, {"two"}) as counted:
             seen = Seen(counted)
             await seen.known()
             target.say("one", "given up\norder done\nnothing\norder given up\norder given ")
@@ -68,7 +68,7 @@ def test_a_log_that_is_rotated_or_truncated_is_followed_on(tmp_path: Path) -> No
         target.say(group, "order done\n" * 3)
 
     async def main() -> None:
-        async with LogMetrics(share(target), target, print).watch({"one"}, {"two"}) as counted:
+        async with LogMetrics(share(target), print, target).watch({"one"}, {"two"}) as counted:
             seen = Seen(counted)
             await seen.known()
             with (tmp_path / "one/1.log").open("a") as still_open:
@@ -91,7 +91,7 @@ def test_a_group_without_a_log_is_unknown(tmp_path: Path) -> None:
 
     async def main() -> None:
         said: list[str] = []
-        async with LogMetrics(share(target), target, said.append).watch({"one"}, {"two"}) as counted:
+        async with LogMetrics(share(target), said.append, target).watch({"one"}, {"two"}) as counted:
             assert counted.shares() == [None, None]
         assert said == ["orders: two has no log"]
 
@@ -103,7 +103,7 @@ def test_what_instances_of_a_target_say_is_counted(bench: Bench, image: Image) -
         one = release(image, instances=2, GIVES_UP="2")
         await bench.rollout(one).forward(BlueGreen())
         followed = LogShare(name="orders", target=Directory(Path()), of="^order ", bad=r"given up$", every=0.05)
-        async with LogMetrics(followed, bench.target, print).watch({one.group}) as counted:
+        async with LogMetrics(followed, print, bench.target).watch({one.group}) as counted:
             seen = Seen(counted, sides=1)
             with Load(bench.router.config.port, posts=False) as load:
                 await anyio.to_thread.run_sync(load.more, 20)
