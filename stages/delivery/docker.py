@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,14 +16,14 @@ import anyio
 from pipeline import StageFailed, Store, Work
 from pipeline.digest import of_text
 from pipeline.engines.local import free_port
-from pipeline.errors import StoreError
 from pipeline.masking import Masker
-from stages.delivery import durable, process
+from stages.delivery import durable
 from stages.delivery.acts import Acts
 from stages.delivery.docker_api import SOON, Daemon, Refused
 from stages.delivery.docker_image import archive, identities, reference
+from stages.delivery.kept import Kept
 from stages.delivery.limits import Limits
-from stages.delivery.local import HOST, RESTS, SUPERVISOR, TARGETS, ZONE, announced, group_env
+from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
@@ -86,6 +84,10 @@ class DockerTarget:
         return self.config.zones
 
     @property
+    def _kept(self) -> Kept:
+        return Kept(self.state)
+
+    @property
     def _daemon(self) -> Daemon:
         return Daemon(self.config.host)
 
@@ -96,17 +98,16 @@ class DockerTarget:
         if missing:
             await self._end_what_was_left()
             await self._have_image(release.image)
-            place = self.state / release.group
-            place.mkdir(parents=True, exist_ok=True)
+            (self.state / release.group).mkdir(parents=True, exist_ok=True)
             durable.write(self.state / DAEMON, json.dumps({"host": self.config.host}).encode())
-            durable.write(self._release(release.group), release.written().encode(), mode=0o600)
-            (place / RESTS).unlink(missing_ok=True)
+            self._kept.keep(release)
             await self._remove([one for one in here if one["State"] not in UP])
             for zone in missing.elements():
                 await self._start_one(release, zone)
         await self._supervise(release)
-        await self._announce()
-        return (await self.groups()).get(release.group) or Group(release.group, ())
+        groups = await self.groups()
+        self._kept.announce(groups)
+        return groups.get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, ready: Ready) -> str | None:
         containers = [one for one in await self._containers(group) if one["State"] in UP]
@@ -136,10 +137,7 @@ class DockerTarget:
         return int((await self._daemon.get(f"/exec/{made['Id']}/json"))["ExitCode"]), said
 
     async def readiness(self, group: str) -> Ready | None:
-        try:
-            return Release.read(self._release(group).read_text()).ready
-        except (OSError, ValueError):
-            return None
+        return self._kept.readiness(group)
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
         wanted = release.instances if wanted is None else wanted
@@ -158,36 +156,27 @@ class DockerTarget:
     async def retire(self, group: str, instances: Collection[Address]) -> None:
         ports = {one.port for one in instances}
         await self._end([one for one in await self._containers(group) if _address(one).port in ports], group, ports)
-        await self._announce()
+        self._kept.announce(await self.groups())
 
     async def rest(self, group: str) -> None:
-        if not self._release(group).exists():
-            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._release(group)))
-        (self.state / group / RESTS).touch()  # first: what has ended otherwise is removed
+        if not self._kept.file(group).exists():
+            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._kept.file(group)))
+        self._kept.let_rest(group)  # first: what has ended otherwise is removed
         await self._end(await self._containers(group), group)
-        await self._announce()
+        self._kept.announce(await self.groups())
 
     async def resting(self) -> frozenset[str]:
-        running = await self.groups()
-        return frozenset(place.parent.name for place in self.state.glob(f"*/{RESTS}") if place.parent.name not in running)
+        return self._kept.resting(await self.groups())
 
     async def again(self, group: str) -> Group:
-        try:
-            release = Release.read(self._release(group).read_text())
-        except (OSError, ValueError) as error:
-            raise StageFailed(
-                f"{group} cannot be started again: {error}",
-                where=str(self._release(group)),
-                right="a release that ran here and rests",
-            ) from error
-        return await self.start(release)
+        return await self.start(self._kept.startable(group))
 
     async def stop(self, group: str) -> None:
         await self._end(await self._containers(group), group)
-        await self._announce()
-        known = self._known()
         running = await self.groups()
-        for name in {group} | {name for name in known if name not in running and not (self.state / name / RESTS).exists()}:
+        self._kept.announce(running)
+        known = self._known()
+        for name in {group} | {name for name in known if name not in running and not self._kept.rests(name)}:
             await self._remove(await self._containers(name))
             shutil.rmtree(self.state / name, ignore_errors=True)
         left = {image.digest for image in self._known().values()}
@@ -228,11 +217,11 @@ class DockerTarget:
         return {name: "the daemon's kernel cannot" for name in release.limits.given if name in can and not told[can[name]]}
 
     def acts(self, group: str) -> Acts:
-        return Acts(self.state / group / "acts.jsonl")
+        return self._kept.acts(group)
 
     def wanted(self, group: str) -> Wanted:
         """The instances that a supervisor looks after."""
-        return Wanted(self.state / group)
+        return self._kept.wanted(group)
 
     async def container(self, group: str, port: int) -> Mapping[str, Any] | None:
         """The container of an instance, as the daemon lists it."""
@@ -292,12 +281,8 @@ class DockerTarget:
         """What tells instances of the files of their release, and how they are mounted: read-only, one by one."""
         env: dict[str, str] = {}
         binds = []
-        for one in release.files:
-            place = self.state / release.group / "files" / one.variable / one.name
+        for one, place in self._kept.files(release, self.store):
             inside = f"{FILES}/{one.variable}/{one.name}"
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                durable.write(place, self.store.read(one.content), mode=0o644)
             env |= {**one.env, one.variable: inside}
             binds.append(f"{place}:{inside}:ro")
         return env, binds
@@ -320,7 +305,7 @@ class DockerTarget:
 
     async def _end(self, containers: Iterable[Mapping[str, Any]], group: str, ports: Collection[int] | None = None) -> None:
         """End containers of a group and remove them; nobody starts them again."""
-        await self._forget(group, ports)
+        await self._kept.forget(group, ports)
         async with anyio.create_task_group() as tasks:
             for one in containers:
                 tasks.start_soon(self._end_one, one["Id"])
@@ -354,37 +339,14 @@ class DockerTarget:
         containers = [one for one in await self._containers(group) if one["State"] in UP]
         async with self.wanted(group).held():
             self.wanted(group).write({_address(one).port: _zone(one) for one in containers})
-        if not list(process.running(self._supervisor(group))):
-            places = {"state": str(self.state), "store": str(self.store.root), "group": group}
-            told = {**places, "host": self.config.host, "patience": self.config.patience}
-            argv = (sys.executable, "-m", "stages.delivery.docker_supervisor", json.dumps(told))
-            env = {name: self.secret(name) for name in release.secrets}  # it masks them in what instances say
-            env |= {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            await process.start(self._supervisor(group), argv, env, cwd=self.state, log=self.state / group / "supervisor.txt")
-
-    async def _forget(self, group: str, ports: Collection[int] | None) -> None:
-        """As for processes: off the list first, then the supervisor, while it cannot be starting any."""
-        wanted = self.wanted(group)
-        if not wanted.known:
-            return
-        async with wanted.held():
-            left = {port: zone for port, zone in wanted.read().items() if ports is not None and port not in ports}
-            with contextlib.suppress(StoreError):  # on a full disk it is enough that nobody is left who would start any
-                wanted.write(left)
-            if not left:
-                for one in list(process.running(self._supervisor(group))):
-                    await process.stop(one)
+        told = {"store": str(self.store.root), "host": self.config.host, "patience": self.config.patience}
+        secrets = {name: self.secret(name) for name in release.secrets}  # it masks them in what instances say
+        await self._kept.supervise(group, "stages.delivery.docker_supervisor", told, secrets)
 
     def _looked_after(self, group: str) -> Collection[int]:
         """The ports of instances that the supervisor keeps going, also while it is starting them again."""
         wanted = self.wanted(group)
-        return wanted.read() if wanted.known and list(process.running(self._supervisor(group))) else ()
-
-    def _supervisor(self, group: str) -> str:
-        return f"{self.state}/{group}:{SUPERVISOR}"
-
-    def _release(self, group: str) -> Path:
-        return self.state / group / "release.json"
+        return wanted.read() if wanted.known and self._kept.supervisors(group) else ()
 
     def _known(self) -> dict[str, Image]:
         """The groups that something is known of, and the image of each."""
@@ -392,20 +354,11 @@ class DockerTarget:
 
     async def _masked(self, container: Mapping[str, Any], said: bytes) -> str:
         """What an instance said, without its secrets; all of it is left out where they are not known any more."""
-        release = Release.read(self._release(container["Labels"][GROUP]).read_text())
+        release = self._kept.release(container["Labels"][GROUP])
         return self._masker(release.secrets).mask(said).decode(errors="replace")
 
     def _masker(self, secrets: Iterable[str]) -> Masker:
         return Masker([self.secret(name) for name in secrets])
-
-    async def _announce(self) -> None:
-        """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
-        groups = await self.groups()
-        with contextlib.suppress(StoreError):
-            if groups:
-                durable.write(self.state / TARGETS, announced(groups).encode())
-            else:
-                (self.state / TARGETS).unlink(missing_ok=True)
 
 
 def known(state: Path, store: Store) -> DockerTarget:

@@ -18,8 +18,9 @@ import anyio
 from pipeline import StageFailed, Store
 from stages.delivery.acts import act
 from stages.delivery.docker import Docker, DockerTarget
+from stages.delivery.kept import Kept
 from stages.delivery.model import Release
-from stages.delivery.supervisor import LOOKS, Backoff, ill
+from stages.delivery.supervisor import Backoff, ill, tend_all
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,10 @@ class ContainerSupervisor:
     release: Release
 
     async def run(self) -> None:
-        """Tend every instance that is wanted; returns once none is."""
-        wanted = self.target.wanted(self.release.group)
-        tended: set[int] = set()
-        async with anyio.create_task_group() as tasks:
-            while ports := wanted.read():
-                for port in ports:
-                    if port not in tended:
-                        tended.add(port)
-                        tasks.start_soon(self._tend, port)
-                await anyio.sleep(LOOKS)
-            tasks.cancel_scope.cancel()
+        """Returns once no instance is wanted."""
+        await tend_all(self.target.wanted(self.release.group), self._tend)
 
-    async def _tend(self, port: int) -> None:
+    async def _tend(self, port: int, _zone: str) -> None:
         backoff = Backoff()
         while port in self.target.wanted(self.release.group).read():
             began = anyio.current_time()
@@ -76,7 +68,7 @@ def main(text: str) -> None:
     state = Path(told["state"])
     config = Docker(name=state.name, host=told["host"], patience=told["patience"])
     target = DockerTarget(state=state, store=Store(Path(told["store"])), secret=os.environ.__getitem__, config=config)
-    release = Release.read((target.state / told["group"] / "release.json").read_text())
+    release = Kept(state).release(told["group"])
     anyio.run(ContainerSupervisor(target, release).run)
 
 

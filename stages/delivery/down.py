@@ -17,7 +17,7 @@ from pipeline import StageFailed, Store
 from pipeline.project import Project
 from stages.delivery import process
 from stages.delivery.docker import DAEMON, DockerTarget, known
-from stages.delivery.local import SUPERVISOR
+from stages.delivery.kept import SUPERVISOR
 from stages.delivery.private import sockets
 
 KINDS = ("router", "supervisor", "instance", "service")

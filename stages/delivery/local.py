@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,11 +13,11 @@ import anyio
 
 from pipeline import StageFailed, Store, Work
 from pipeline.engines.local import free_port, isolated_python, search_path
-from pipeline.errors import StoreError
 from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
-from stages.delivery import durable, process
+from stages.delivery import process
 from stages.delivery.acts import Acts
+from stages.delivery.kept import SUPERVISOR, Kept
 from stages.delivery.limits import bounded, unbounded
 from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
@@ -38,17 +34,8 @@ ONCE = ".once-"
 ZONE = "ZONE"
 """The variable that names the zone of an instance, where there are any."""
 
-RESTS = "rests"
-"""The file in the directory of a group that says that it may be started again."""
-
-SUPERVISOR = "supervisor"
-"""How the marks of supervisors end."""
-
 BEGINS = 30.0
 """Seconds in which a supervisor has to start what is wanted."""
-
-TARGETS = "prometheus.json"
-"""The file that tells Prometheus where instances are."""
 
 ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 
@@ -95,22 +82,26 @@ class LocalTarget:
     patience: float
     zones: tuple[str, ...] = ()
 
+    @property
+    def _kept(self) -> Kept:
+        return Kept(self.state)
+
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         missing = wanted - Counter(one.env.get(ZONE, "") for one in self._running(release.group))
-        if missing or (release.restart != "no" and not self._supervised(release.group)):
+        if missing or (release.restart != "no" and not self._kept.supervisors(release.group)):
             await self._end_what_was_left()
             await self._unpacked(release)
-            durable.write(self._release(release.group), release.written().encode(), mode=0o600)
-            (self.state / release.group / RESTS).unlink(missing_ok=True)
+            self._kept.keep(release)
             fresh = {free_port(): zone for zone in missing.elements()}
             if release.restart == "no":
                 for port, zone in fresh.items():
                     await self.begin(release, port, zone)
             else:
                 await self._have_started(release, fresh)
-        await self._announce()
-        return (await self.groups()).get(release.group) or Group(release.group, ())
+        groups = await self.groups()
+        self._kept.announce(groups)
+        return groups.get(release.group) or Group(release.group, ())
 
     async def unready(self, group: str, ready: Ready) -> str | None:
         instances = self._running(group)
@@ -140,7 +131,7 @@ class LocalTarget:
     async def _beside(self, instance: process.Process, command: tuple[str, ...]) -> tuple[int, bytes]:
         """Run a command with the files and the environment of an instance."""
         group = self._group(instance)
-        release = Release.read(self._release(group).read_text())
+        release = self._kept.release(group)
         rootfs = self.state / group / "rootfs"
         given = {name: value for name, value in instance.env.items() if name != process.MARK}
         argv, env = process_of(release.image, str(rootfs), given, command=command)
@@ -166,52 +157,41 @@ class LocalTarget:
 
     async def retire(self, group: str, instances: Collection[Address]) -> None:
         ports = {one.port for one in instances}
-        await self._forget(group, ports)
+        await self._kept.forget(group, ports)
         await self._end_all([one for one in self._running(group) if _address(one).port in ports])
-        await self._announce()
+        self._kept.announce(await self.groups())
 
     async def rest(self, group: str) -> None:
-        if not self._release(group).exists():
+        if not self._kept.file(group).exists():
             raise StageFailed(
                 f"nothing is known by which {group} could be started again: it was deployed by an older Lockgate",
-                where=str(self._release(group)),
+                where=str(self._kept.file(group)),
                 right="a deployment by another strategy first",
             )
-        (self.state / group / RESTS).touch()  # first: what has ended otherwise is removed
+        self._kept.let_rest(group)  # first: what has ended otherwise is removed
         await self._end(group)
-        await self._announce()
+        self._kept.announce(await self.groups())
 
     async def resting(self) -> frozenset[str]:
-        running = await self.groups()
-        return frozenset(place.parent.name for place in self.state.glob(f"*/{RESTS}") if place.parent.name not in running)
+        return self._kept.resting(await self.groups())
 
     async def again(self, group: str) -> Group:
         running = (await self.groups()).get(group)
-        if running is not None and not self._release(group).exists():
+        if running is not None and not self._kept.file(group).exists():
             return running
-        try:
-            release = Release.read(self._release(group).read_text())
-        except (OSError, ValueError) as error:
-            raise StageFailed(
-                f"{group} cannot be started again: {error}",
-                where=str(self._release(group)),
-                right="a release that ran here and rests",
-            ) from error
-        return await self.start(release)
+        return await self.start(self._kept.startable(group))
 
     async def readiness(self, group: str) -> Ready | None:
-        try:
-            return Release.read(self._release(group).read_text()).ready
-        except (OSError, ValueError):
-            return None
+        return self._kept.readiness(group)
 
     async def stop(self, group: str) -> None:
         await self._end(group)
-        await self._announce()
-        await anyio.to_thread.run_sync(self._remove, group, set(await self.groups()))
+        groups = await self.groups()
+        self._kept.announce(groups)
+        await anyio.to_thread.run_sync(self._remove, group, set(groups))
 
     async def _end(self, group: str) -> None:
-        await self._forget(group)
+        await self._kept.forget(group)
         await self._end_all(self._running(group))
 
     async def _have_started(self, release: Release, fresh: Mapping[int, str]) -> None:
@@ -220,20 +200,16 @@ class LocalTarget:
         Instances that it was about to start again are left to it no more: others come in their place. Raises StageFailed.
         """
         wanted, acts = self.wanted(release.group), self.acts(release.group)
-        log = self.state / release.group / "supervisor.txt"
+        log = self._kept.supervisor_log(release.group)
         before = len(list(acts.all()))
         async with wanted.held():
             running = {_address(one).port: _address(one).zone for one in self._running(release.group)}
             wanted.write({**running, **fresh})
-        if not self._supervised(release.group):
-            places = {"state": str(self.state), "store": str(self.store.root), "python": str(self.python)}
-            told = {**places, "group": release.group, "patience": self.patience}
-            argv = (sys.executable, "-m", "stages.delivery.supervisor", json.dumps(told))
-            own = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            secrets = {name: self.secret(name) for name in release.secrets}
-            await process.start(f"{self.state}/{release.group}:{SUPERVISOR}", argv, {**secrets, **own}, cwd=self.state, log=log)
+        places = {"store": str(self.store.root), "python": str(self.python), "patience": self.patience}
+        secrets = {name: self.secret(name) for name in release.secrets}
+        await self._kept.supervise(release.group, "stages.delivery.supervisor", places, secrets)
         with anyio.move_on_after(BEGINS):
-            while set(fresh) - {one.port for one in list(acts.all())[before:]} and self._supervised(release.group):
+            while set(fresh) - {one.port for one in list(acts.all())[before:]} and self._kept.supervisors(release.group):
                 await anyio.sleep(0.02)
         if set(fresh) - {one.port for one in list(acts.all())[before:]}:
             said = log.read_text(errors="replace").strip().splitlines()
@@ -241,41 +217,18 @@ class LocalTarget:
                 f"the supervisor of {release.group} starts nothing: {said[-1] if said else 'it says nothing'}", where=str(log)
             )
 
-    def _supervised(self, group: str) -> list[process.Process]:
-        return list(process.running(f"{self.state}/{group}:{SUPERVISOR}"))
-
-    async def _forget(self, group: str, ports: Collection[int] | None = None) -> None:
-        """Nobody starts these instances again, or any of the group; what is about to be ended is off the list first.
-
-        The supervisor is ended while it cannot be starting any.
-        """
-        wanted = self.wanted(group)
-        if not wanted.known:
-            return
-        async with wanted.held():
-            left = {port: zone for port, zone in wanted.read().items() if ports is not None and port not in ports}
-            with contextlib.suppress(StoreError):  # on a full disk it is enough that nobody is left who would start any
-                wanted.write(left)
-            if not left:
-                for one in self._supervised(group):
-                    await process.stop(one)
-
     def wanted(self, group: str) -> Wanted:
         """The instances that a supervisor looks after."""
-        return Wanted(self.state / group)
+        return self._kept.wanted(group)
 
     def acts(self, group: str) -> Acts:
         """What the group's supervisor did."""
-        return Acts(self.state / group / "acts.jsonl")
+        return self._kept.acts(group)
 
     async def _end_all(self, instances: Iterable[process.Process]) -> None:
         async with anyio.create_task_group() as tasks:
             for one in instances:
                 tasks.start_soon(process.stop, one, self.patience)
-
-    def _release(self, group: str) -> Path:
-        """What is needed to start the group again, besides its files and the values of its secrets."""
-        return self.state / group / "release.json"
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
@@ -337,8 +290,7 @@ class LocalTarget:
 
         Renamed first, so that half of it is never taken for the whole.
         """
-        resting = {place.parent.name for place in self.state.glob(f"*/{RESTS}")}
-        for name in {group} | ({place.name for place in self.state.glob("[!.]*/")} - running - resting):
+        for name in {group} | ({place.name for place in self.state.glob("[!.]*/")} - running - self._kept.resting()):
             gone = self.state / f".gone-{name}"
             shutil.rmtree(gone, ignore_errors=True)
             if (self.state / name).exists():
@@ -360,13 +312,9 @@ class LocalTarget:
         return next((one for one in self._running(group) if _address(one).port == port), None)
 
     def _files(self, release: Release) -> dict[str, str]:
-        """What tells instances of the files of their release, which lie in the directory of its group."""
+        """What tells instances of the files of their release."""
         found: dict[str, str] = {}
-        for one in release.files:
-            place = self.state / release.group / "files" / one.variable / one.name
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                durable.write(place, self.store.read(one.content), mode=0o644)
+        for one, place in self._kept.files(release, self.store):
             found |= {**one.env, one.variable: str(place)}
         return found
 
@@ -376,28 +324,10 @@ class LocalTarget:
     def logs(self, group: str) -> list[Path]:
         return sorted((self.state / group).glob("*.log"))
 
-    async def _announce(self) -> None:
-        """Tell Prometheus where instances are. Where that cannot be written it goes on with what it knew, and so does this."""
-        groups = await self.groups()
-        with contextlib.suppress(StoreError):
-            if groups:
-                durable.write(self.state / TARGETS, announced(groups).encode())
-            else:
-                (self.state / TARGETS).unlink(missing_ok=True)
-
     def _env(self, release: Release) -> Mapping[str, str]:
         secrets = {name: self.secret(name) for name in release.secrets}
         base = {"PATH": search_path(self.python), "LANG": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
         return {**base, **release.env, **secrets}
-
-
-def announced(groups: Mapping[str, Group]) -> str:
-    """Instances as Prometheus discovers them from a file (`file_sd_configs`); their series get the label `release_group`."""
-    found = [
-        {"targets": [one.summary() for one in groups[name].instances], "labels": {"release_group": name}}
-        for name in sorted(groups)
-    ]
-    return json.dumps(found, indent=1)
 
 
 def group_env(release: Release, port: int) -> dict[str, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -21,9 +22,11 @@ from pipeline import StageFailed, Store
 from pipeline.errors import StoreError
 from stages.delivery import process
 from stages.delivery.acts import Act, act
+from stages.delivery.kept import Kept
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Release, Restart
 from stages.delivery.probe import Probe
+from stages.delivery.wanted import Wanted
 
 LOOKS = 0.1
 """Seconds between two looks at which instances are wanted."""
@@ -75,6 +78,19 @@ async def _in_a_row(probe: Probe, ask: Ask, *, until_well: bool = False) -> str 
         await anyio.sleep(probe.every)
 
 
+async def tend_all(wanted: Wanted, tend: Callable[[int, str], Coroutine[Any, Any, None]]) -> None:
+    """Tend every instance that is wanted, by its port and zone; returns once none is."""
+    tended: set[int] = set()
+    async with anyio.create_task_group() as tasks:
+        while ports := wanted.read():
+            for port, zone in ports.items():
+                if port not in tended:
+                    tended.add(port)
+                    tasks.start_soon(tend, port, zone)
+            await anyio.sleep(LOOKS)
+        tasks.cancel_scope.cancel()
+
+
 @dataclass(frozen=True)
 class Supervisor:
     """Looks after the instances of `release` on `target`."""
@@ -83,17 +99,8 @@ class Supervisor:
     release: Release
 
     async def run(self) -> None:
-        """Tend every instance that is wanted; returns once none is."""
-        wanted = self.target.wanted(self.release.group)
-        tended: set[int] = set()
-        async with anyio.create_task_group() as tasks:
-            while ports := wanted.read():
-                for port, zone in ports.items():
-                    if port not in tended:
-                        tended.add(port)
-                        tasks.start_soon(self._tend, port, zone)
-                await anyio.sleep(LOOKS)
-            tasks.cancel_scope.cancel()
+        """Returns once no instance is wanted."""
+        await tend_all(self.target.wanted(self.release.group), self._tend)
 
     async def _tend(self, port: int, zone: str) -> None:
         """Start an instance, and again whenever the policy says so, as long as it is wanted."""
@@ -186,7 +193,7 @@ def main(text: str) -> None:
         secret=os.environ.__getitem__,
         patience=told["patience"],
     )
-    release = Release.read((target.state / told["group"] / "release.json").read_text())
+    release = Kept(target.state).release(told["group"])
     anyio.run(Supervisor(target, release).run)
 
 

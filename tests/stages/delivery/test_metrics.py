@@ -21,7 +21,8 @@ from pipeline import Journal, Project, StageFailed, Store, WiringError
 from pipeline.engines.local import free_port
 from pipeline.run import Outcome
 from stages.delivery import evidence, process
-from stages.delivery.local import LocalProcesses, announced
+from stages.delivery.kept import announced
+from stages.delivery.local import LocalProcesses
 from stages.delivery.metrics import Counted, measured, merged, need_sources
 from stages.delivery.model import Address, Group, Release
 from stages.delivery.router import Watch

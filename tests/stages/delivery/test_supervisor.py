@@ -17,6 +17,7 @@ import pytest
 from pipeline import Project, StageFailed, Store
 from stages.delivery import process
 from stages.delivery.down import down, left
+from stages.delivery.kept import Kept
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Release, Restart
 from stages.delivery.probe import CommandProbe, HttpProbe, Probe
@@ -211,9 +212,9 @@ def test_instances_whose_supervisor_was_killed_go_on_and_get_another_one(target:
         wanted = kept(image)
         (one,) = (await up(target, wanted)).instances
         first = await pid_of(one)
-        (supervisor,) = target._supervised(wanted.group)
+        (supervisor,) = Kept(target.state).supervisors(wanted.group)
         os.kill(supervisor.pid, signal.SIGKILL)
-        await until(lambda: not target._supervised(wanted.group))
+        await until(lambda: not Kept(target.state).supervisors(wanted.group))
         assert get(one, "/pid") == first
         assert (await target.start(wanted)).instances == (one,)
         assert get(one, "/pid") == first
