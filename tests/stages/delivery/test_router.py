@@ -451,9 +451,9 @@ def test_a_websocket_and_a_request_that_waits_stay_with_their_instance_while_sha
             async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 polled.append((await client.get(f"{router.address.url}/poll")).text)
 
-        async with anyio.create_task_group() as tasks:
+        async with contextlib.AsyncExitStack() as servers, anyio.create_task_group() as tasks:
             for name in ("blue", "green"):
-                server = await anyio.create_tcp_listener(local_host="127.0.0.1")
+                server = await servers.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
                 groups[name] = group(name, server.extra(anyio.abc.SocketAttribute.local_port))
                 tasks.start_soon(server.serve, chatting(name.encode(), asked, go))
             with anyio.fail_after(60):
