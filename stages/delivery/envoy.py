@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
 from stages.delivery.envoy_xds import CHOSEN, CLUSTERS, LISTENERS, MIRROR, PICKED, ROUTING, SERVICE, SPLIT, File, Part
 from stages.delivery.model import Address, Group
+from stages.delivery.own_router import OwnRouter
 from stages.delivery.page import MAINTENANCE
-from stages.delivery.port import checked
-from stages.delivery.private import private, sockets
+from stages.delivery.private import private
 from stages.delivery.probe import Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 
@@ -55,24 +55,12 @@ class Envoy:
 
 
 @dataclass(kw_only=True)
-class EnvoyRouter:
+class EnvoyRouter(OwnRouter[Envoy]):
     """A running Envoy, started when there is none. Below `state`: the files it is told by, and its log."""
 
+    called = "Envoy"
+
     config: Envoy
-    ready: Ready
-    """Path Envoy asks of every instance each second; one that does not answer 200 gets no requests."""
-    state: Path
-    _sockets: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._sockets = sockets(self.state)
-
-    @property
-    def address(self) -> Address:
-        return Address(host=self.config.host, port=self.config.port)
-
-    async def check(self) -> str:
-        return checked(self.address, "Envoy", self.config.name, self._running())
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
         """Whatever was copied for a run that died is not copied any more."""
@@ -143,11 +131,6 @@ class EnvoyRouter:
                 left = _split([part for part in await self._now(file) if part.group != group], file)
                 await files.take(envoy, left) if runs else files.write(left)
 
-    async def stop(self) -> None:
-        for found in self._running():
-            await process.stop(found)
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
     async def _now(self, file: File = SPLIT) -> tuple[Part, ...]:
         """The groups of everybody or of the picked as Envoy tells; as they were kept when it does not run."""
         if not self._running():
@@ -211,17 +194,6 @@ class EnvoyRouter:
 
     def _routes(self, *, serves: bool, copied: int = 0, rule: Rule | None = None) -> bytes:
         return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
-
-    def _running(self) -> list[process.Process]:
-        return list(process.running(self._mark))
-
-    @property
-    def _mark(self) -> str:
-        return f"{self.state}:"
-
-    @property
-    def _socket(self) -> Path:
-        return self._sockets / "admin.sock"
 
     @property
     def _files(self) -> Path:

@@ -33,9 +33,9 @@ from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
+from stages.delivery.own_router import OwnRouter
 from stages.delivery.page import MAINTENANCE
-from stages.delivery.port import checked
-from stages.delivery.private import private, sockets
+from stages.delivery.private import private
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 
@@ -93,24 +93,12 @@ class Armed:
 
 
 @dataclass(kw_only=True)
-class HAProxyRouter:
+class HAProxyRouter(OwnRouter[HAProxy]):
     """A running HAProxy, started when there is none. Below `state`: its configuration, slots and log."""
 
+    called = "HAProxy"
+
     config: HAProxy
-    ready: Ready
-    """What HAProxy asks of every instance; one that is not well gets no requests."""
-    state: Path
-    _sockets: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._sockets = sockets(self.state)
-
-    @property
-    def address(self) -> Address:
-        return Address(host=self.config.host, port=self.config.port)
-
-    async def check(self) -> str:
-        return checked(self.address, "HAProxy", self.config.name, self._running())
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
         need_running(weights, groups, chosen)
@@ -131,7 +119,7 @@ class HAProxyRouter:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        servers = counted(await self._now())
+        servers = counted(self._kept())  # as it was told: one that is dead tells nothing
 
         async def counters() -> Mapping[str, int]:
             return retried(await self._ask("show stat"))
@@ -140,7 +128,7 @@ class HAProxyRouter:
             yield traffic
 
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
-        where = {f"{one.host}:{one.port}" for one in at}
+        where = {one.summary() for one in at}
         mine = {
             slot_name(number)
             for number, slot in enumerate(await self._now())
@@ -154,11 +142,6 @@ class HAProxyRouter:
         before = await self._now()
         after = tuple(Slot() if slot.group == group else slot for slot in before)
         await self._change(before, after)
-
-    async def stop(self) -> None:
-        for found in list(process.running(self._mark)):
-            await process.stop(found)
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _now(self) -> tuple[Slot, ...]:
         """The slots as HAProxy tells; as they were kept when it does not run."""
@@ -222,9 +205,6 @@ class HAProxyRouter:
             right="an address of this machine, and a port that nobody else listens on",
         )
 
-    def _running(self) -> list[process.Process]:
-        return list(process.running(self._mark))
-
     async def _serving(self, found: list[process.Process]) -> process.Process:
         """The one that answers on the socket; another one of these only finishes the requests it has."""
         number = pid(await self._ask("show info"))
@@ -261,14 +241,6 @@ class HAProxyRouter:
                 next=f"end the process with {process.MARK}={self._mark} in its environment, and run again",
             ) from error
         return answer.decode()
-
-    @property
-    def _mark(self) -> str:
-        return f"{self.state}:"
-
-    @property
-    def _socket(self) -> Path:
-        return self._sockets / "admin.sock"
 
     @property
     def _page(self) -> Path:
@@ -371,11 +343,11 @@ def assigned(
     instances than slots.
     """
     kept = [slot if slot.group in groups else Slot() for slot in slots]
-    leaving = {f"{one.host}:{one.port}" for group in groups.values() for one in group.leaving}
+    leaving = {one.summary() for group in groups.values() for one in group.leaving}
     picked = chosen.picked(weights) if chosen else {}
     for name in dict.fromkeys((*weights, *picked)):
         have = {slot.address for slot in kept if slot.group == name}
-        want = {f"{address.host}:{address.port}" for address in groups[name].instances} if name in groups else set()
+        want = {address.summary() for address in groups[name].instances} if name in groups else set()
         kept = [Slot() if slot.group == name and slot.address not in want else slot for slot in kept]
         for address in sorted(want - have):
             free = next((number for number, slot in enumerate(kept) if not slot.group), None)
