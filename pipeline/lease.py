@@ -13,8 +13,12 @@ from pipeline.journal import Journal
 from pipeline.lock import Lock
 
 
-def is_at_work(home: Path, run: str) -> bool:
-    """Whether a process of this machine is at work on the run."""
+def is_at_work(journal: Journal, home: Path, run: str) -> bool:
+    """Whether a process is at work on the run. Of another machine's nobody here can tell: it is until the journal has its end."""
+    begun = journal.latest("", ("run.started", "run.resumed"), run=run)
+    if begun is not None and begun.data.get("host", os.uname().nodename) != os.uname().nodename:
+        ended = journal.latest("", ("run.finished",), run=run)
+        return ended is None or ended.seq < begun.seq
     place = home / "runs" / f"{run}.lock"
     lock = Lock(place, shared=True)
     if not place.exists() or lock.try_take():

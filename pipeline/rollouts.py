@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.frozen import Frozen
 from pipeline.journal import Event, Journal
+from pipeline.lease import is_at_work
 from pipeline.order import ORDERED, REFUSED, Order
 
 KINDS = (
@@ -40,7 +42,7 @@ class Step(Frozen):
 
 @dataclass(slots=True, kw_only=True)
 class RolloutHistory:
-    """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, or stuck half way."""
+    """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, stuck half way, or cut off."""
 
     stage: str
     run: str
@@ -131,6 +133,10 @@ def all_rollouts(journal: Journal) -> list[RolloutHistory]:
     return rollouts(journal.events(kind=KINDS))
 
 
-def current(found: Iterable[RolloutHistory]) -> dict[str, RolloutHistory]:
-    """The latest rollout of each stage. Pure."""
-    return {one.stage: one for one in found}
+def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
+    """The latest rollout of each stage; one whose run is not at work any more, and has not ended it, is cut off."""
+    found = {one.stage: one for one in all_rollouts(journal)}
+    for one in found.values():
+        if one.open and not is_at_work(journal, home, one.run):
+            one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"
+    return found

@@ -11,10 +11,9 @@ from typing import TextIO
 
 from pipeline.cli.paint import Paint
 from pipeline.errors import Exit
-from pipeline.lease import is_at_work
 from pipeline.order import freeze, orders
 from pipeline.project import Project
-from pipeline.rollouts import RolloutHistory, all_rollouts, current
+from pipeline.rollouts import RolloutHistory, current
 from pipeline.session import open_journal
 
 COLOURS = {"verified": "green", "deployed": "green", "going on": "cyan", "paused": "yellow", "going back": "yellow"}
@@ -23,14 +22,12 @@ COLOURS = {"verified": "green", "deployed": "green", "going on": "cyan", "paused
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
     journal = open_journal(project)
-    found = current(all_rollouts(journal))
+    found = current(journal, project.home)
     if not found and arguments.output == "text":
         print("nothing was deployed yet; python -m pipeline run", file=out)
     paint = Paint.on_stream(out, arguments.color)
     now = time.time()
     for name, one in found.items():
-        if one.open and not is_at_work(project.home, one.run):
-            one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"
         frozen = freeze(orders(journal, project.settings.operators, stage=name), now)
         if arguments.output == "json":
             print(json.dumps({**as_data(one), "frozen": frozen._asdict() if frozen else None}), file=out)

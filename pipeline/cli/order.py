@@ -12,7 +12,7 @@ from typing import TextIO
 from pipeline.errors import ConfigError, Exit, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
-from pipeline.lease import end_work, is_at_work
+from pipeline.lease import end_work
 from pipeline.order import Order, freeze, give, operator, orders
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, all_rollouts, current
@@ -53,10 +53,7 @@ def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namesp
 
 def going_on(journal: Journal, home: Path, stage: str) -> RolloutHistory:
     """The rollout that goes on, of the stage if one is named. Raises ConfigError where there is none, or more than one."""
-    found = current(all_rollouts(journal))
-    for one in found.values():
-        if one.open and not is_at_work(home, one.run):
-            one.state = "cut off"
+    found = current(journal, home)
     if stage and stage not in found:
         raise ConfigError(
             f"no rollout of {stage!r} is known", right=did_you_mean(stage, found), next="python -m pipeline deployments"
@@ -136,7 +133,7 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _take_over(session: Session, order: Order, name: str) -> None:
     """End the run whose rollout goes on, if this machine has it and this user may."""
-    one = current(all_rollouts(session.journal)).get(name)
+    one = current(session.journal, session.project.home).get(name)
     if one is not None and one.open:
         give(session.journal, order._replace(verb="take-over"), one.run, name, session.project.settings.operators)
         end_work(session.project.home, one.run)
@@ -144,14 +141,14 @@ def _take_over(session: Session, order: Order, name: str) -> None:
 
 def _only(journal: Journal) -> str:
     """The stage that deploys, where there is one."""
-    found = current(all_rollouts(journal))
+    found = sorted({one.stage for one in all_rollouts(journal)})
     if len(found) != 1:
         raise ConfigError(
             f"{len(found)} stages have deployed" if found else "nothing was deployed yet",
             right=f"the name of one: {', '.join(found)}" if found else "a deployment",
             next="python -m pipeline deployments",
         )
-    return next(iter(found))
+    return found[0]
 
 
 def _order(arguments: argparse.Namespace) -> Order:
