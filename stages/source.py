@@ -11,7 +11,6 @@ from pipeline import Entry, Project, Result, Stage, StageFailed, Store, Tree, Wo
 from pipeline.digest import of_text
 from pipeline.patterns import Patterns
 from pipeline.repository import git, submodules
-from pipeline.session import open_journal
 from pipeline.snapshot import take
 
 
@@ -107,6 +106,8 @@ class Deployed(Commit):
         return f"the commit {self.deployment} has deployed"
 
     def named(self, project: Project) -> str:
+        from pipeline.session import open_journal
+
         journal = open_journal(project)
         try:
             stands = journal.latest(self.deployment, ("effect.stands",))

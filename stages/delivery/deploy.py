@@ -106,6 +106,11 @@ class Releases(Stage[D_co], Generic[D_co]):
             limits=self.limits,
         )
 
+    def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
+        """Only the way forward needs the release with its secrets."""
+        target, router = self.target.open(work), self.router.open(work, self.ready)
+        return Rollout(target, router, release or self.release_sealed(work, ""), work.record)
+
 
 class Preview(Releases[Previewed]):
     """Starts the release beside what serves, and gives it no user: checks may ask it by the result's address.
@@ -120,34 +125,28 @@ class Preview(Releases[Previewed]):
         check_not_frozen(work)
         release = self.release_of(work)
         async with alone(work.state("deploy"), work.say):
-            rollout = Rollout(self.target.open(work), self.router.open(work, self.ready), release, work.record)
-            before = await rollout.state()
-            work.record("preview.started", group=release.group, started=release.group not in before.groups)
+            rollout = self.rollout_of(work, release)
+            started = release.group not in (await rollout.state()).groups
+            work.record("preview.started", group=release.group, started=started)
             try:
                 await rollout.run((Start(release.group), WaitReady(release.group, self.within)))
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._end(rollout, release.group, started=release.group not in before.groups)
+                    await self._end(rollout, release.group, started=started)
                 raise
             first = (await rollout.target.groups())[release.group].instances[0]
-        return Previewed(address=first, group=release.group, started=release.group not in before.groups)
+        return Previewed(address=first, group=release.group, started=started)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         async with alone(work.state("deploy"), work.say):
-            rollout = Rollout(
-                self.target.open(work), self.router.open(work, self.ready), self.release_sealed(work, ""), work.record
-            )
-            return await self._end(rollout, result.group, started=result.started)
+            return await self._end(self.rollout_of(work), result.group, started=result.started)
 
     async def recover(self, work: Work) -> Previewed | None:
         """None once it is ended: who previews a release does it anew."""
         begun = work.events("preview.started")
         if begun:
             async with alone(work.state("deploy"), work.say):
-                rollout = Rollout(
-                    self.target.open(work), self.router.open(work, self.ready), self.release_sealed(work, ""), work.record
-                )
-                await self._end(rollout, begun[-1].data["group"], started=begun[-1].data["started"])
+                await self._end(self.rollout_of(work), begun[-1].data["group"], started=begun[-1].data["started"])
         return None
 
     async def _end(self, rollout: Rollout, group: str, *, started: bool) -> str | None:
@@ -193,8 +192,8 @@ class Deploy(Releases[Deployment]):
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
-                await self._rollout(work).take_up(self.strategy, started, finished)  # people said to go on
-            rollout = self._rollout(work, self.release_of(work))
+                await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
+            rollout = self.rollout_of(work, self.release_of(work))
             self._check_preview(work, rollout.release)
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
@@ -202,7 +201,7 @@ class Deploy(Releases[Deployment]):
     async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work)
+            rollout = self.rollout_of(work)
             if not (await rollout.router.current()).get(result.group):
                 return f"{result.group} does not serve any more: there is nothing to go back from"
             now = await rollout.state()
@@ -218,7 +217,7 @@ class Deploy(Releases[Deployment]):
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work)
+            rollout = self.rollout_of(work)
             intended = max((event.seq for event in work.events("effect.intended")), default=0)
             started = [event for event in work.events("rollout.started") if event.seq > intended]
             finished = [event for event in work.events("rollout.finished") if event.seq > intended]
@@ -238,7 +237,7 @@ class Deploy(Releases[Deployment]):
         if order.verb != "drain":
             return await super().obey(work, order)
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work)
+            rollout = self.rollout_of(work)
             now = await rollout.state()
             await rollout.run(without(now, order.of))
             left = await rollout.router.in_flight(order.of)
@@ -264,12 +263,11 @@ class Deploy(Releases[Deployment]):
                 right="a Preview with the same env, bindings, secrets, files, instances and ready as its Deploy",
             )
 
-    def _rollout(self, work: Work, release: Release | None = None) -> Rollout:
-        """Only the way forward needs the release with its secrets."""
+    def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
+        """With the orders of operators, and what the judge is told."""
         control = Control(orders=work.orders, say=work.say, longest=self.paused)
-        target, router = self.target.open(work), self.router.open(work, self.ready)
         metrics = tuple(one.open(work) for one in self.metrics)
-        return Rollout(target, router, release or self.release_sealed(work, ""), work.record, control, metrics)
+        return replace(super().rollout_of(work, release), control=control, metrics=metrics)
 
 
 async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, 
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, measured, need_sources
-from stages.delivery.model import State
+from stages.delivery.model import Release, State
 from stages.delivery.rollout import Rollout, recovered
-from stages.delivery.step import Drain, Split, Start, Step, Stop, WaitReady
-from stages.delivery.strategy import shared
+from stages.delivery.step import Split, Start, WaitReady
+from stages.delivery.strategy import back, shared
 
 
 class Experiment(Releases[ExperimentReport]):
@@ -64,7 +65,7 @@ class Experiment(Releases[ExperimentReport]):
     async def run(self, work: Work) -> ExperimentReport:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work, self.release_of(work))
+            rollout = self.rollout_of(work, self.release_of(work))
             before, group = await rollout.state(), rollout.release.group
             blue = {name: before.weights[name] for name in before.serving}
             if not blue or group in blue:
@@ -86,9 +87,9 @@ class Experiment(Releases[ExperimentReport]):
         begun, ended = work.events("experiment.started"), work.events("experiment.ended")
         if begun and not any(event.seq > begun[-1].seq for event in ended):
             async with alone(work.state("deploy"), work.say):
-                rollout = self._rollout(work, self.release_sealed(work, ""))
+                rollout = self.rollout_of(work)
                 before = recovered(await rollout.state(), begun[-1])
-                await rollout.run(self._back(before, begun[-1].data["group"]))
+                await rollout.run(back(before, begun[-1].data["group"], self.within, self.drain))
                 work.record("experiment.ended", group=begun[-1].data["group"])
         return None
 
@@ -98,13 +99,8 @@ class Experiment(Releases[ExperimentReport]):
             yield
         finally:
             with anyio.CancelScope(shield=True):
-                await rollout.run(self._back(before, group))
+                await rollout.run(back(before, group, self.within, self.drain))
                 work.record("experiment.ended", group=group)
-
-    def _back(self, before: State, group: str) -> tuple[Step, ...]:
-        shares = tuple(sorted((name, share) for name, share in before.weights.items() if share > 0))
-        gone = () if group in before.groups else (Stop(group),)
-        return (Split(shares), Drain(group, self.drain), *gone)
 
     async def _observe(self, rollout: Rollout, group: str, blue: tuple[str, ...]) -> ExperimentReport:
         """Count both sides until what is known of every measure is sure, or the time is over."""
@@ -136,9 +132,9 @@ class Experiment(Releases[ExperimentReport]):
         share = self.share / 100 if isinstance(measure, Business) else None
         return experiment.compared(measure.name, counts, alpha=self.alpha / len(self.measures), share=share)
 
-    def _rollout(self, work: Work, release: Any) -> Rollout:
-        metrics = tuple(one.open(work) for one in self.metrics)
-        return Rollout(self.target.open(work), self.router.open(work, self.ready), release, work.record, metrics=metrics)
+    def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
+        """With what is counted besides requests."""
+        return replace(super().rollout_of(work, release), metrics=tuple(one.open(work) for one in self.metrics))
 
 
 def added(measure: ErrorRate | Business, counts: Counts, old: Window | None, new: Window | None) -> Counts:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from gates.judge import Judge
 from pipeline import WiringError
 from stages.delivery.model import State, spread
-from stages.delivery.step import Again, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
-from stages.delivery.strategy import BlueGreen, shared, superseded
+from stages.delivery.step import Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
+from stages.delivery.strategy import BlueGreen, back, shared, superseded
 
 PERCENT = re.compile(r"[1-9][0-9]?%|100%")
 
@@ -63,12 +63,7 @@ class Rolling:
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
         """What was ended is started again before green, which serves meanwhile, is drained and stopped."""
-        shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
-        served = [group for group, _ in shares if group != green]
-        started = tuple(step for group in served for step in (Again(group), WaitReady(group, self.ready)))
-        drained = () if before.weights.get(green) else (Drain(green, self.drain),)
-        gone = () if green in before.groups else (Stop(green),)
-        return (*started, Split(shares), *drained, *gone)
+        return back(before, green, self.ready, self.drain, ended=True)
 
     def _batches(self, fleet: Fleet) -> Iterator[Step]:
         """Down as far as may be missing, up as far as may be more, until all of blue is gone and all of green is there."""

@@ -50,7 +50,7 @@ class BlueGreen:
         )
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
-        return _back(before, green, self.ready, self.drain)
+        return back(before, green, self.ready, self.drain)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Canary:
             rest = shared(100 - share, blue)
             grows.append(self._split(green, share, rest, blue))
             if rest:
-                grows.append(Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick, self.visitors))
+                grows.append(self._weigh(green, rest))
         return (
             Start(green),
             WaitReady(green, self.ready),
@@ -121,11 +121,13 @@ class Canary:
         if self.audience is None or not self.whole:
             return ()
         rest = shared(100, blue)
-        weigh = Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick)
-        return Split(rest, Chosen(self.audience, ((green, 100),))), weigh
+        return Split(rest, Chosen(self.audience, ((green, 100),))), self._weigh(green, rest)
+
+    def _weigh(self, green: str, rest: tuple[tuple[str, int], ...]) -> Weigh:
+        return Weigh(green, tuple(group for group, _ in rest), self.judge, self.tick, self.visitors)
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
-        return _back(before, green, self.ready, self.drain)
+        return back(before, green, self.ready, self.drain)
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,8 @@ class Recreate:
 
     def back(self, before: State, green: str) -> tuple[Step, ...]:
         """Green ends before what served is started again, unless it ran beside it before."""
-        shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
-        served = [group for group, _ in shares if group != green]
-        started = tuple(step for group in served for step in (Again(group), WaitReady(group, self.ready)))
-        if green in before.groups:
-            return (*started, Split(shares))
-        return (Split(()), Drain(green, self.drain), Stop(green), *started, Split(shares))
+        last = (*_again(before, green, self.ready, ended=True), _as_before(before))
+        return last if green in before.groups else (Split(()), Drain(green, self.drain), Stop(green), *last)
 
 
 def without(now: State, group: str, drain: float = 30.0) -> tuple[Step, ...]:
@@ -179,17 +177,26 @@ def superseded(now: State, green: str) -> list[str]:
     return [] if green in now.serving else sorted(group for group in {*now.groups, *now.resting} if group not in kept)
 
 
-def _back(before: State, green: str, ready: float, drain: float) -> tuple[Step, ...]:
+def back(before: State, green: str, ready: float, drain: float, *, ended: bool = False) -> tuple[Step, ...]:
     """Traffic as it was; then green is drained and stopped, where it did not serve or run before.
 
-    What served and rests by now, as after a rollout by another strategy, is started again first.
+    What served and rests by now, as after a rollout by another strategy, is started again first; `ended`: instances of what
+    ran before may have ended too.
     """
-    shares = tuple(sorted((group, share) for group, share in before.weights.items() if share > 0))
-    rests = [group for group, _ in shares if group not in before.groups and group != green]
-    started = tuple(step for group in rests for step in (Again(group), WaitReady(group, ready)))
     drained = () if before.weights.get(green) else (Drain(green, drain),)
     gone = () if green in before.groups else (Stop(green),)
-    return (*started, Split(shares), *drained, *gone)
+    return (*_again(before, green, ready, ended=ended), _as_before(before), *drained, *gone)
+
+
+def _as_before(before: State) -> Split:
+    """The shares of those that served."""
+    return Split(tuple(sorted((group, share) for group, share in before.weights.items() if share > 0)))
+
+
+def _again(before: State, green: str, ready: float, *, ended: bool) -> tuple[Step, ...]:
+    """Start those again that served: all but green, or those of them that do not run."""
+    served = [group for group, _ in _as_before(before).weights if group != green and (ended or group not in before.groups)]
+    return tuple(step for group in served for step in (Again(group), WaitReady(group, ready)))
 
 
 def shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
