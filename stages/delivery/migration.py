@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import psycopg
+    from psycopg import sql
 
 LOCKED = "due to lock timeout"
 """What PostgreSQL says of a statement that did not get its lock in time (SQLSTATE 55P03)."""
@@ -141,16 +142,22 @@ class Backfill(Stage[Backfilled]):
                 await anyio.sleep(self.pause)
         return Backfilled(table=self.table, rows=rows, batches=batches)
 
+    def _rows(self) -> tuple[sql.Identifier, sql.Identifier, sql.SQL]:
+        """The table, its key, and which rows are left; the clauses are the pipeline's own code, as its migrations are."""
+        from psycopg import sql
+
+        where = sql.SQL(self.where)  # pyright: ignore[reportArgumentType]
+        return sql.Identifier(*self.table.split(".")), sql.Identifier(self.key), where
+
     async def _batch(
         self, session: psycopg.AsyncConnection[tuple[object, ...]], after: object, size: int
     ) -> Sequence[object] | None:
         """The keys of the rows that were updated, ascending; None where a lock was not to be had."""
         from psycopg import errors, sql
 
-        table, key = sql.Identifier(*self.table.split(".")), sql.Identifier(self.key)
+        table, key, where = self._rows()
         beyond = sql.SQL("and {} > %(after)s").format(key) if after is not None else sql.SQL("")
-        # Clauses are the pipeline's own code, as its migrations are.
-        where, change = sql.SQL(self.where), sql.SQL(self.set)  # pyright: ignore[reportArgumentType]
+        change = sql.SQL(self.set)  # pyright: ignore[reportArgumentType]
         query = sql.SQL(
             "with batch as ("
             "select {key} as found from {table} where ({where}) {beyond} order by {key} limit %(size)s for update), "
@@ -168,8 +175,7 @@ class Backfill(Stage[Backfilled]):
         """Raise StageFailed where a row that was just updated is still to be: it would be so for ever."""
         from psycopg import sql
 
-        table, key = sql.Identifier(*self.table.split(".")), sql.Identifier(self.key)
-        where = sql.SQL(self.where)  # pyright: ignore[reportArgumentType]
+        table, key, where = self._rows()
         query = sql.SQL("select count(*) from {} where {} = any(%s) and ({})").format(table, key, where)
         row = await (await session.execute(query, [list(keys)])).fetchone()
         if row == (len(keys),):
