@@ -27,6 +27,7 @@ from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.haproxy_audience import quoted
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group, State
+from stages.delivery.router import Watch
 from stages.delivery.step import Split, Weigh
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
@@ -360,6 +361,17 @@ def test_a_share_below_all_of_an_audience_is_met_request_by_request(router: AnyR
     anyio.run(with_two, router, work)
 
 
+async def counted(watch: Watch, number: int) -> list[int]:
+    """Requests of green and of blue, once there are so many."""
+    seen = [0, 0]
+    with anyio.fail_after(10):
+        while sum(seen) < number:
+            await anyio.sleep(0.05)
+            windows = watch.windows(["green"], ["blue"])
+            seen = [have + (one.requests if one else 0) for have, one in zip(seen, windows, strict=True)]
+    return seen
+
+
 def test_of_groups_that_share_an_audience_only_what_it_asks_is_counted(router: AnyRouter) -> None:
     """Everybody else is served by blue alone: what they do is no comparison."""
 
@@ -372,29 +384,14 @@ def test_of_groups_that_share_an_audience_only_what_it_asks_is_counted(router: A
                 found = Counter(answer for _, answer in await anyio.to_thread.run_sync(asked, router, members))
                 await anyio.to_thread.run_sync(asked, router, [("", {})] * 70)
                 assert found["green"] > 0
-                seen = [0, 0]
-                with anyio.fail_after(10):
-                    while sum(seen) < 100:
-                        await anyio.sleep(0.05)
-                        seen = [
-                            have + (one.requests if one else 0)
-                            for have, one in zip(seen, watch.windows(["green"], ["blue"]), strict=True)
-                        ]
+                seen = await counted(watch, 100)
                 await anyio.sleep(0.5)  # what is not to be counted would be by now
                 assert [one.requests for one in watch.windows(["green"], ["blue"]) if one] == [0, 0]
                 assert seen == [found["green"], found["blue"]]
         await two.split(HasHeader(name="x-beta"), 100)
         async with router.watch() as watch:
             await anyio.to_thread.run_sync(asked, router, [("", {})] * 10 + beta[:5])
-            seen = [0, 0]
-            with anyio.fail_after(10):
-                while sum(seen) < 15:
-                    await anyio.sleep(0.05)
-                    seen = [
-                        have + (one.requests if one else 0)
-                        for have, one in zip(seen, watch.windows(["green"], ["blue"]), strict=True)
-                    ]
-            assert seen == [5, 10]  # where blue has none of the audience, it is compared by everybody else
+            assert await counted(watch, 15) == [5, 10]  # where blue has none of the audience, it is compared by everybody else
 
     anyio.run(with_two, router, work)
 
