@@ -108,8 +108,8 @@ class LocalTarget:
         if not instances:
             return "none of its instances runs"
         ports = {_address(one).port for one in instances}
-        down = [one for one in (await self.groups())[group].instances if one.port not in ports]
-        if down:
+        down = [one for one in self._looked_after(group) if one.port not in ports]
+        if down and self._kept.supervisors(group):
             return f"it is started again: {', '.join(one.summary() for one in down)}"
         for one in instances:
             address = _address(one)
@@ -221,6 +221,10 @@ class LocalTarget:
         """The instances that a supervisor looks after."""
         return self._kept.wanted(group)
 
+    def _looked_after(self, group: str) -> list[Address]:
+        """The instances that its supervisor is to keep going, where it has one."""
+        return [Address(host=HOST, port=port, zone=zone) for port, zone in self.wanted(group).read().items()]
+
     def acts(self, group: str) -> Acts:
         """What the group's supervisor did."""
         return self._kept.acts(group)
@@ -231,14 +235,13 @@ class LocalTarget:
                 tasks.start_soon(process.stop, one, self.patience)
 
     async def groups(self) -> dict[str, Group]:
-        found: dict[str, list[Address]] = {}
-        for one in process.running(f"{self.state}:"):
-            found.setdefault(self._group(one), []).append(_address(one))
-        for one in process.running(f"{self.state}/"):
-            if one.mark.endswith(f":{SUPERVISOR}"):  # it has instances also while it waits to start them again
+        found: dict[str, set[Address]] = {}
+        for one in process.running(str(self.state)):
+            if one.mark.startswith(f"{self.state}:"):
+                found.setdefault(self._group(one), set()).add(_address(one))
+            elif one.mark.startswith(f"{self.state}/") and one.mark.endswith(f":{SUPERVISOR}"):
                 group = one.mark.removeprefix(f"{self.state}/").partition(":")[0]
-                listed = [Address(host=HOST, port=port, zone=zone) for port, zone in self.wanted(group).read().items()]
-                found[group] = list(dict.fromkeys((*found.get(group, ()), *listed)))
+                found.setdefault(group, set()).update(self._looked_after(group))  # also while it waits to start them again
         return {name: Group(name, tuple(sorted(found[name], key=lambda address: address.port))) for name in sorted(found)}
 
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
