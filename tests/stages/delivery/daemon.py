@@ -25,6 +25,10 @@ RUNNING = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 PROGRAM = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
 
+ALONE = ("unshare", "--mount", "--propagation", "slave")
+"""How a daemon is started whose mounts end with it: it leaves that of its network namespace behind, and nobody could remove the
+directory it is in."""
+
 LEFT_OUT = (
     "test",
     "tests",
@@ -69,7 +73,18 @@ def daemon() -> Iterator[str]:
 def started(place: Path) -> Iterator[str]:
     """A daemon with all it has below `place`, without bridges or rules of its own; skips where the machine lets none run."""
     host = f"unix://{place}/sock"
-    argv = ["dockerd", "-H", host, "--data-root", f"{place}/data", "--exec-root", f"{place}/exec", "--pidfile", f"{place}/pid"]
+    argv = [
+        *ALONE,
+        "dockerd",
+        "-H",
+        host,
+        "--data-root",
+        f"{place}/data",
+        "--exec-root",
+        f"{place}/exec",
+        "--pidfile",
+        f"{place}/pid",
+    ]
     argv += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
     with (place / "log").open("ab") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
