@@ -16,17 +16,7 @@ from pipeline.journal import Event, Journal
 
 ORDERED, REFUSED = "operator.ordered", "operator.refused"
 
-VERBS = {
-    "promote": "go on with the next step of a rollout, without what its judge misses",
-    "pause": "let a rollout stay where it is; what does harm goes back all the same",
-    "abort": "take a rollout that is going on back",
-    "undo": "take the latest deployment back",
-    "retry": "run again what did not pass in the latest run",
-    "freeze": "let no new rollout begin",
-    "recover": "take back what a run that ended in the middle left open",
-    "take-over": "end the run that is at work on a rollout, and take back what it leaves",
-    "drain": "let a group get no new requests, and wait until it has answered those it has",
-}
+VERBS = ("promote", "pause", "abort", "undo", "retry", "freeze", "recover", "take-over", "drain")
 """What operators may ask for."""
 
 ALL = "*"

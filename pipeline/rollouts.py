@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.frozen import Frozen
 from pipeline.journal import Event, Journal
 from pipeline.lease import is_at_work
-from pipeline.order import ORDERED, REFUSED, Order
+from pipeline.order import ORDERED, Order
 
 KINDS = (
     "rollout.started",
@@ -28,7 +28,6 @@ KINDS = (
     "undo.intended",
     "undo.failed",
     ORDERED,
-    REFUSED,
 )
 
 
@@ -72,7 +71,8 @@ class RolloutHistory:
     def add(self, event: Event) -> None:
         """Take one more event into account."""
         data = event.data
-        self.ended = event.at
+        if event.kind != ORDERED:  # which may come long after
+            self.ended = event.at
         self.state = STATES.get(event.kind, self.state)
         self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
         match event.kind:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError, did_you_mean
@@ -37,6 +37,18 @@ class Settings(BaseModel):
     operators: dict[str, list[str]] = Field(
         default={}, description="Who may give which orders (promote, abort, ... or *), as user names; of others everybody may."
     )
+
+    @field_validator("operators")
+    @classmethod
+    def _known(cls, operators: dict[str, list[str]]) -> dict[str, list[str]]:
+        """A list for an order that there is not would let everybody give the one that was meant."""
+        from pipeline.order import ALL, VERBS
+
+        for verb in operators:
+            if verb not in (*VERBS, ALL):
+                raise ValueError(f"there is no order {verb!r}: {did_you_mean(verb, (*VERBS, ALL))}")
+        return operators
+
     journal: str = Field(
         default="",
         description="Where the journal is: postgresql://HOST/DATABASE, no password in it; empty: a file in the state directory.",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline import WiringError
 
@@ -71,41 +72,39 @@ class Cohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HasHeader:
-    """Requests with a header: with that value, one that begins with `prefix`, or, with neither, any."""
+class _Has:
+    """A named part of a request: with that value, one that begins with `prefix`, or, with neither, any."""
+
+    part: ClassVar[str]
 
     name: str
     value: str = ""
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        _need_name("HasHeader", self.name)
-        _need_text("HasHeader.value", self.value)
-        _need_text("HasHeader.prefix", self.prefix)
+        kind = type(self).__name__
+        _need_name(kind, self.name)
+        _need_text(f"{kind}.value", self.value)
+        _need_text(f"{kind}.prefix", self.prefix)
         if self.value and self.prefix:
-            raise WiringError("HasHeader has a value and a prefix", right="one of them, or none: then any value will do")
+            raise WiringError(f"{kind} has a value and a prefix", right="one of them, or none: then any value will do")
 
     def __str__(self) -> str:
-        return f"requests with header {self.name}{_like(self.value, self.prefix)}"
+        return f"requests with {self.part} {self.name}{_like(self.value, self.prefix)}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HasCookie:
+class HasHeader(_Has):
+    """Requests with a header: with that value, one that begins with `prefix`, or, with neither, any."""
+
+    part = "header"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HasCookie(_Has):
     """Requests with a cookie: with that value, one that begins with `prefix`, or, with neither, any."""
 
-    name: str
-    value: str = ""
-    prefix: str = ""
-
-    def __post_init__(self) -> None:
-        _need_name("HasCookie", self.name)
-        _need_text("HasCookie.value", self.value)
-        _need_text("HasCookie.prefix", self.prefix)
-        if self.value and self.prefix:
-            raise WiringError("HasCookie has a value and a prefix", right="one of them, or none: then any value will do")
-
-    def __str__(self) -> str:
-        return f"requests with cookie {self.name}{_like(self.value, self.prefix)}"
+    part = "cookie"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from pipeline import Effect, Result, Stage, Work
 from stages.delivery.deploy import Opens, OpensRouter
 from stages.delivery.lock import alone
 from stages.delivery.model import Deployment, State
+from stages.delivery.probe import Ready
+from stages.delivery.rollout import state
 
 
 class Cleaned(Result):
@@ -38,7 +40,7 @@ class CleanUp(Stage[Cleaned]):
     target: Opens
     router: OpensRouter
     warm: float = 3600.0
-    ready: str = "/readyz"
+    ready: Ready = "/readyz"
     timeout: float = 7 * 86_400.0
 
     async def run(self, work: Work) -> Cleaned:
@@ -49,8 +51,7 @@ class CleanUp(Stage[Cleaned]):
         await anyio.sleep(self.warm)
         target, router = self.target.open(work), self.router.open(work, self.ready)
         async with alone(work.state("deploy"), work.say):
-            groups, weights, resting = await target.groups(), await router.current(), await target.resting()
-            gone = idle(State(groups=groups, weights=weights, resting=resting), served)
+            gone = idle(await state(target, router), served)
             for group in gone:
                 await router.forget(group)
                 await target.stop(group)

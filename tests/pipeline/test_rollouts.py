@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import Event, Journal
 from pipeline.lease import Lease
+from pipeline.order import Order
 from pipeline.rollouts import current
 
 HERE = os.uname().nodename
@@ -54,3 +55,11 @@ def test_what_was_taken_back_is_no_rollout_that_was_cut_off(journal: Journal, tm
     begun(journal, "a", HERE)
     journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2", "back": True}))
     assert current(journal, tmp_path)["deploy"].state == "taken back"
+
+
+def test_an_order_that_comes_after_a_rollout_does_not_move_its_end(journal: Journal, tmp_path: Path) -> None:
+    begun(journal, "a", HERE)
+    journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2"}, at=100.0))
+    journal.append(Order(verb="drain", by="anna", of="r-1").event("b", "deploy")._replace(at=200.0))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.ended, [order.verb for order in one.orders]) == (100.0, ["drain"])

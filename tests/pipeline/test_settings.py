@@ -43,3 +43,10 @@ def test_what_is_plainly_right_is_taken_as_if_it_had_been_checked_and_the_rest_i
             checked(table, Path("pyproject.toml"))
     else:
         assert checked(table, Path("pyproject.toml")) == expected
+
+
+def test_a_list_for_an_order_that_there_is_not_is_refused_as_it_would_limit_nobody() -> None:
+    """Who may promote is everybody where the list is about `promot`."""
+    with pytest.raises(ConfigError, match=r"there is no order 'promot': .*promote"):
+        checked({"operators": {"promot": ["anna"]}}, Path("pyproject.toml"))
+    assert checked({"operators": {"promote": ["anna"], "*": []}}, Path("p")).operators == {"promote": ["anna"], "*": []}
