@@ -44,6 +44,8 @@ class RolloutHistory:
     """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, stuck half way, or cut off."""
 
     stage: str
+    service: str
+    """Which one, of a stage that deploys several."""
     run: str
     group: str
     started: float
@@ -57,6 +59,11 @@ class RolloutHistory:
     by: str = ""
     """Who paused or aborted it."""
     orders: list[Order] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What it is a rollout of."""
+        return f"{self.stage} {self.service}" if self.service else self.stage
 
     @property
     def open(self) -> bool:
@@ -113,18 +120,25 @@ SAYS = {
 
 
 def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
-    """Every rollout that events of the kinds `KINDS` tell of, the oldest first. Pure."""
+    """Every rollout that events of the kinds `KINDS` tell of, the oldest first. Pure.
+
+    What is told of a stage is told of the rollouts of all its services.
+    """
     found: list[RolloutHistory] = []
-    latest: dict[str, RolloutHistory] = {}
+    latest: dict[str, dict[str, RolloutHistory]] = {}
     for event in events:
+        data, service = event.data, event.data.get("service", "")
+        of_stage = latest.setdefault(event.stage, {})
         if event.kind == "rollout.started":
-            data = event.data
-            one = RolloutHistory(stage=event.stage, run=event.run, group=data["group"], started=event.at, ended=event.at)
-            one.weights = dict(data["weights"])
+            about = {"stage": event.stage, "service": service, "run": event.run, "group": data["group"]}
+            one = RolloutHistory(**about, started=event.at, ended=event.at, weights=dict(data["weights"]))
             found.append(one)
-            latest[event.stage] = one
-        elif event.stage in latest:
-            latest[event.stage].add(event)
+            of_stage[service] = one
+        elif service in of_stage:
+            of_stage[service].add(event)
+        elif not service:
+            for one in of_stage.values():
+                one.add(event)
     return found
 
 
@@ -134,8 +148,8 @@ def all_rollouts(journal: Journal) -> list[RolloutHistory]:
 
 
 def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
-    """The latest rollout of each stage; one whose run is not at work any more, and has not ended it, is cut off."""
-    found = {one.stage: one for one in all_rollouts(journal)}
+    """The latest rollout by name; one whose run is not at work any more, and has not ended it, is cut off."""
+    found = {one.name: one for one in all_rollouts(journal)}
     for one in found.values():
         if one.open and not is_at_work(journal, home, one.run):
             one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"

@@ -27,8 +27,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
         print("nothing was deployed yet; python -m pipeline run", file=out)
     paint = Paint.on_stream(out, arguments.color)
     now = time.time()
-    for name, one in found.items():
-        frozen = freeze(orders(journal, project.settings.operators, stage=name), now)
+    for one in found.values():
+        frozen = freeze(orders(journal, project.settings.operators, stage=one.stage), now)
         if arguments.output == "json":
             print(json.dumps({**as_data(one), "frozen": frozen._asdict() if frozen else None}), file=out)
             continue
@@ -45,7 +45,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 def line(one: RolloutHistory, paint: Paint) -> str:
     """A rollout in one line."""
     state = paint(COLOURS.get(one.state, "red"), one.state.ljust(14))
-    return f"{one.stage}  {when(one.started)}  {state}  {one.group}  {one.share:3d} %  run {one.run}"
+    return f"{one.name}  {when(one.started)}  {state}  {one.group}  {one.share:3d} %  run {one.run}"
 
 
 def details(one: RolloutHistory) -> list[str]:
@@ -60,6 +60,7 @@ def as_data(one: RolloutHistory) -> dict[str, object]:
     return {
         "kind": "rollout",
         "stage": one.stage,
+        "service": one.service,
         "run": one.run,
         "group": one.group,
         "state": one.state,

@@ -36,7 +36,8 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
     """Promote, pause or abort: the executor of the rollout reads it from the journal."""
-    going = going_on(journal, project.home, arguments.stage)
+    rollouts = going_on(journal, project.home, arguments.stage)
+    going = max(rollouts, key=lambda one: one.step.number)  # those that wait for it have fewer steps
     order = _order(arguments)._replace(
         number=going.step.number if arguments.command == "promote" else 0,
         end=getattr(arguments, "end", False),
@@ -48,24 +49,29 @@ def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namesp
         "pause": "is not paused any more" if order.end else "stays where it is from the next look on",
         "abort": "goes back",
     }[arguments.command]
-    return _said(f"{going.stage}: the rollout of {going.group} {what}", order, arguments, out)
+    return _said(f"{going.stage}: the rollout of {', '.join(one.group for one in rollouts)} {what}", order, arguments, out)
 
 
-def going_on(journal: Journal, home: Path, stage: str) -> RolloutHistory:
-    """The rollout that goes on, of the stage if one is named. Raises ConfigError where there is none, or more than one."""
-    found = current(journal, home)
-    if stage and stage not in found:
+def going_on(journal: Journal, home: Path, stage: str) -> list[RolloutHistory]:
+    """The rollout that goes on, of the stage if one is named, or those of all its services.
+
+    Raises ConfigError where there is none, or those of more than one stage.
+    """
+    found = current(journal, home).values()
+    stages = {one.stage: one for one in found}
+    if stage and stage not in stages:
         raise ConfigError(
-            f"no rollout of {stage!r} is known", right=did_you_mean(stage, found), next="python -m pipeline deployments"
+            f"no rollout of {stage!r} is known", right=did_you_mean(stage, stages), next="python -m pipeline deployments"
         )
-    going = [one for name, one in found.items() if one.open and stage in ("", name)]
+    going = [one for one in found if one.open and stage in ("", one.stage)]
     if not going:
         raise ConfigError(
             "no rollout is going on", right="a rollout that has begun and not ended", next="python -m pipeline deployments"
         )
-    if len(going) > 1:
-        raise ConfigError(f"{len(going)} rollouts are going on", right=f"one of them: {', '.join(one.stage for one in going)}")
-    return going[0]
+    several = sorted({one.stage for one in going})
+    if len(several) > 1:
+        raise ConfigError(f"{len(several)} rollouts are going on", right=f"one of them: {', '.join(several)}")
+    return going
 
 
 def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
@@ -133,8 +139,8 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _take_over(session: Session, order: Order, name: str) -> None:
     """End the run whose rollout goes on, if this machine has it and this user may."""
-    one = current(session.journal, session.project.home).get(name)
-    if one is not None and one.open:
+    going = (one for one in current(session.journal, session.project.home).values() if one.stage == name and one.open)
+    if (one := next(going, None)) is not None:
         give(session.journal, order._replace(verb="take-over"), one.run, name, session.project.settings.operators)
         end_work(session.project.home, one.run)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -11,12 +11,13 @@ import anyio
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.control import Control
+from stages.delivery.deployment import deployment, take_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
-from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart, State
+from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart
 from stages.delivery.probe import Probe, Ready
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
@@ -196,23 +197,12 @@ class Deploy(Releases[Deployment]):
             rollout = self.rollout_of(work, self.release_of(work))
             self._check_preview(work, rollout.release)
             before = await rollout.forward(self.strategy)
-            return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
+            return await deployment(rollout, rollout.release.group, before.groups, before.weights)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
-            rollout = self.rollout_of(work)
-            if not (await rollout.router.current()).get(result.group):
-                return f"{result.group} does not serve any more: there is nothing to go back from"
-            now = await rollout.state()
-            groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
-            weights = result.before
-            if weights.get(result.group):  # it served before this rollout too
-                if work.interrupted:
-                    return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
-                weights = await self._warm(rollout, result)
-            await rollout.back(self.strategy, State(groups=groups, weights=weights), result.group)
-        return None
+            return await take_back(self.rollout_of(work), self.strategy, result, interrupted=work.interrupted)
 
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""
@@ -223,7 +213,7 @@ class Deploy(Releases[Deployment]):
             finished = [event for event in work.events("rollout.finished") if event.seq > intended]
             if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
                 data = started[-1].data  # this stage may be configured for another release by now
-                return await _deployment(rollout, data["group"], data["groups"], data["weights"])
+                return await deployment(rollout, data["group"], data["groups"], data["weights"])
             await rollout.take_up(self.strategy, started, finished)
             return None
 
@@ -243,18 +233,6 @@ class Deploy(Releases[Deployment]):
             left = await rollout.router.in_flight(order.of)
         return f"{order.of} gets no new request" + (f"; {left} are still in flight" if left else ", and has none in flight")
 
-    async def _warm(self, rollout: Rollout, result: Deployment) -> dict[str, int]:
-        """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
-        if result.previous in await rollout.target.resting():
-            return {result.previous: 100}  # it is started again on the way back
-        reason = await rollout.target.unready(result.previous, self.ready) if result.previous else "there is none"
-        if reason is not None:
-            raise StageFailed(
-                f"{result.group} goes on serving, as before this run; it has no release to go back to: {reason}",
-                right="a release kept warm from an earlier deployment",
-            )
-        return {result.previous: 100}
-
     def _check_preview(self, work: Work, release: Release) -> None:
         """Raise StageFailed where something else was looked at than what is about to serve."""
         if self.preview is not None and (seen := work[self.preview].artifact.group) != release.group:
@@ -268,20 +246,6 @@ class Deploy(Releases[Deployment]):
         control = Control(orders=work.orders, say=work.say, longest=self.paused)
         metrics = tuple(one.open(work) for one in self.metrics)
         return replace(super().rollout_of(work, release), control=control, metrics=metrics)
-
-
-async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
-    """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
-    now = await rollout.state()
-    warm = [name for name in (*State(weights=weights).serving, *now.groups, *sorted(now.resting)) if name != group]
-    return Deployment(
-        address=rollout.router.address,
-        image=rollout.release.image.digest,
-        group=group,
-        previous=warm[0] if warm else "",
-        before=dict(weights),
-        started=group not in groups,
-    )
 
 
 class Ran(Result):

@@ -112,15 +112,17 @@ class Judged:
 def judged(events: Iterable[Event]) -> list[Judged]:
     """The rollouts that a judge looked at, the oldest first. Pure."""
     found: list[Judged] = []
-    last = ""
+    latest: dict[str, Judged] = {}
     for event in sorted(events, key=lambda one: one.seq):
+        group = event.data["group"]
         if event.kind == "rollout.started":
-            last = ""
-        elif event.kind in ("rollout.looked", "rollout.error") and last != event.data["group"]:
-            last = event.data["group"]
-            found.append(Judged(last))
-        if event.kind in ("rollout.looked", "rollout.judged", "rollout.error") and last:
-            found[-1].see(event)
+            latest.pop(group, None)
+            continue
+        if event.kind in ("rollout.looked", "rollout.error") and group not in latest:
+            latest[group] = Judged(group)
+            found.append(latest[group])
+        if group in latest:
+            latest[group].see(event)
     return found
 
 

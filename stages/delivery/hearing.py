@@ -16,6 +16,9 @@ from stages.delivery.control import Control
 Note = Callable[..., None]
 """Writes one event to the journal: `note(kind, **data)`."""
 
+May = Callable[[bool], bool]
+"""Whether the rollout may go on where it agrees to, or does not: others that it goes in lockstep with have to agree too."""
+
 Look = Callable[[], Awaitable[tuple[Window | None, Window | None]]]
 """What the old and the new release did since the last look."""
 
@@ -66,6 +69,7 @@ class Hearing:
     tick: float
     control: Control
     note: Note
+    may: May
 
     async def hold(self, trial: Trial, look: Look, looked: Callable[[Trial], None]) -> tuple[Trial, Order | None, Pause]:
         """Look each tick until somebody decides; what nobody can decide pauses the rollout.
@@ -80,14 +84,13 @@ class Hearing:
             old, new = await look()
             trial = trial.after(Tick(seconds=last - before, old=old, new=new))
             looked(trial)
-            if (promoted := self.control.promoted(self.number)) is not None:
+            promoted, paused = self.control.promoted(self.number), self.control.paused
+            if self.may(promoted is not None or (paused is None and trial.advice is Advice.PROMOTE)):
                 return trial, promoted, pause
-            if self.control.paused is not None:
-                pause.holds(self.control.paused.by, self.control.paused.why)
-            elif trial.advice is Advice.INCONCLUSIVE:
+            if paused is not None:
+                pause.holds(paused.by, paused.why)
+            elif promoted is None and trial.advice is Advice.INCONCLUSIVE:
                 pause.holds("the judge", trial.said())
-            elif trial.advice is Advice.PROMOTE:
-                break
             else:
                 pause.ends()
         return trial, None, pause

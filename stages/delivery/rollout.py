@@ -21,6 +21,7 @@ from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
+from stages.delivery.lockstep import Member, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State
 from stages.delivery.probe import probe, written
@@ -51,6 +52,8 @@ class Rollout:
     control: Control = field(default_factory=Control)
     metrics: tuple[Metrics, ...] = ()
     """What is asked besides the router while the release is weighed."""
+    member: Member = field(default_factory=Member)
+    """What it waits for before it changes the traffic, if it is one of several."""
 
     async def state(self) -> State:
         """What target and router say is true; the share of a group that does not run is nobody's."""
@@ -74,6 +77,7 @@ class Rollout:
             await self._run_heeding(strategy.forward(before, group))
             await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
         except BaseException as error:
+            self.member.fail()  # before the way back, which may take its time
             with anyio.CancelScope(shield=True):
                 await self._back_after(error, strategy, before)
             raise
@@ -93,7 +97,7 @@ class Rollout:
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
         # Going back must not depend on a full disk, and nobody may pause it.
-        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control())
+        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control(), member=Member())
         quiet.note("rollout.back", group=group, to=dict(before.weights))
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
@@ -120,8 +124,10 @@ class Rollout:
         finished = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.control.watch, tasks.cancel_scope)
+            tasks.start_soon(self.member.watch, tasks.cancel_scope)
             try:
                 await self.run(steps)
+                await self.member.turn(0)
                 finished = True
             except Exception as error:
                 failed = error  # as it is, not as one of a group
@@ -131,6 +137,8 @@ class Rollout:
         if not finished and (order := self.control.aborted) is not None:
             self.note("rollout.aborted", group=self.release.group, by=order.by, why=order.why)
             raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{because(order.why)}")
+        if not finished:
+            raise StageFailed(f"{self.release.group} goes back with {self.member.taken_back_by}")
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -138,17 +146,21 @@ class Rollout:
         since: float | None = None
         last = Split(())
         looked_after = LookedAfter(self)
+        changes = sum(is_change(step) for step in steps)
         for number, step in enumerate(steps, 1):
             if not isinstance(step, Weigh | Compare):  # which wait themselves, with an eye on what happens meanwhile
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), step=str(step))
+            if is_change(step):
+                await self.member.turn(changes)
+                changes -= 1
             started = time.monotonic()
             try:
                 if isinstance(step, Compare):
-                    await self._compare(step, number)
+                    await self._compare(step, self._hearing(step, number, changes))
                 elif isinstance(step, Weigh):
                     trial = trial.next_step() if trial else step.judge.begin()
-                    trial = await self._weigh(step, number, last, trial)
+                    trial = await self._weigh(step, self._hearing(step, number, changes), last, trial)
                 else:
                     await self._step(step)
             finally:
@@ -198,8 +210,11 @@ class Rollout:
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
 
-    async def _compare(self, step: Compare, number: int) -> None:
-        hearing = Hearing(step.group, number, step.tick, self.control, self.note)
+    def _hearing(self, step: Weigh | Compare, number: int, changes: int) -> Hearing:
+        """Of a step after which so many changes of the traffic are still to come."""
+        return Hearing(step.group, number, step.tick, self.control, self.note, partial(self.member.may, changes))
+
+    async def _compare(self, step: Compare, hearing: Hearing) -> None:
         await compare(step, self.router, await self.target.groups(), hearing)
 
     async def _while_paused(self) -> None:
@@ -212,12 +227,11 @@ class Rollout:
             await anyio.sleep(LOOKS)
         pause.ends()
 
-    async def _weigh(self, step: Weigh, number: int, split: Split, trial: Trial) -> Trial:
+    async def _weigh(self, step: Weigh, hearing: Hearing, split: Split, trial: Trial) -> Trial:
         """Look each tick until the judge or an operator decides. Raises StageFailed with the evidence unless the group may go on.
 
         A router that died meanwhile is started again with the shares it had.
         """
-        hearing = Hearing(step.group, number, step.tick, self.control, self.note)
         share = split.judged.get(step.group, 0)
         async with (
             measured(self.router.watch(), self.metrics, step.against, (step.group,)) as watch,

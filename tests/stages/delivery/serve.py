@@ -1,12 +1,13 @@
 """A small service for tests, standard library only: what it does is said by its environment.
 
-VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does; DROPS:
-of one in so many the connection is closed without an answer; WAITS: `/` takes so many seconds; STUBBORN: it ignores SIGTERM;
-GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200, which `/metrics` and its log tell;
-CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
-asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready; TOTAL: a
-value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment, `/pid`
-its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there, `/livez` does not answer with 200 for.
+VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does;
+SOURS: after so many all do; DROPS: of one in so many the connection is closed without an answer; WAITS: `/` takes so many
+seconds; STUBBORN: it ignores SIGTERM; GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200,
+which `/metrics` and its log tell; CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that
+it gives away; READY: where it is asked whether it is ready; SEATS: a directory of directories, of which an instance has to take
+one away to get ready; TOTAL: a value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a
+variable of its environment, `/pid` its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there,
+`/livez` does not answer with 200 for.
 """
 
 import http.server
@@ -62,6 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             time.sleep(float(os.environ.get("WAITS", "0")))
             fails = "FAILS" in os.environ and next(asked) % int(os.environ["FAILS"]) == 0
+            fails = fails or ("SOURS" in os.environ and next(asked) > int(os.environ["SOURS"]))
             order()
             self.answer(500 if fails or "BROKEN" in os.environ else 200, os.environ["VERSION"])
 

@@ -101,6 +101,11 @@ def deploy_in_another_process(
 
 
 def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str) -> int:
+    return run_and_die(delivery(deployment(int(port), version, strategy=strategy)), root, home, store, int(die_at))
+
+
+def run_and_die(pipeline: Pipeline, root: str, home: str, store: str, die_at: int) -> int:
+    """A run that is killed as soon as so many events of its rollout are in the journal; how it ended, if it did."""
     project = Project(root=Path(root), home=Path(home), settings=Settings())
     journal = Journal(project.home / "journal.db")
     seen: list[str] = []
@@ -108,12 +113,10 @@ def main(root: str, home: str, store: str, port: str, version: str, die_at: str,
     def die(event: Event) -> None:
         if event.kind.startswith("rollout.") or (event.stage, event.kind) == ("deploy", "stage.finished"):
             seen.append(event.kind)
-            if len(seen) == int(die_at):
+            if len(seen) == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     journal.listen(die)
-    outcome: Outcome = run_pipeline(
-        delivery(deployment(int(port), version, strategy=strategy)), project, Store(Path(store)), journal
-    )[0]
+    outcome: Outcome = run_pipeline(pipeline, project, Store(Path(store)), journal)[0]
     print(outcome.failed)
     return int(outcome.exit)

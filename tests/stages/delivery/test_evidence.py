@@ -27,7 +27,7 @@ def window(errors: int, requests: int, *, known: bool = True) -> Window:
 
 def told(*ticks: tuple[int, Window | None, Window | None]) -> tuple[Trial, list[Event]]:
     """A rollout: each tick with the share of the new release."""
-    trial, events = JUDGE.begin(), [Event("run", "rollout.started", "deploy", {}, 0, 1)]
+    trial, events = JUDGE.begin(), [Event("run", "rollout.started", "deploy", {"group": "r-2"}, 0, 1)]
     for number, (share, old, new) in enumerate(ticks, 2):
         trial = trial.after(Tick(seconds=1, old=old, new=new))
         data: dict[str, Any] = {"group": "r-2", "share": share, **looked(trial)}

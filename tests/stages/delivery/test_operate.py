@@ -6,20 +6,16 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
-import httpx
 import pytest
 
 from pipeline import Journal, Project
 from pipeline.engines.local import free_port
 from pipeline.order import operator
-from pipeline.rollouts import RolloutHistory, all_rollouts
-from stages.delivery.down import down
 from tests import warm
+from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP
 
@@ -35,62 +31,12 @@ pipeline = delivery(deployment(PORT, version, strategy=strategy), version if "WR
 """
 
 
-@dataclass
-class Desk:
-    """A project on disk, and its command line."""
-
-    project: Project
-    port: int
-
-    def start(self, *words: str, version: str = "one", **env: str) -> warm.Process:
-        about = {"PYTHONPATH": str(TOP), "VERSION": version, **env}
-        command = ["-m", "pipeline", words[0], "-C", str(self.project.root), *words[1:]]
-        return warm.start(command, cwd=TOP, env={**os.environ, **about})
-
-    def __call__(self, *words: str, code: int = 0, version: str = "one", **env: str) -> str:
-        """What a command says; it has to end with that exit code."""
-        found = self.start(*words, version=version, **env)
-        assert found.wait() == code, found.output
-        return found.output
-
-    @property
-    def rollouts(self) -> list[RolloutHistory]:
-        journal = Journal(self.project.home / "journal.db")
-        try:
-            return all_rollouts(journal)
-        finally:
-            journal.close()
-
-    def until(self, seen: Callable[[RolloutHistory], bool], *, many: int) -> None:
-        """Until the rollout of that number is what is asked for."""
-        end = time.monotonic() + 60
-        while len(self.rollouts) < many or not seen(self.rollouts[many - 1]):
-            assert time.monotonic() < end, self.rollouts
-            time.sleep(0.05)
-
-    def answer(self) -> str:
-        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
-
-    def allow(self, **operators: list[str]) -> None:
-        table = "".join(f"{name} = {json.dumps(who)}\n" for name, who in operators.items())
-        with (self.project.root / "pyproject.toml").open("a") as file:
-            file.write(f"[tool.pipeline.operators]\n{table}")
-
-
-def weighing(one: RolloutHistory) -> bool:
-    return one.open and one.step.text.startswith("weigh")
-
-
 @pytest.fixture
 def desk(project: Project) -> Iterator[Desk]:
     """The state directory is where the project's is by itself."""
     port = free_port()
-    (project.root / "operated.py").write_text(FILE.replace("PORT", str(port)))
-    with (project.root / "pyproject.toml").open("a") as file:
-        file.write("[tool.pipeline]\nengine = 'host'\nfile = 'operated.py'\n")
-    own = Project(root=project.root, home=project.root / ".pipeline", settings=project.settings)
-    yield Desk(own, port)
-    anyio.run(down, own)
+    with at_desk(project, FILE.replace("PORT", str(port)), port) as found:
+        yield found
 
 
 def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -> None:
