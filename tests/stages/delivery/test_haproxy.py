@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import StageFailed, StoreError
@@ -180,6 +180,7 @@ def test_the_commands_lead_from_one_split_to_the_other_and_somebody_always_serve
         assert servers.serving(backend) == {slot.address for slot in after if slot.weighs(backend)}
 
 
+@settings(max_examples=30)  # each is a crash after every command
 @given(moves())
 def test_a_crash_in_the_middle_of_a_change_leaves_no_serving_slot_without_its_group(
     move: tuple[tuple[Slot, ...], tuple[Slot, ...], dict[str, int], dict[str, Group]],
