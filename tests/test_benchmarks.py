@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import cancel, delivery, faults, hashing, journal, judge, makespan, noop, peer, project, scheduling
+from benchmarks import cancel, delivery, faults, hashing, journal, judge, kills, makespan, noop, peer, project, scheduling
 from benchmarks.__main__ import page, section, sections
 from benchmarks.baselines import Series, argo, flagger, is_high, kayenta
 from benchmarks.figure import ROOT, Figure, seconds
@@ -306,6 +306,12 @@ def test_simulated_canaries_are_the_same_each_time_and_bad_ones_are_aborted() ->
     assert bad == judge.simulated(judge.Scenario(100, lift=20.0), 3)
     assert all(one.aborted["Lockgate"] <= 60 for one in bad)
     assert all(one.aborted["Lockgate"] == math.inf for one in fine)
+
+
+def test_after_a_killed_deployment_nothing_is_lost_and_all_is_as_it_should_be() -> None:
+    found = list(kills.measure(seeds=1, strategies=("blue-green",), every=6))
+    assert [figure.value for figure in found] == [0, 0], found
+    assert found[0].detail == "3 runs"
 
 
 def test_deployments_under_load_lose_nothing_and_their_figures_are_told() -> None:

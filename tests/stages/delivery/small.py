@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +94,20 @@ PROGRAM = "import sys; from tests.stages.delivery.small import main; sys.exit(ma
 
 
 def deploy_in_another_process(
-    project: Project, store: Store, port: int, version: str, die_at: int = 0, strategy: str = "blue-green"
+    project: Project, store: Store, port: int, version: str, die_at: int = 0, strategy: str = "blue-green", after: float = 0
 ) -> warm.Process:
     """A run of its own of the same project; it dies at the event of that number."""
-    words = (project.root, project.home, store.root, port, version, die_at, strategy)
+    words = (project.root, project.home, store.root, port, version, die_at, strategy, after)
     return warm.start(["-c", PROGRAM, *map(str, words)], cwd=TOP, env=os.environ)
 
 
-def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str) -> int:
-    return run_and_die(delivery(deployment(int(port), version, strategy=strategy)), root, home, store, int(die_at))
+def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str, after: str) -> int:
+    pipeline = delivery(deployment(int(port), version, strategy=strategy))
+    return run_and_die(pipeline, root, home, store, int(die_at), float(after))
 
 
-def run_and_die(pipeline: Pipeline, root: str, home: str, store: str, die_at: int) -> int:
-    """A run that is killed as soon as so many events of its rollout are in the journal; how it ended, if it did."""
+def run_and_die(pipeline: Pipeline, root: str, home: str, store: str, die_at: int, after: float = 0) -> int:
+    """A run that is killed `after` seconds since so many events of its rollout are in the journal; how it ended, if it did."""
     project = Project(root=Path(root), home=Path(home), settings=Settings())
     journal = Journal(project.home / "journal.db")
     seen: list[str] = []
@@ -113,7 +115,9 @@ def run_and_die(pipeline: Pipeline, root: str, home: str, store: str, die_at: in
     def die(event: Event) -> None:
         if event.kind.startswith("rollout.") or (event.stage, event.kind) == ("deploy", "stage.finished"):
             seen.append(event.kind)
-            if len(seen) == die_at:
+            if len(seen) == die_at and after:
+                threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            elif len(seen) == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     journal.listen(die)
