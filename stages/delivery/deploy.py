@@ -10,6 +10,7 @@ import anyio
 
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
@@ -195,6 +196,7 @@ class Deploy(Releases[Deployment]):
                 await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
             rollout = self.rollout_of(work, self.release_of(work))
             self._check_preview(work, rollout.release)
+            await show(rollout.router, work)
             before = await rollout.forward(self.strategy)
             return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
 

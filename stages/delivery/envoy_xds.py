@@ -18,10 +18,12 @@ from typing import Any
 
 from pipeline.digest import of_text
 from stages.delivery.audience import BUCKETS
+from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_audience import CLIENT, Rule
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
+from stages.delivery.tls import Pair
 
 Message = dict[str, Any]
 """A message of Envoy's API as JSON."""
@@ -34,6 +36,10 @@ COPIES = "copies"
 LEAVING = "leaving"
 """The part of a group's locality whose instances get nothing new, and answer what they have."""
 PUBLIC = "public"
+SECURED = "secured"
+"""The listener for HTTPS."""
+SHOWN = "certificate"
+"""The name under which Envoy asks for the certificate."""
 ROUTES = "routes"
 STATS = "lockgate"
 """What the names of the figures that this library has Envoy count begin with."""
@@ -65,6 +71,8 @@ class File:
 
     name: str
     stat: str
+    mode: int = 0o666
+    """As for open(2)."""
 
     @property
     def taken(self) -> str:
@@ -88,6 +96,7 @@ ROUTING = File("routes.json", f"http.{PUBLIC}.rds.{ROUTES}")
 SPLIT = File("split.json", f"cluster.{SERVICE}")
 PICKED = File("chosen.json", f"cluster.{CHOSEN}")
 MIRROR = File("mirror.json", f"cluster.{COPIES}")
+CERTIFICATE = File("certificate.json", f"sds.{SHOWN}", 0o600)
 
 
 def version(content: bytes) -> str:
@@ -229,6 +238,38 @@ def by_hash(routes: bytes) -> bool:
 
 def _counted_as(side: str) -> Message:
     return {"filter_metadata": {STATS: {"audience": side}}}
+
+
+def listeners(entrance: Entrance, files: Path) -> tuple[Message, ...]:
+    """Where users come in: by HTTP, and by HTTPS where there is a certificate."""
+    plain = listener(entrance.host, entrance.port, entrance.maintenance, files)
+    if (tls := entrance.tls) is None:
+        return (plain,)
+    secured = listener(tls.host, tls.port, entrance.maintenance, files)
+    (chain,) = secured["filter_chains"]
+    shown = {"name": SHOWN, "sds_config": _watched(files, CERTIFICATE)}
+    context = {
+        "@type": f"{TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "tls_certificate_sds_secret_configs": [shown],
+            "alpn_protocols": ["http/1.1"],
+        },
+    }
+    ends = {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+    return plain, {**secured, "name": SECURED, "filter_chains": [{**chain, **ends}]}
+
+
+def certificate(pair: Pair) -> Message:
+    """The certificate that is shown, and its key."""
+    return {
+        "@type": f"{TYPE}extensions.transport_sockets.tls.v3.Secret",
+        "name": SHOWN,
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": pair.chain.decode()},
+            "private_key": {"inline_string": pair.key.decode()},
+        },
+    }
 
 
 def listener(host: str, port: int, page: str, files: Path) -> Message:

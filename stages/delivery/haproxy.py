@@ -30,14 +30,17 @@ from pipeline import StageFailed, Work
 from pipeline.digest import of_text
 from stages.delivery import durable, process
 from stages.delivery.audience import Chosen, Cohort
+from stages.delivery.certificate import FILE
+from stages.delivery.entrance import Entrance
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
+from stages.delivery.haproxy_entrance import entered
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
-from stages.delivery.page import MAINTENANCE
 from stages.delivery.private import private
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
+from stages.delivery.tls import Pair, reading
 
 SLOTS = 16
 BACKEND = "service"
@@ -54,19 +57,15 @@ SETTINGS = "LOCKGATE_SETTINGS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HAProxy:
+class HAProxy(Entrance):
     """The load balancer users talk to, on `host`:`port`; it outlives the run."""
 
-    name: str
-    port: int
-    host: str = "127.0.0.1"
     timeout: float = 30.0
     """Seconds a server may take to answer."""
-    maintenance: str = MAINTENANCE
-    """The page (HTML) that users get with status 503 while nobody serves."""
 
     def open(self, work: Work, ready: Ready) -> HAProxyRouter:
-        return HAProxyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
+        state = work.state(f"router/{self.name}")
+        return HAProxyRouter(config=self, ready=ready, state=state, pair=reading(self.tls, work))
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
+        await self._need_certificate()
         private(self._sockets, "HAProxy")
         durable.write(self._page, self.config.maintenance.encode())
         self._keep(slots)
@@ -225,6 +225,16 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         answer = (await self._ask(command)).strip()
         if answer and not answer.startswith(("IP changed", "no need to change", "port changed")):
             raise StageFailed(f"HAProxy did not obey `{command}`: {answer}")
+
+    async def _show(self, pair: Pair) -> None:
+        """In two steps: HAProxy looks at the new one first. Connections that are there keep what they began with."""
+        if "Filename:" not in await self._ask(f"show ssl cert {FILE}"):
+            return
+        text = pair.pem.decode()
+        for command, good in ((f"set ssl cert {FILE} <<\n{text}", "Transaction"), (f"commit ssl cert {FILE}", "Success!")):
+            if good not in (answer := (await self._ask(command)).strip()):
+                await self._ask(f"abort ssl cert {FILE}")
+                raise StageFailed(f"HAProxy does not take the certificate: {answer}", right="what `openssl x509` can read")
 
     async def _ask(self, command: str) -> str:
         answer = bytearray()
@@ -517,8 +527,7 @@ defaults
     timeout http-keep-alive 30s
 
 frontend public
-    bind {config.host}:{config.port}
-    log ring@{RING} format raw local0 info
+{entered(config)}    log ring@{RING} format raw local0 info
     log-format "{LOG_FORMAT}"
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """

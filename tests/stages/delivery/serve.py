@@ -5,8 +5,9 @@ of one in so many the connection is closed without an answer; WAITS: `/` takes s
 GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200, which `/metrics` and its log tell;
 CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that it gives away; READY: where it is
 asked whether it is ready; SEATS: a directory of directories, of which an instance has to take one away to get ready; TOTAL: a
-value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment, `/pid`
-its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there, `/livez` does not answer with 200 for.
+value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a variable of its environment,
+`/header?NAME` a header of the request, `/pid` its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is
+there, `/livez` does not answer with 200 for.
 """
 
 import http.server
@@ -53,6 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, os.environ["VERSION"])
         elif self.path.startswith("/env"):
             self.answer(200, os.environ.get(self.path.partition("?")[2], ""))
+        elif self.path.startswith("/header"):
+            self.answer(200, self.headers.get(self.path.partition("?")[2], ""))
         elif self.path.startswith("/json"):
             said = {"total": os.environ.get("TOTAL"), "at": [{"nanosecond": time.time_ns(), "request": next(asked)}]}
             self.answer(200, json.dumps(said), kind="application/json")

@@ -1,0 +1,28 @@
+"""Where users come in, and what routers do for them beside sending each release its share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline import WiringError
+from stages.delivery.page import MAINTENANCE
+from stages.delivery.tls import Tls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """What can be said of any router: users come to it by HTTP at `host`:`port`."""
+
+    name: str
+    port: int
+    host: str = "127.0.0.1"
+    maintenance: str = MAINTENANCE
+    """The page (HTML) that users get with status 503 while nobody serves."""
+    tls: Tls | None = None
+    """HTTPS at a port of its own."""
+
+    def __post_init__(self) -> None:
+        if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):
+            raise WiringError(
+                f"{type(self).__name__} {self.name}: HTTP and HTTPS on one port, {self.port}", right="another port for Tls"
+            )
