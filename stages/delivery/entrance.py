@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import WiringError
+from stages.delivery.balance import Balance, RoundRobin
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.tls import Tls
 
@@ -20,6 +21,8 @@ class Entrance:
     """The page (HTML) that users get with status 503 while nobody serves."""
     tls: Tls | None = None
     """HTTPS at a port of its own."""
+    balance: Balance = RoundRobin()  # noqa: RUF009 - frozen
+    """Which instance a request goes to."""
 
     def __post_init__(self) -> None:
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):

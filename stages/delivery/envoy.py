@@ -182,8 +182,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
             raise
 
     def _settings(self) -> dict[File, bytes]:
-        places = xds.listeners(self.config, self._files)
-        return {CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)), LISTENERS: LISTENERS.content(*places)}
+        places, clusters = xds.listeners(self.config, self._files), xds.clusters(self.config, self.ready, self._files)
+        return {CLUSTERS: CLUSTERS.content(*clusters), LISTENERS: LISTENERS.content(*places)}
 
     async def _need_certificate(self) -> None:
         await super()._need_certificate()
@@ -218,7 +218,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         return Files(self._files, self._log, lambda: bool(self._running()))
 
     def _routes(self, *, serves: bool, copied: int = 0, rule: Rule | None = None) -> bytes:
-        return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
+        return ROUTING.content(xds.routes(self.config, timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
 
     @property
     def _files(self) -> Path:

@@ -20,6 +20,7 @@ from pipeline.digest import of_text
 from stages.delivery.audience import BUCKETS
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_audience import CLIENT, Rule
+from stages.delivery.envoy_entrance import balanced, keyed
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
@@ -187,12 +188,12 @@ def copies_to(address: Address | None) -> Message:
     }
 
 
-def routes(*, timeout: float, serves: bool, copied: int = 0, rule: Rule | None = None) -> Message:
+def routes(entrance: Entrance, *, timeout: float, serves: bool, copied: int = 0, rule: Rule | None = None) -> Message:
     """All requests to whoever serves, else to the router's page; `copied` percent of the safe ones go to who gets copies too.
 
     Those of an audience are matched first.
     """
-    limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s"}
+    limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s", **keyed(entrance.balance)}
     once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request")}
     again = {**once, "retry_policy": _retried("reset")}
     share = {"numerator": copied, "denominator": "HUNDRED"}
@@ -336,7 +337,7 @@ def health_check(ready: Ready) -> Message:
     }
 
 
-def clusters(ready: Ready, files: Path) -> tuple[Message, ...]:
+def clusters(entrance: Entrance, ready: Ready, files: Path) -> tuple[Message, ...]:
     """Who serves, and who is there for an audience, asked by `ready`; and who gets copies."""
     most = {"max_connections": 1 << 20, "max_pending_requests": 1 << 20, "max_requests": 1 << 20, "max_retries": 1 << 20}
     one_request = {
@@ -355,6 +356,7 @@ def clusters(ready: Ready, files: Path) -> tuple[Message, ...]:
     }
     service = {
         **common,
+        **balanced(entrance.balance),
         "name": SERVICE,
         "eds_cluster_config": {"eds_config": _watched(files, SPLIT)},
         "ignore_health_on_host_removal": True,

@@ -33,7 +33,7 @@ from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
-from stages.delivery.haproxy_entrance import entered
+from stages.delivery.haproxy_entrance import balanced, entered, indented, recognised
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
@@ -531,9 +531,9 @@ frontend public
     log-format "{LOG_FORMAT}"
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """
-    audience = "".join(f"    {line}\n" for line in (rule or Rule()).lines)
+    audience = indented([*recognised(config.balance), *(rule or Rule()).lines])
     backends = (
-        f"\nbackend {backend}\n    balance roundrobin\n{checks(ready) if backend == BACKEND else ''}"
+        f"\nbackend {backend}\n{balanced(config.balance)}{checks(ready) if backend == BACKEND else ''}"
         + "".join(f"    {line(number, slot, backend)}\n" for number, slot in enumerate(slots))
         for backend in BACKENDS
     )
