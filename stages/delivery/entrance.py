@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pipeline import WiringError
 from stages.delivery.balance import Balance, RoundRobin
 from stages.delivery.page import MAINTENANCE
+from stages.delivery.rate import RateLimit
+from stages.delivery.request_limits import NO_LIMITS, RequestLimits
 from stages.delivery.tls import Tls
 
 
@@ -23,6 +25,9 @@ class Entrance:
     """HTTPS at a port of its own."""
     balance: Balance = RoundRobin()  # noqa: RUF009 - frozen
     """Which instance a request goes to."""
+    rate: RateLimit | None = None
+    """How often each client may ask."""
+    limits: RequestLimits = NO_LIMITS
 
     def __post_init__(self) -> None:
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):

@@ -20,7 +20,7 @@ from pipeline.digest import of_text
 from stages.delivery.audience import BUCKETS
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_audience import CLIENT, Rule
-from stages.delivery.envoy_entrance import balanced, keyed
+from stages.delivery.envoy_entrance import TYPE, balanced, connected, filters, keyed, managed, too_large
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
@@ -52,8 +52,6 @@ REPEATABLE = "TRACE|PUT|DELETE"
 
 LONGER = 1e9
 """Milliseconds: what took longer than all bounds is counted up to here."""
-
-TYPE = "type.googleapis.com/envoy."
 
 
 @dataclass(frozen=True)
@@ -211,11 +209,12 @@ def routes(entrance: Entrance, *, timeout: float, serves: bool, copied: int = 0,
     ]
     members = [_of_audience(route, rule) for route in somebody] if rule else []
     others = [{**route, "metadata": _counted_as(OUTSIDE)} for route in somebody]
+    found = [*too_large(entrance.limits), *members, *others]
     return {
         "@type": f"{TYPE}config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "request_headers_to_remove": ["x-envoy-external-address"],
-        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": [*members, *others] if serves else nobody}],
+        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": found if serves else nobody}],
     }
 
 
@@ -243,10 +242,10 @@ def _counted_as(side: str) -> Message:
 
 def listeners(entrance: Entrance, files: Path) -> tuple[Message, ...]:
     """Where users come in: by HTTP, and by HTTPS where there is a certificate."""
-    plain = listener(entrance.host, entrance.port, entrance.maintenance, files)
+    plain = listener(entrance, entrance.host, entrance.port, files)
     if (tls := entrance.tls) is None:
         return (plain,)
-    secured = listener(tls.host, tls.port, entrance.maintenance, files)
+    secured = listener(entrance, tls.host, tls.port, files)
     (chain,) = secured["filter_chains"]
     shown = {"name": SHOWN, "sds_config": _watched(files, CERTIFICATE)}
     context = {
@@ -273,7 +272,7 @@ def certificate(pair: Pair) -> Message:
     }
 
 
-def listener(host: str, port: int, page: str, files: Path) -> Message:
+def listener(entrance: Entrance, host: str, port: int, files: Path) -> Message:
     """Where users come in. Who they are is told in `x-forwarded-for`; nothing they say is taken for an order to Envoy."""
     router = {
         "name": "envoy.filters.http.router",
@@ -283,11 +282,12 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
             "upstream_log": _counted(),
         },
     }
+    upgraded = filters(entrance, upgraded=True)
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": PUBLIC,
         "rds": {"route_config_name": ROUTES, "config_source": _watched(files, ROUTING)},
-        "http_filters": [router],
+        "http_filters": [*filters(entrance), router],
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},  # nobody
         "generate_request_id": False,
@@ -296,8 +296,9 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "request_headers_timeout": "60s",
         "common_http_protocol_options": {"idle_timeout": "30s"},
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": f"{host}:{port}"},
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "local_reply_config": {"mappers": [_page(page)]},
+        "upgrade_configs": [{"upgrade_type": "websocket", **({"filters": [*upgraded, router]} if entrance.limits.body else {})}],
+        "local_reply_config": {"mappers": [_page(entrance.maintenance)]},
+        **managed(entrance.limits),
     }
     come_from = {
         "object_key": CLIENT,
@@ -305,7 +306,8 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}},
     }
     remember = {"@type": f"{TYPE}extensions.filters.network.set_filter_state.v3.Config", "on_new_connection": [come_from]}
-    filters = [
+    chain = [
+        *connected(entrance.limits),
         {"name": "envoy.filters.network.set_filter_state", "typed_config": remember},
         {"name": "envoy.http", "typed_config": manager},
     ]
@@ -314,7 +316,7 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "name": PUBLIC,
         "address": _address(host, port),
         "enable_reuse_port": False,  # or another Envoy could share the port, and nobody would notice
-        "filter_chains": [{"filters": filters}],
+        "filter_chains": [{"filters": chain}],
     }
 
 

@@ -33,7 +33,7 @@ from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
-from stages.delivery.haproxy_entrance import balanced, entered, indented, recognised
+from stages.delivery.haproxy_entrance import balanced, entered, indented, recognised, refused, timed, tuned
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
@@ -505,7 +505,7 @@ global
     stats socket {admin} mode 600 level admin expose-fd listeners
     log stdout format raw local0 notice
     noreuseport
-
+{tuned(config.limits)}
 ring {RING}
     format raw
     maxlen 128
@@ -525,11 +525,11 @@ defaults
     timeout server {config.timeout:g}s
     timeout queue 5s
     timeout http-keep-alive 30s
-
+{timed(config.limits)}
 frontend public
 {entered(config)}    log ring@{RING} format raw local0 info
     log-format "{LOG_FORMAT}"
-    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
+{indented(refused(config))}    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """
     audience = indented([*recognised(config.balance), *(rule or Rule()).lines])
     backends = (

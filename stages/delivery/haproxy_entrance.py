@@ -5,11 +5,15 @@ Format: HAProxy Configuration Manual 2.8, sections 5.1 (`bind`) and 4.2.
 
 from __future__ import annotations
 
+from stages.delivery.audience import Header
 from stages.delivery.balance import Balance, Hashing, LeastConnections, RoundRobin, Sticky
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
 from stages.delivery.haproxy_audience import fetched
+from stages.delivery.request_limits import RequestLimits
 
+ROOM = 12
+"""KiB of headers that fit without more (`tune.bufsize` is 16)."""
 USER, NEW = "txn.user", "txn.new"
 """Variables: who asks, and that it is somebody who was given a name only now."""
 
@@ -23,6 +27,51 @@ def entered(entrance: Entrance) -> str:
             "http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]",
         ]
     return indented(lines)
+
+
+def refused(entrance: Entrance) -> list[str]:
+    """What the frontend answers by itself: no server is asked, and so nothing of it counts for a release."""
+    limits, lines = entrance.limits, list[str]()
+    if limits.connections is not None:
+        lines += [f"tcp-request connection reject if {{ fe_conn gt {limits.connections} }}"]
+    if (rate := entrance.rate) is not None:
+        period = f"{round(1000 * rate.seconds)}ms"
+        lines += [
+            f"stick-table type string len 128 size 100k expire {2 * rate.after}s store gpc0_rate({period})",
+            "http-request set-var(txn.client) src",
+            *(_by_header(rate.by) if isinstance(rate.by, Header) else ()),
+            "http-request track-sc0 var(txn.client)",
+            f"{_answer(429, 'Too many requests')} hdr Retry-After {rate.after} if {{ sc0_gpc0_rate ge {rate.requests} }}",
+            "http-request sc-inc-gpc0(0)",  # what was refused does not count
+        ]
+    if limits.headers is not None:
+        lines += [f"{_answer(431, 'Too large headers')} if {{ req.hdrs,length gt {1024 * limits.headers} }}"]
+    if limits.body is not None:
+        lines += [
+            f"{_answer(413, 'Too large')} if {{ req.body_size gt {limits.body} }}",
+            f"{_answer(411, 'Say how large it is')} if {{ req.hdr_cnt(transfer-encoding) gt 0 }}",
+        ]
+    return lines
+
+
+def _by_header(header: Header) -> list[str]:
+    found = f"req.fhdr({header.name})"
+    return [f"http-request set-var(txn.client) {found} if {{ {found},length gt 0 }}"]
+
+
+def _answer(status: int, text: str) -> str:
+    return f'http-request return status {status} content-type text/plain string "{text}"'
+
+
+def tuned(limits: RequestLimits) -> str:
+    """Lines of the section `global`: headers have to fit into a buffer, beside the first line and what HAProxy adds."""
+    headers = limits.headers or 0
+    return indented([f"tune.bufsize {(headers + 4) * 1024}"] if headers > ROOM else [])
+
+
+def timed(limits: RequestLimits) -> str:
+    """Lines of the section `defaults`."""
+    return indented([f"timeout http-request {round(1000 * limits.sending)}ms"] if limits.sending is not None else [])
 
 
 def balanced(balance: Balance) -> str:

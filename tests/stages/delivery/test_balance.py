@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 
 import anyio
 import httpx
@@ -20,44 +17,12 @@ from stages.delivery import process
 from stages.delivery.audience import Chosen, Cohort, Cookie, Header, Key, Source
 from stages.delivery.balance import Balance, Hashing, LeastConnections, RoundRobin, Sticky
 from stages.delivery.local import LocalTarget
-from stages.delivery.model import Address, Group
+from stages.delivery.model import Group
 from stages.image import Image
+from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
-
-
-@contextmanager
-def instances(*names: str, held: dict[str, Event] | None = None) -> Iterator[Group]:
-    """A group of instances that answer with their names; one that is in `held` not before it may."""
-
-    def serve(name: str) -> type[BaseHTTPRequestHandler]:
-        class Answers(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if name in (held or {}) and self.path != "/readyz":
-                    (held or {})[name].wait(60)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(name)))
-                self.end_headers()
-                self.wfile.write(name.encode())
-
-            def log_message(self, *values: object) -> None:
-                pass
-
-        return Answers
-
-    with ExitStack() as stack:
-        found = []
-        for name in names:
-            server = ThreadingHTTPServer(("127.0.0.1", 0), serve(name))
-            server.request_queue_size = 128
-            thread = Thread(target=server.serve_forever, args=(0.05,))
-            thread.start()
-            stack.callback(server.server_close)
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            found.append(Address(host="127.0.0.1", port=server.server_port))
-        yield Group(names[0], tuple(found))
 
 
 async def told(router: AnyRouter, *, headers: dict[str, str] | None = None, address: str = "127.0.0.1") -> str:
