@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline import WiringError
 from stages.delivery.balance import Balance, RoundRobin
+from stages.delivery.cache import Cache
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import NO_LIMITS, RequestLimits
@@ -28,6 +29,8 @@ class Entrance:
     rate: RateLimit | None = None
     """How often each client may ask."""
     limits: RequestLimits = NO_LIMITS
+    cache: Cache | None = None
+    """What is given again without asking an instance; HAProxy alone can."""
 
     def __post_init__(self) -> None:
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import anyio
 
-from pipeline import StageFailed, Work
+from pipeline import StageFailed, WiringError, Work
 from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
 from stages.delivery.audience import Chosen
@@ -58,6 +58,15 @@ class Envoy(Entrance):
 
     timeout: float = 30.0
     """Seconds in which nothing may happen before a request is given up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache is not None:
+            raise WiringError(
+                f"Envoy {self.name} cannot keep answers: what its cache has not, it asks for by itself, beside the route:"
+                " such a request is not tried again where an instance fails, and counts for no release",
+                right="HAProxy(cache=...), or Envoy without a cache",
+            )
 
     def open(self, work: Work, ready: Ready) -> EnvoyRouter:
         return EnvoyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"), pair=reading(self.tls, work))

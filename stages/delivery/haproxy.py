@@ -33,7 +33,20 @@ from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
-from stages.delivery.haproxy_entrance import balanced, entered, indented, recognised, refused, timed, tuned
+from stages.delivery.haproxy_entrance import (
+    NOBODY,
+    VERSION,
+    VERSIONS,
+    balanced,
+    cached,
+    entered,
+    indented,
+    recognised,
+    refused,
+    storing,
+    timed,
+    tuned,
+)
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
@@ -156,11 +169,19 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         if [(slot.group, slot.address) for slot in first] != [(slot.group, slot.address) for slot in self._kept()]:
             self._keep(first)
         if self._running():
-            for command in commands(before, after, None if self._audience().rule == Rule() else share):
+            for command in self._commands(before, after, share):
                 await self._tell(command)
         if share is not None:
             self._keep_audience(replace(self._audience(), share=share))
         self._keep(after)
+
+    def _commands(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None) -> list[str]:
+        """What to tell HAProxy. Answers of one release are kept only before the first and after the last of it."""
+        change = commands(before, after, None if self._audience().rule == Rule() else share)
+        if self.config.cache is None:
+            return change
+        whose = f"set map {VERSIONS} {VERSION}"
+        return [f"{whose} {NOBODY}", *change, f"{whose} {alone(after)}"]
 
     async def _ensure(self, slots: tuple[Slot, ...], rule: Rule) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others.
@@ -177,6 +198,8 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         await self._need_certificate()
         private(self._sockets, "HAProxy")
         durable.write(self._page, self.config.maintenance.encode())
+        if self.config.cache is not None:
+            durable.write(self.state / VERSIONS, f"{VERSION} {NOBODY}\n".encode())
         self._keep(slots)
         argv = [program(), "-db", "-f", str(self._file)]
         checked = await anyio.run_process([*argv, "-c"], check=False, cwd=self.state)
@@ -459,6 +482,12 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | Non
     return [*fresh, *rising, *size, *falling]
 
 
+def alone(slots: tuple[Slot, ...]) -> str:
+    """The group that has all the traffic; nobody's name where several have, or one of them an audience."""
+    serving = {slot.group for slot in slots if slot.weight or slot.chosen or slot.control}
+    return serving.pop() if len(serving) == 1 else NOBODY
+
+
 def used(figures: str) -> dict[str, int]:
     """Requests in flight for each server, from `show stat` (CSV; `scur` current and `qcur` queued sessions)."""
     return {name: int(row["scur"] or 0) + int(row["qcur"] or 0) for name, row in _servers(figures)}
@@ -511,7 +540,7 @@ ring {RING}
     maxlen 128
     size 4194304
 
-defaults
+{storing(config.cache)}defaults
     mode http
     log global
     option http-server-close
@@ -531,13 +560,13 @@ frontend public
     log-format "{LOG_FORMAT}"
 {indented(refused(config))}    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """
-    audience = indented([*recognised(config.balance), *(rule or Rule()).lines])
+    rules = indented([*cached(config.cache), *recognised(config.balance), *(rule or Rule()).lines])
     backends = (
         f"\nbackend {backend}\n{balanced(config.balance)}{checks(ready) if backend == BACKEND else ''}"
         + "".join(f"    {line(number, slot, backend)}\n" for number, slot in enumerate(slots))
         for backend in BACKENDS
     )
-    return f"{head}{audience}    default_backend {BACKEND}\n{''.join(backends)}"
+    return f"{head}{rules}    default_backend {BACKEND}\n{''.join(backends)}"
 
 
 def line(number: int, slot: Slot, backend: str = BACKEND) -> str:

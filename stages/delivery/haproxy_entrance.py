@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from stages.delivery.audience import Header
 from stages.delivery.balance import Balance, Hashing, LeastConnections, RoundRobin, Sticky
+from stages.delivery.cache import Cache
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
-from stages.delivery.haproxy_audience import fetched
+from stages.delivery.haproxy_audience import fetched, quoted
 from stages.delivery.request_limits import RequestLimits
 
+CACHE = "answers"
+FRESH = "(^|[ ,])(max-age|s-maxage)="
+"""How an answer says how long it may be kept (RFC 9111, section 4.2.1), beside `Expires`."""
+VERSIONS = "cache.map"
+"""A file beside the configuration, from where HAProxy is started: nobody's answers are kept until it is told whose."""
+VERSION, NOBODY = "version", "nobody"
+"""The one key of the map, and its value while no release has all the traffic."""
 ROOM = 12
 """KiB of headers that fit without more (`tune.bufsize` is 16)."""
 USER, NEW = "txn.user", "txn.new"
@@ -72,6 +80,36 @@ def tuned(limits: RequestLimits) -> str:
 def timed(limits: RequestLimits) -> str:
     """Lines of the section `defaults`."""
     return indented([f"timeout http-request {round(1000 * limits.sending)}ms"] if limits.sending is not None else [])
+
+
+def storing(cache: Cache | None) -> str:
+    """The section of the cache."""
+    if cache is None:
+        return ""
+    sizes = [f"total-max-size {cache.size}", f"max-object-size {cache.largest * 1024}"]
+    return f"cache {CACHE}\n{indented([*sizes, f'max-age {cache.longest}', 'process-vary on'])}\n"
+
+
+def cached(cache: Cache | None) -> list[str]:
+    """Look first, then ask. The key has the release and the scheme in it, by a path that is there for that moment only.
+
+    What was asked for one release is not kept when another one has the traffic by then.
+    """
+    if cache is None:
+        return []
+    look = f"str({VERSION}),map_str({VERSIONS},{NOBODY})"
+    on = f"{{ var(txn.version) -m found }} !{{ var(txn.version) -m str {NOBODY} }}"
+    still = f"{on} {{ var(txn.version),strcmp(txn.by_now) eq 0 }} !{{ res.hdr(set-cookie) -m found }}"
+    return [
+        f"http-request set-var(txn.version) {look} if {{ method GET }}",
+        "http-request set-var(txn.asked) pathq",
+        f"http-request set-pathq /%[var(txn.version)]/%[ssl_fc]%[pathq] if {on}",
+        f"http-request cache-use {CACHE} if {on}",
+        f"http-request set-pathq %[var(txn.asked)] if {on}",
+        f"http-response set-var(txn.by_now) {look}",
+        f"http-response cache-store {CACHE} if {still} {{ res.hdr(cache-control) -m reg -i {quoted(FRESH)} }}",
+        f"http-response cache-store {CACHE} if {still} {{ res.hdr(expires) -m found }}",
+    ]
 
 
 def balanced(balance: Balance) -> str:

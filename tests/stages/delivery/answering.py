@@ -11,8 +11,11 @@ from stages.delivery.model import Address, Group
 
 
 @contextmanager
-def instances(*names: str, held: dict[str, Event] | None = None) -> Iterator[Group]:
-    """A group of instances that answer with their names; one that is in `held` not before it may."""
+def instances(*names: str, held: dict[str, Event] | None = None, says_path: bool = False, keep: bool = False) -> Iterator[Group]:
+    """A group of instances that answer with their names, or the path they were asked for; their answers may be kept with `keep`.
+
+    One that is in `held` does not answer before it may.
+    """
 
     def serve(name: str) -> type[BaseHTTPRequestHandler]:
         class Answers(BaseHTTPRequestHandler):
@@ -22,10 +25,13 @@ def instances(*names: str, held: dict[str, Event] | None = None) -> Iterator[Gro
             def do_GET(self) -> None:
                 if name in (held or {}) and self.path != "/readyz":
                     (held or {})[name].wait(60)
+                said = self.path if says_path else name
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(name)))
+                self.send_header("Content-Length", str(len(said)))
+                if keep:
+                    self.send_header("Cache-Control", "max-age=600")
                 self.end_headers()
-                self.wfile.write(name.encode())
+                self.wfile.write(said.encode())
 
             def log_message(self, *values: object) -> None:
                 pass
