@@ -9,7 +9,7 @@ from pipeline import WiringError
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Keeps answers that allow it explicitly (RFC 9111: `max-age`, `s-maxage`, `Expires`) and set no cookie, for their release alone.
+    """Keeps answers that allow it (RFC 9111: `max-age`, `s-maxage`, `Expires`) and set no cookie, each for its release alone.
 
     While one release has all the traffic: while releases share it, nothing is kept or given from the cache.
     """
