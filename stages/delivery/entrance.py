@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline import WiringError
 from stages.delivery.balance import Balance, RoundRobin
 from stages.delivery.cache import Cache
+from stages.delivery.failover import Failover
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import NO_LIMITS, RequestLimits
@@ -31,6 +32,8 @@ class Entrance:
     limits: RequestLimits = NO_LIMITS
     cache: Cache | None = None
     """What is given again without asking an instance; HAProxy alone can."""
+    failover: Failover = Failover.PAGE
+    """Where users go when nobody is left who should serve them."""
 
     def __post_init__(self) -> None:
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):

@@ -41,6 +41,7 @@ from stages.delivery.envoy_xds import (
     File,
     Part,
 )
+from stages.delivery.failover import Failover
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
 from stages.delivery.private import private
@@ -91,6 +92,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
             files, runs = self._told(), bool(self._running())
             await self._need_certificate()
             before, picked_before = await self._now(), await self._now(PICKED)
+            if self.config.failover is Failover.WARM:
+                after = xds.warmed(before, after)
             picked = _picked(chosen, weights, groups, picked_before)
             wide, picked_wide = xds.widened(before, after), xds.widened(picked_before, picked)
             # who is picked is there before they are sent there, and as long as they are

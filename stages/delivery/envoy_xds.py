@@ -21,6 +21,7 @@ from stages.delivery.audience import BUCKETS
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_audience import CLIENT, Rule
 from stages.delivery.envoy_entrance import TYPE, balanced, connected, filters, keyed, managed, too_large
+from stages.delivery.failover import Failover
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
@@ -34,6 +35,10 @@ CHOSEN = "chosen"
 """The cluster of those in an audience; of a cohort, of those that are picked from it."""
 COPIES = "copies"
 """The cluster that gets copies of requests."""
+SPARE, IDLE = 1, 2
+"""Priorities of those that serve when nobody is well who has a share, and of those that are never to be asked."""
+LAST = 1_000_000
+"""Percent by which more could be served than is, so that the last instance that is well serves all (overprovisioning)."""
 LEAVING = "leaving"
 """The part of a group's locality whose instances get nothing new, and answer what they have."""
 PUBLIC = "public"
@@ -56,12 +61,16 @@ LONGER = 1e9
 
 @dataclass(frozen=True)
 class Part:
-    """A group as Envoy knows it: where its instances are (`host:port`), its share in percent, and those that get none of it."""
+    """A group as Envoy knows it: where its instances are (`host:port`), its share in percent, and those that get none of it.
+
+    One without a share that is `spare` serves when nobody is well who has one.
+    """
 
     group: str
     addresses: tuple[str, ...]
     share: int = 0
     leaving: tuple[str, ...] = ()
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,11 @@ def assigned_parts(assignment: Message) -> tuple[Part, ...]:
         group, leaves = locality["locality"]["zone"], bool(locality["locality"].get("sub_zone"))
         addresses = tuple(_written(one["endpoint"]["address"]["socket_address"]) for one in locality["lb_endpoints"])
         part = found.get(group, Part(group, ()))
-        share = int(locality.get("load_balancing_weight", 0))
-        found[group] = replace(part, leaving=addresses) if leaves else replace(part, addresses=addresses, share=share)
+        share, spare = int(locality.get("load_balancing_weight", 0)), locality.get("priority", 0) == SPARE
+        if leaves:
+            found[group] = replace(part, leaving=addresses)
+        else:
+            found[group] = replace(part, addresses=addresses, share=0 if spare else share, spare=spare)
     return tuple(found.values())
 
 
@@ -144,8 +156,14 @@ def widened(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
         was, will = old.get(name, Part(name, ())), new.get(name, Part(name, ()))
         leaving = set(was.leaving) - set(will.addresses)  # what had no new request gets none now
         addresses = {*was.addresses, *will.addresses, *will.leaving} - leaving
-        found.append(Part(name, tuple(sorted(addresses)), was.share, tuple(sorted(leaving))))
+        found.append(Part(name, tuple(sorted(addresses)), was.share, tuple(sorted(leaving)), was.spare))
     return tuple(found)
+
+
+def warmed(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
+    """The same split, in which those are spare that had a share before, or were spare already."""
+    had = {part.group for part in before if part.share or part.spare}
+    return tuple(replace(part, spare=not part.share and part.group in had and bool(part.addresses)) for part in after)
 
 
 def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
@@ -153,14 +171,20 @@ def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
 
 
 def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
-    """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has."""
+    """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has.
+
+    Where there are spare ones, they serve when nobody is well of those before them, and not as soon as only some are ill.
+    """
+    parts = tuple(parts)
+    spared = any(part.spare for part in parts)
     return {
         "@type": f"{TYPE}config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": cluster,
         "endpoints": [
             {
                 "locality": {"zone": part.group, **({"sub_zone": LEAVING} if leaves else {})},
-                **({"load_balancing_weight": part.share} if part.share and not leaves else {}),
+                **_weighed(part, leaves=leaves),
+                **(_ranked(part, leaves=leaves) if spared else {}),
                 "lb_endpoints": [
                     {
                         "endpoint": {"address": _address(*_split(address))},
@@ -173,7 +197,18 @@ def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
             for leaves, addresses in ((False, part.addresses), (True, part.leaving))
             if addresses
         ],
+        **({"policy": {"overprovisioning_factor": LAST}} if spared else {}),
     }
+
+
+def _weighed(part: Part, *, leaves: bool) -> Message:
+    share = int(part.spare) or part.share
+    return {"load_balancing_weight": share} if share and not leaves else {}
+
+
+def _ranked(part: Part, *, leaves: bool) -> Message:
+    rank = 0 if part.share and not leaves else SPARE if part.spare and not leaves else IDLE
+    return {"priority": rank} if rank else {}
 
 
 def copies_to(address: Address | None) -> Message:
@@ -192,8 +227,8 @@ def routes(entrance: Entrance, *, timeout: float, serves: bool, copied: int = 0,
     Those of an audience are matched first.
     """
     limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s", **keyed(entrance.balance)}
-    once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request")}
-    again = {**once, "retry_policy": _retried("reset")}
+    once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request", entrance.failover)}
+    again = {**once, "retry_policy": _retried("reset", entrance.failover)}
     share = {"numerator": copied, "denominator": "HUNDRED"}
     mirrored = {
         "request_mirror_policies": [
@@ -431,9 +466,18 @@ def _page(page: str) -> Message:
     }
 
 
-def _retried(on: str) -> Message:
-    """On another instance, where there is one; a request that reached no instance in any case."""
+def _retried(on: str, failover: Failover) -> Message:
+    """On another instance, where there is one; a request that reached no instance in any case.
+
+    Who is spare is asked after two that failed.
+    """
+    spare = {
+        "@type": f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+        "update_frequency": 2,
+    }
+    next_rank = {"retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": spare}}
     return {
+        **(next_rank if failover is Failover.WARM else {}),
         "retry_on": f"connect-failure,refused-stream,{on}",
         "num_retries": 3,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.1s"},

@@ -32,6 +32,7 @@ from stages.delivery import durable, process
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.certificate import FILE
 from stages.delivery.entrance import Entrance
+from stages.delivery.failover import Failover
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
 from stages.delivery.haproxy_entrance import (
     NOBODY,
@@ -59,6 +60,8 @@ SLOTS = 16
 BACKEND = "service"
 BACKENDS = {BACKEND: "weight", CHOSEN: "chosen", CONTROL: "control"}
 """The backends, and which weight of a slot is the one in each."""
+SPARES = (BACKEND, CONTROL)
+"""The backends in which each slot has a second server where failover is to what is warm: it serves when no other one can."""
 ELSEWHERE = -1
 """The weight of a server that is not where its slot is: who was to send it there died before."""
 FREE = "127.0.0.1:9"
@@ -83,13 +86,14 @@ class HAProxy(Entrance):
 
 @dataclass(frozen=True)
 class Slot:
-    """A server line: the group that has it, where it sends, and its weight (0 to 256) in each backend."""
+    """A server line: the group that has it, where it sends, and its weight (0 to 256) in each backend, and as a spare."""
 
     group: str = ""
     address: str = FREE
     weight: int = 0
     chosen: int = 0
     control: int = 0
+    spare: int = 0
 
     def weighs(self, backend: str) -> int:
         weight: int = getattr(self, BACKENDS[backend])
@@ -116,6 +120,10 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         need_running(weights, groups, chosen)
         before = await self._now()
         after = assigned(before, weights, groups, chosen)
+        if self.config.failover is Failover.WARM:
+            after = warmed(before, after, groups)
+        else:
+            before = tuple(replace(slot, spare=0) for slot in before)
         if any(slot.weight or slot.chosen for slot in after):
             armed = self._audience()
             try:
@@ -142,9 +150,10 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
         where = {one.summary() for one in at}
         mine = {
-            slot_name(number)
+            name
             for number, slot in enumerate(await self._now())
             if slot.group == group and (not where or slot.address in where)
+            for name in (slot_name(number), spare_name(number))
         }
         if not mine or not self._running():
             return 0
@@ -349,6 +358,10 @@ def slot_name(number: int) -> str:
     return f"slot{number + 1}"
 
 
+def spare_name(number: int) -> str:
+    return f"spare{number + 1}"
+
+
 def alert(log: str) -> str:
     """The reason in what HAProxy says when it ends: its first alert, else its last words."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -398,6 +411,13 @@ def assigned(
     )
 
 
+def warmed(before: tuple[Slot, ...], after: tuple[Slot, ...], groups: Mapping[str, Group]) -> tuple[Slot, ...]:
+    """The same slots, in which those groups are spare that have no share and had one before, or were spare already."""
+    had = {slot.group for slot in before if slot.weight > 0 or slot.spare > 0} - {slot.group for slot in after if slot.weight}
+    stays = {(name, one.summary()) for name, group in groups.items() if name in had for one in group.staying}
+    return tuple(replace(slot, spare=256 if (slot.group, slot.address) in stays else 0) for slot in after)
+
+
 def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str, int]:
     """The weight of each instance of a group that has a share."""
     each = {name: share / len(groups[name].staying) for name, share in weights.items() if share > 0}
@@ -408,7 +428,7 @@ def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The groups and addresses of `after` with the weights that are still those of `before`."""
     return tuple(
-        Slot(new.group, new.address, *(max(0, old.weighs(backend)) for backend in BACKENDS))
+        replace(old, group=new.group, **{place: max(0, getattr(old, place)) for place in (*BACKENDS.values(), "spare")})
         if old.address == new.address
         else Slot(new.group, new.address)
         for old, new in zip(before, after, strict=True)
@@ -427,7 +447,8 @@ def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
             raise StageFailed(f"HAProxy has no server {slot_name(number)}: {answer[:200]}", right=f"{len(kept)} servers")
         address = f"{row['srv_addr']}:{row['srv_port']}"
         weights = {place: _weight(found.get((backend, slot_name(number))), address) for backend, place in BACKENDS.items()}
-        slots.append(Slot(known.group if known.address == address else "", address, **weights))
+        spare = min(_weight(found.get((backend, spare_name(number))), address) for backend in SPARES)
+        slots.append(Slot(known.group if known.address == address else "", address, **weights, spare=spare))
     return tuple(slots)
 
 
@@ -448,9 +469,10 @@ def counted(slots: tuple[Slot, ...]) -> dict[str, str]:
     """
     compared = {slot.group for slot in slots if slot.chosen > 0 or slot.control > 0}
     return {
-        f"{backend}/{slot_name(number)}": slot.group
+        f"{backend}/{name}": slot.group
         for number, slot in enumerate(slots)
         for backend in BACKENDS
+        for name in (slot_name(number), spare_name(number))
         if slot.group and not (backend == BACKEND and slot.group in compared)
     }
 
@@ -463,23 +485,32 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | Non
     fresh: list[str] = []
     rising: list[str] = []
     falling: list[str] = []
-    for backend in BACKENDS:
-        for number, (old, new) in enumerate(zip(before, after, strict=True)):
-            server = f"{backend}/{slot_name(number)}"
-            was, wanted = old.weighs(backend), new.weighs(backend)
-            weight = f"set server {server} weight {wanted}"
-            if new.address == old.address and was != ELSEWHERE:
-                if wanted != was:
-                    (rising if wanted > was else falling).append(weight)
-                continue
-            host, _, port = new.address.rpartition(":")
-            change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
-            if new.address == FREE:
-                falling += change
-            else:
-                fresh += [*change, f"set server {server} state ready"]
+    for server, old, new, was, wanted in _servers_of(before, after):
+        weight = f"set server {server} weight {wanted}"
+        if new.address == old.address and was != ELSEWHERE:
+            if wanted != was:
+                (rising if wanted > was else falling).append(weight)
+            continue
+        host, _, port = new.address.rpartition(":")
+        change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
+        if new.address == FREE:
+            falling += change
+        else:
+            fresh += [*change, f"set server {server} state ready"]
     size = [f"set map {MAP} share {share}"] if share is not None else []
     return [*fresh, *rising, *size, *falling]
+
+
+def _servers_of(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> Iterator[tuple[str, Slot, Slot, int, int]]:
+    """Each server, its slot before and after, and its weights then; spares where one was or is to be anything."""
+    pairs = list(enumerate(zip(before, after, strict=True)))
+    for backend in BACKENDS:
+        for number, (old, new) in pairs:
+            yield f"{backend}/{slot_name(number)}", old, new, old.weighs(backend), new.weighs(backend)
+    for backend in SPARES:
+        for number, (old, new) in pairs:
+            if old.spare or new.spare:
+                yield f"{backend}/{spare_name(number)}", old, new, old.spare, new.spare
 
 
 def alone(slots: tuple[Slot, ...]) -> str:
@@ -505,14 +536,16 @@ def _servers(figures: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield f"{row['pxname']}/{row['svname']}", row
 
 
-def checks(ready: Ready) -> str:
+def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     """How HAProxy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted.
 
     It knows no gRPC without TLS, and runs no commands in instances.
     """
     asked = probe(ready)
     inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms"
-    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none\n"
+    # a request that nobody took is to find a spare one when it is tried again
+    seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
+    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none{seen}\n"
     if not isinstance(asked, HttpProbe):
         return often
     first, last = asked.statuses
@@ -561,9 +594,11 @@ frontend public
 {indented(refused(config))}    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """
     rules = indented([*cached(config.cache), *recognised(config.balance), *(rule or Rule()).lines])
+    warm = config.failover is Failover.WARM
     backends = (
-        f"\nbackend {backend}\n{balanced(config.balance)}{checks(ready) if backend == BACKEND else ''}"
+        f"\nbackend {backend}\n{balanced(config.balance)}{checks(ready, config.failover) if backend == BACKEND else ''}"
         + "".join(f"    {line(number, slot, backend)}\n" for number, slot in enumerate(slots))
+        + (spares(slots) if warm and backend in SPARES else "")
         for backend in BACKENDS
     )
     return f"{head}{rules}    default_backend {BACKEND}\n{''.join(backends)}"
@@ -575,3 +610,13 @@ def line(number: int, slot: Slot, backend: str = BACKEND) -> str:
     off = " disabled" if slot.address == FREE else ""
     group = f"  # {slot.group}" if slot.group else ""
     return f"server {slot_name(number)} {slot.address} weight {slot.weighs(backend)}{well}{off}{group}"
+
+
+def spares(slots: tuple[Slot, ...]) -> str:
+    """The second servers of the slots."""
+    lines = ["option allbackups"]
+    for number, slot in enumerate(slots):
+        off = " disabled" if slot.address == FREE else ""
+        well = f"track {BACKEND}/{slot_name(number)}"
+        lines.append(f"server {spare_name(number)} {slot.address} weight {max(0, slot.spare)} backup no-check {well}{off}")
+    return indented(lines)
