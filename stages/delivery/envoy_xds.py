@@ -161,7 +161,9 @@ def widened(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def warmed(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
-    """The same split, in which those are spare that had a share before, or were spare already."""
+    """The same split, in which those are spare that had a share before, or were spare already; none while nobody is to serve."""
+    if not any(part.share for part in after):
+        return tuple(after)
     had = {part.group for part in before if part.share or part.spare}
     return tuple(replace(part, spare=not part.share and part.group in had and bool(part.addresses)) for part in after)
 

@@ -412,7 +412,12 @@ def assigned(
 
 
 def warmed(before: tuple[Slot, ...], after: tuple[Slot, ...], groups: Mapping[str, Group]) -> tuple[Slot, ...]:
-    """The same slots, in which those groups are spare that have no share and had one before, or were spare already."""
+    """The same slots, in which those groups are spare that have no share and had one before, or were spare already.
+
+    While nobody is to serve, none of them is.
+    """
+    if not any(slot.weight for slot in after):
+        return after
     had = {slot.group for slot in before if slot.weight > 0 or slot.spare > 0} - {slot.group for slot in after if slot.weight}
     stays = {(name, one.summary()) for name, group in groups.items() if name in had for one in group.staying}
     return tuple(replace(slot, spare=256 if (slot.group, slot.address) in stays else 0) for slot in after)

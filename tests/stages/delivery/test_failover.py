@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -22,13 +23,15 @@ from stages.delivery.envoy import Envoy
 from stages.delivery.envoy_xds import Part, assigned_parts, assignment, routes, widened
 from stages.delivery.envoy_xds import warmed as warmed_parts
 from stages.delivery.failover import Failover
-from stages.delivery.haproxy import HAProxy, Slot, configuration, warmed
+from stages.delivery.haproxy import BACKEND, ELSEWHERE, HAProxy, Slot, commands, configuration, warmed
+from stages.delivery.haproxy_audience import CONTROL
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.test_haproxy import moves
 
 
 def kill(target: LocalTarget, group: str) -> None:
@@ -110,6 +113,23 @@ def test_a_release_that_never_served_is_no_fallback_and_users_get_the_page(targe
         await until(router, lambda answer: answer != "blue")
         assert "Back in a moment" in await said(router)
         assert "Back in a moment" in await said(router)
+
+    anyio.run(main)
+
+
+def test_nobody_serves_while_nobody_is_to(target: LocalTarget, make: Make, image: Image) -> None:
+    router = make(port=free_port(), failover=Failover.WARM)
+
+    async def main() -> None:
+        blue = await up(target, release(image, version="blue"))
+        green = await up(target, release(image, version="green"))
+        groups = {blue.name: blue, green.name: green}
+        await router.split({blue.name: 100}, groups)
+        await router.split({green.name: 100}, groups)
+        await router.split({}, groups)
+        assert "Back in a moment" in await said(router)
+        await router.split({green.name: 100}, groups)
+        assert await said(router) == "green"
 
     anyio.run(main)
 
@@ -251,12 +271,37 @@ def parts() -> st.SearchStrategy[tuple[Part, ...]]:
 @given(parts(), parts())
 def test_what_envoy_is_told_of_spares_is_what_it_tells(before: tuple[Part, ...], after: tuple[Part, ...]) -> None:
     wanted = warmed_parts(before, after)
-    assert {part.group for part in wanted if part.spare} == {
-        part.group for part in after if not part.share and any(old.share for old in before if old.group == part.group)
-    }
+    had = {old.group for old in before if old.share} if any(part.share for part in after) else set[str]()
+    assert {part.group for part in wanted if part.spare} == {part.group for part in after if not part.share} & had
     assert assigned_parts(assignment(wanted)) == wanted
     assert warmed_parts(wanted, after) == wanted
     assert {part.group for part in widened(wanted, after) if part.spare} == {part.group for part in wanted if part.spare}
+
+
+@given(moves())
+def test_the_commands_tell_haproxy_of_spares_wherever_they_were_before(
+    move: tuple[tuple[Slot, ...], tuple[Slot, ...], dict[str, int], dict[str, Group]],
+) -> None:
+    """Also where it broke off in the middle, and a spare one is where its slot was before."""
+    before, plain, _, groups = move
+    after = warmed(before, plain, groups)
+    assert {slot.group for slot in after if slot.spare} <= {slot.group for slot in before if slot.weight}
+    assert all(not (slot.spare and slot.weight) for slot in after)
+    said = commands(before, after)
+    for number, (old, new) in enumerate(zip(before, after, strict=True), 1):
+        for backend in (BACKEND, CONTROL):
+            mine = [one.partition(f"server {backend}/spare{number} ")[2] for one in said if f"{backend}/spare{number} " in one]
+            if new.spare and new.address == old.address:
+                assert mine == [f"weight {new.spare}"]
+            elif not new.spare:
+                assert mine == []  # it was none before either
+    lost = tuple(replace(slot, spare=ELSEWHERE) for slot in before)
+    again = [one for one in commands(lost, after) if "/spare" in one]
+    for number, slot in enumerate(after, 1):
+        host, _, port = slot.address.rpartition(":")
+        assert again.count(f"set server {BACKEND}/spare{number} addr {host} port {port}") == 1
+        assert again.count(f"set server {BACKEND}/spare{number} weight {slot.spare}") == 1
+    assert not [one for one in commands(after, after) if "/spare" in one]
 
 
 def test_instances_that_are_about_to_end_are_no_spares() -> None:
