@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from pipeline import Result, Work
+from pipeline import Result, StageFailed, Work
 from stages.delivery import durable
 from stages.delivery.router import Router
 from stages.delivery.tls import Pair, told
@@ -72,7 +72,17 @@ class Kept:
 
     def _read(self, name: str) -> Pair | None:
         path = self.state / name
-        return Pair.of(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return Pair.of(path.read_bytes())
+        except ValueError as error:
+            raise StageFailed(
+                f"the certificate of the router cannot be read: {error}",
+                where=str(path),
+                right="what this library wrote there",
+                next=f"rm {path}, and run again",
+            ) from error
 
 
 async def show(router: Router, work: Work) -> Shown | None:

@@ -66,9 +66,10 @@ class Pair:
 
     @staticmethod
     def of(pem: bytes) -> Pair:
-        """What `pem` gave."""
-        chain, begin, key = pem.partition(re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", pem).group())  # type: ignore[union-attr]
-        return Pair(chain, begin + key)
+        """What `pem` gave. Raises ValueError for anything else."""
+        if (found := re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", pem)) is None:
+            raise ValueError("there is no key in it")
+        return Pair(pem[: found.start()], pem[found.start() :])
 
 
 @dataclass(frozen=True)

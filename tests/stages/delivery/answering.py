@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -11,10 +11,16 @@ from stages.delivery.model import Address, Group
 
 
 @contextmanager
-def instances(*names: str, held: dict[str, Event] | None = None, says_path: bool = False, keep: bool = False) -> Iterator[Group]:
+def instances(
+    *names: str,
+    held: dict[str, Event] | None = None,
+    says_path: bool = False,
+    keep: bool = False,
+    ill: Container[str] = (),
+) -> Iterator[Group]:
     """A group of instances that answer with their names, or the path they were asked for; their answers may be kept with `keep`.
 
-    One that is in `held` does not answer before it may.
+    One that is in `held` does not answer before it may, and one that is in `ill` says that it is not ready, while it is.
     """
 
     def serve(name: str) -> type[BaseHTTPRequestHandler]:
@@ -26,7 +32,7 @@ def instances(*names: str, held: dict[str, Event] | None = None, says_path: bool
                 if name in (held or {}) and self.path != "/readyz":
                     (held or {})[name].wait(60)
                 said = self.path if says_path else name
-                self.send_response(200)
+                self.send_response(503 if self.path == "/readyz" and name in ill else 200)
                 self.send_header("Content-Length", str(len(said)))
                 if keep:
                     self.send_header("Cache-Control", "max-age=600")

@@ -57,6 +57,24 @@ def test_shares_are_met_and_switches_lose_no_request_however_instances_are_found
     assert set(load.answers) == {"blue", "green"}
 
 
+def test_another_way_to_find_instances_is_taken_over_without_losing_a_request(
+    target: LocalTarget, make: Make, image: Image
+) -> None:
+    port = free_port()
+
+    async def main() -> Load:
+        blue = await up(target, release(image, version="blue", instances=2))
+        groups = {blue.name: blue}
+        await make(port=port).split({blue.name: 100}, groups)
+        with Load(port, posts=False) as load:
+            for balance in (Sticky(), LeastConnections(), Hashing(), RoundRobin()):
+                await make(port=port, balance=balance).split({blue.name: 100}, groups)
+                await anyio.to_thread.run_sync(load.more, 20)
+        return load
+
+    assert anyio.run(main).failures == []
+
+
 def test_who_is_slow_gets_less_where_requests_in_flight_count(make: Make) -> None:
     router = make(port=free_port(), balance=LeastConnections())
     go = Event()

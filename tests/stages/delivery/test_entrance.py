@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,24 @@ import anyio
 import anyio.abc
 import httpx
 
+from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port
 from stages.delivery.audience import Chosen, Cohort, Cookie
 from stages.delivery.balance import Sticky
 from stages.delivery.cache import Cache
+from stages.delivery.envoy import Envoy
 from stages.delivery.failover import Failover
+from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalTarget
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import RequestLimits
 from stages.image import Image
+from tests.running import run_pipeline
 from tests.stages.delivery.bench import Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.papers import Authority, Files, fingerprint, shown
+from tests.stages.delivery.small import delivery, deployment
 from tests.stages.delivery.test_router import chatting, group, heard, upgraded
 
 
@@ -71,6 +77,19 @@ def test_a_websocket_and_a_request_that_waits_go_on_with_all_of_it(make: Make) -
         assert polled == ["blue"]
 
     anyio.run(main)
+
+
+def test_a_deployment_with_all_of_it_is_planned_and_run(
+    make: Make, project: Project, store: Store, journal: Journal, tmp_path: Path
+) -> None:
+    authority, port = Authority(), free_port()
+    files = Files(tmp_path, free_port())
+    files.write(authority.pair("localhost"))
+    kind: type[HAProxy | Envoy] = HAProxy if make(port=port).called == "HAProxy" else Envoy
+    router = kind(name="app", port=port, tls=files.tls, **everything(make))
+    pipeline = delivery(replace(deployment(port, "one"), router=router), "one")
+    assert run_pipeline(pipeline, project, store, journal)[0].failed == {}
+    assert shown(files.port, authority.trusting) == fingerprint(files.read())
 
 
 def test_no_request_is_lost_with_all_of_it_while_shares_audiences_and_certificates_change(

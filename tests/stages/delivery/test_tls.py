@@ -252,6 +252,14 @@ def test_https_comes_beside_http_without_losing_a_request_and_instances_are_told
         async with httpx.AsyncClient(trust_env=False, verify=authority.trusting) as client:
             assert (await client.get(f"https://localhost:{files.port}/header?x-forwarded-proto")).text == "https"
             assert (await client.get(f"{both.address.url}/header?x-forwarded-proto")).text == "http"
+        await plain.split({blue.name: 100}, {blue.name: blue})
+        with pytest.raises(OSError, match="refused"):
+            shown(files.port, authority.trusting)
+        again = authority.pair("localhost")
+        files.write(again)
+        await both.certify()
+        await both.split({blue.name: 100}, {blue.name: blue})
+        assert shown(files.port, authority.trusting) == fingerprint(again)
         return load
 
     assert anyio.run(main).failures == []
@@ -298,3 +306,11 @@ def test_a_certificate_that_was_switched_is_shown_until_a_check_below_fails(
     failed = run_pipeline(Pipeline("switch", switch=switch, check=check), project, store, journal)[0].failed
     assert sorted(failed) == ([] if kept else ["check"])
     assert shown(files.port, authority.trusting) == fingerprint(second if kept else first)
+
+
+def test_a_kept_certificate_that_cannot_be_read_is_said_with_its_place(make: Make, files: Files) -> None:
+    router = make(port=free_port(), tls=files.tls, pair=files.read)
+    (router.state / "certificate.pem").write_text("half of it")
+    with pytest.raises(StageFailed, match="the certificate of the router cannot be read: there is no key in it") as caught:
+        anyio.run(router.certify)
+    assert caught.value.where == str(router.state / "certificate.pem")
