@@ -43,10 +43,15 @@ class Authority:
         self.certificate = self._signed("authority", self.key.public_key(), (), authority=True)
 
     def pair(
-        self, *hosts: str, since: timedelta = -DAY, until: timedelta = 30 * DAY, key: ec.EllipticCurvePrivateKey | None = None
+        self,
+        *hosts: str,
+        since: timedelta = -DAY,
+        until: timedelta = 30 * DAY,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        curve: type[ec.EllipticCurve] = ec.SECP256R1,
     ) -> Pair:
         """A certificate for hosts, good from `since` to `until` from now. `key` is told as its key in place of its own."""
-        own = ec.generate_private_key(ec.SECP256R1())
+        own = ec.generate_private_key(curve())
         found = self._signed("app", own.public_key(), hosts, since=since, until=until)
         return Pair(found.public_bytes(serialization.Encoding.PEM), pem(key or own))
 

@@ -217,6 +217,32 @@ def test_a_certificate_that_is_no_good_changes_nothing(
     anyio.run(main)
 
 
+def test_a_certificate_that_the_router_itself_does_not_take_changes_nothing(
+    target: LocalTarget, make: Make, image: Image, authority: Authority, files: Files
+) -> None:
+    router = make(port=free_port(), tls=files.tls, pair=files.read)
+    odd = authority.pair("localhost", curve=ec.SECP256K1)  # no curve of Envoy's
+    if router.called == "HAProxy":
+        good = authority.pair("localhost")
+        odd = Pair(good.chain * 40, good.key)  # more than it takes through its socket
+
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        before = fingerprint(files.read())
+        files.write(odd)
+        with pytest.raises(StageFailed, match=router.called):
+            await router.certify()
+        assert shown(files.port, authority.trusting) == before
+        assert fingerprint(Pair.of((router.state / "certificate.pem").read_bytes())) == before
+        second = authority.pair("localhost")
+        files.write(second)
+        await router.certify()
+        assert shown(files.port, authority.trusting) == fingerprint(second)
+
+    anyio.run(main)
+
+
 def test_keys_are_for_their_owner_alone(
     target: LocalTarget, make: Make, image: Image, authority: Authority, files: Files
 ) -> None:
