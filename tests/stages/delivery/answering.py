@@ -15,10 +15,9 @@ def instances(
     *names: str,
     held: dict[str, Event] | None = None,
     says_path: bool = False,
-    keep: bool = False,
     ill: Container[str] = (),
 ) -> Iterator[Group]:
-    """A group of instances that answer with their names, or the path they were asked for; their answers may be kept with `keep`.
+    """A group of instances that answer with their names, or the path they were asked for.
 
     One that is in `held` does not answer before it may, and one that is in `ill` says that it is not ready, while it is.
     """
@@ -34,8 +33,6 @@ def instances(
                 said = self.path if says_path else name
                 self.send_response(503 if self.path == "/readyz" and name in ill else 200)
                 self.send_header("Content-Length", str(len(said)))
-                if keep:
-                    self.send_header("Cache-Control", "max-age=600")
                 self.end_headers()
                 self.wfile.write(said.encode())
 

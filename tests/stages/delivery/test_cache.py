@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 from urllib.parse import quote
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 
@@ -19,6 +21,7 @@ from stages.delivery.cache import Cache
 from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxyRouter, Slot, alone
 from stages.delivery.local import LocalTarget
+from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
 from tests.stages.delivery.conftest import haproxy, release, up
@@ -140,31 +143,57 @@ def test_nothing_is_kept_while_releases_share_the_traffic(target: LocalTarget, r
     anyio.run(main)
 
 
-def test_an_answer_that_was_begun_before_a_switch_is_kept_for_nobody(router: HAProxyRouter) -> None:
-    go = Event()
+def test_an_answer_that_another_release_gave_in_the_end_is_kept_for_nobody(router: HAProxyRouter) -> None:
+    """It was asked of blue, which hangs up when green has the traffic."""
+    asked_once, go = anyio.Event(), anyio.Event()
+
+    def serving(name: bytes) -> Callable[[anyio.abc.SocketStream], Awaitable[None]]:
+        async def serve(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                said = await stream.receive()
+                if name == b"blue" and b"/readyz" not in said and not asked_once.is_set():
+                    asked_once.set()
+                    await go.wait()
+                    return
+                head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                await stream.send(head % len(name) + name)
+
+        return serve
 
     async def main() -> None:
-        groups = {"blue": blue, "green": green}
-        await router.split({"blue": 100}, groups)
         got: list[str] = []
 
-        async def slow() -> None:
+        async def first() -> None:
             got.append(await asked(router, "/"))
 
-        async with anyio.create_task_group() as users:
-            users.start_soon(slow)
-            with anyio.fail_after(20):
-                while await router.in_flight("blue") != 1:
-                    await anyio.sleep(0.01)
-            await router.split({"green": 100}, groups)
-            go.set()
-        assert got == ["blue"]
-        assert await asked(router, "/") == "green"
-        await router.split({"blue": 100}, groups)
-        assert await asked(router, "/") == "blue"
+        async with contextlib.AsyncExitStack() as servers, anyio.create_task_group() as tasks:
+            groups = {}
+            for name in ("blue", "green"):
+                server = await servers.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
+                port = server.extra(anyio.abc.SocketAttribute.local_port)
+                groups[name] = Group(name, (Address(host="127.0.0.1", port=port),))
+                tasks.start_soon(server.serve, serving(name.encode()))
+            with anyio.fail_after(60):
+                await router.split({"blue": 100}, groups)
+                async with anyio.create_task_group() as users:
+                    users.start_soon(first)
+                    await asked_once.wait()
+                    await router.split({"green": 100}, groups)
+                    go.set()
+                assert got == ["green"]
+                await router.split({"blue": 100}, groups)
+                assert await asked(router, "/") == "blue"
+            tasks.cancel_scope.cancel()
 
-    with instances("blue", held={"blue": go}, keep=True) as blue, instances("green", keep=True) as green:
-        anyio.run(main)
+    anyio.run(main)
+
+
+def test_nothing_is_kept_while_a_split_is_on_its_way(router: HAProxyRouter) -> None:
+    before = (Slot("one", "127.0.0.1:1", 256), Slot("two", "127.0.0.1:2"))
+    after = (Slot("one", "127.0.0.1:1"), Slot("two", "127.0.0.1:2", 256))
+    first, *change, last = router._commands(before, after, None)
+    assert (first, last) == ("set map cache.map version nobody", "set map cache.map version two")
+    assert len(change) == 2
 
 
 def test_what_is_given_from_the_cache_counts_for_no_release(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:
