@@ -16,15 +16,17 @@ import pytest
 
 from pipeline import Project, WiringError
 from pipeline.engines.local import free_port
+from stages.delivery import envoy_xds
 from stages.delivery.audience import Chosen, HasHeader
 from stages.delivery.cache import Cache
 from stages.delivery.envoy import Envoy
+from stages.delivery.envoy_admin import admin
 from stages.delivery.haproxy import HAProxyRouter, Slot, alone
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
-from tests.stages.delivery.conftest import haproxy, release, up
+from tests.stages.delivery.conftest import envoy, haproxy, need_envoy, release, up
 from tests.stages.delivery.load import Load
 
 
@@ -246,6 +248,51 @@ def test_who_has_all_the_traffic_is_told_from_the_slots() -> None:
 def test_a_cache_behind_envoy_is_refused_when_the_pipeline_is_built() -> None:
     with pytest.raises(WiringError, match=r"Envoy app cannot keep answers(?s:.*)expected: HAProxy\(cache=\.\.\.\)"):
         Envoy(name="app", port=8080, cache=Cache())
+
+
+def test_the_reason_for_that_is_true(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Envoy's own cache, a request that an instance hung up on is lost, and nothing is counted."""
+    need_envoy()
+    kind = "type.googleapis.com/envoy.extensions"
+    simple = {"@type": f"{kind}.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig"}
+    cache = {"@type": f"{kind}.filters.http.cache.v3.CacheConfig", "typed_config": simple}
+    seen: list[int] = []
+
+    def tried(*, with_cache: bool) -> tuple[int, dict[str, int]]:
+        """What is answered to a request on which the first instance hangs up, and what is counted."""
+        filters = [{"name": "envoy.filters.http.cache", "typed_config": cache}] if with_cache else []
+        monkeypatch.setattr(envoy_xds, "filters", lambda entrance, upgraded=False: filters)
+        router = envoy(project, port=free_port(), name=f"app-{with_cache}")
+        seen.clear()
+
+        async def serve(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                said = await stream.receive()
+                if b"/readyz" not in said:
+                    seen.append(1)
+                    if len(seen) == 1:
+                        return
+                await stream.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+
+        async def main() -> tuple[int, dict[str, int]]:
+            async with contextlib.AsyncExitStack() as servers, anyio.create_task_group() as tasks:
+                places = []
+                for _ in range(2):
+                    server = await servers.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
+                    places.append(Address(host="127.0.0.1", port=server.extra(anyio.abc.SocketAttribute.local_port)))
+                    tasks.start_soon(server.serve, serve)
+                await router.split({"g": 100}, {"g": Group("g", tuple(places))})
+                async with httpx.AsyncClient(trust_env=False) as client, admin(router._socket) as told:
+                    status = (await client.get(router.address.url)).status_code
+                    counted = await told.figures(rf"^{envoy_xds.STATS}\.tries")
+                tasks.cancel_scope.cancel()
+            return status, counted
+
+        return anyio.run(main)
+
+    assert tried(with_cache=False)[0] == 200
+    assert len(seen) == 2
+    assert tried(with_cache=True) == (503, {})
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 5000}, {"largest": 0}, {"size": 1, "largest": 600}, {"longest": 0}])
