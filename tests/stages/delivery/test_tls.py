@@ -24,6 +24,7 @@ from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalTarget
+from stages.delivery.preflight import Preflight
 from stages.delivery.switch_certificate import SwitchCertificate
 from stages.delivery.tls import Pair, Secret, Tls, checked, covers
 from stages.image import Image
@@ -340,3 +341,67 @@ def test_a_kept_certificate_that_cannot_be_read_is_said_with_its_place(make: Mak
     with pytest.raises(StageFailed, match="the certificate of the router cannot be read: there is no key in it") as caught:
         anyio.run(router.certify)
     assert caught.value.where == str(router.state / "certificate.pem")
+
+
+def test_a_certificate_that_is_not_the_one_that_was_switched_to_is_not_switched_back(
+    make: Make, authority: Authority, files: Files
+) -> None:
+    router = make(port=free_port(), tls=files.tls, pair=files.read)
+
+    async def main() -> None:
+        only = await router.certify()
+        assert only is not None
+        assert (await router.certify_back(only) or "").startswith("no certificate was shown before")
+        same = await router.certify()
+        assert same is not None
+        assert await router.certify_back(same) == "the same certificate was shown before"
+        files.write(authority.pair("localhost"))
+        second = await router.certify()
+        assert second is not None
+        files.write(authority.pair("localhost"))
+        third = await router.certify()
+        assert third is not None
+        assert "another certificate is shown by now" in (await router.certify_back(second) or "")
+        assert await router.certify_back(third) is None
+        assert "another certificate is shown by now" in (await router.certify_back(third) or "")  # to repeat it does no harm
+
+    anyio.run(main)
+
+
+def test_a_key_may_be_a_secret_and_is_found_nowhere_else_than_with_the_router(
+    project: Project, store: Store, journal: Journal, authority: Authority, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = authority.pair("localhost")
+    monkeypatch.setenv("APP_CERTIFICATE", pair.chain.decode())
+    monkeypatch.setenv("APP_KEY", pair.key.decode())
+    tls = Tls(port=files.port, certificate=Secret("APP_CERTIFICATE"), key=Secret("APP_KEY"), hosts=("localhost",))
+    router = HAProxy(name="app", port=free_port(), tls=tls)
+    deploy = replace(deployment(router.port, "one"), router=router)
+    assert run_pipeline(delivery(deploy, "one"), project, store, journal)[0].failed == {}
+    assert shown(files.port, authority.trusting) == fingerprint(pair)
+    line = pair.key.splitlines()[1]
+    found = {path.name for path in project.home.rglob("*") if path.is_file() and line in path.read_bytes()}
+    assert found == {"certificate.pem"}
+    monkeypatch.delenv("APP_KEY")
+    outcome = run_pipeline(delivery(deploy, "one"), project, store, journal)[0]
+    assert "the secret APP_KEY is not set" in outcome.failed["deploy"]
+
+
+def test_files_are_looked_for_in_the_project(
+    project: Project, store: Store, journal: Journal, authority: Authority, files: Files
+) -> None:
+    tls = Tls(port=files.port, certificate=Path("tls/app.crt"), key=Path("tls/app.key"), hosts=("localhost",))
+    router = HAProxy(name="app", port=free_port(), tls=tls)
+    pipeline = Pipeline("preflight", check=Preflight(router=router))
+    why = run_pipeline(pipeline, project, store, journal)[0].failed["check"]
+    assert "tls/app.crt: it cannot be read: No such file or directory" in why
+    (project.root / "tls").mkdir()
+    Files(project.root / "tls", files.port).write(authority.pair("localhost"))
+    outcome, found = run_pipeline(pipeline, project, store, journal)
+    assert outcome.failed == {}
+    assert f"127.0.0.1:{files.port} is free for HAProxy" in found["check"].said
+
+
+def test_to_switch_the_certificate_of_a_router_without_one_is_refused_when_the_pipeline_is_built() -> None:
+    with pytest.raises(WiringError, match=r"expected: a router with tls=Tls\(\.\.\.\)"):
+        SwitchCertificate(router=HAProxy(name="app", port=8080))
