@@ -123,7 +123,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         if self.config.failover is Failover.WARM:
             after = warmed(before, after, groups)
         else:
-            before = tuple(replace(slot, spare=0) for slot in before)
+            before = tuple(replace(slot, spare=0) if slot.spare else slot for slot in before)
         if any(slot.weight or slot.chosen for slot in after):
             armed = self._audience()
             try:
@@ -433,7 +433,7 @@ def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The groups and addresses of `after` with the weights that are still those of `before`."""
     return tuple(
-        replace(old, group=new.group, **{place: max(0, getattr(old, place)) for place in (*BACKENDS.values(), "spare")})
+        Slot(new.group, new.address, max(0, old.weight), max(0, old.chosen), max(0, old.control), max(0, old.spare))
         if old.address == new.address
         else Slot(new.group, new.address)
         for old, new in zip(before, after, strict=True)
