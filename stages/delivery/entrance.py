@@ -30,6 +30,7 @@ class Entrance:
     rate: RateLimit | None = None
     """How often each client may ask."""
     limits: RequestLimits = NO_LIMITS
+    """How large a request may be, how long it may be on its way, and how many may be connected."""
     cache: Cache | None = None
     """What is given again without asking an instance; HAProxy alone can."""
     failover: Failover = Failover.PAGE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from stages.delivery.audience import Chosen, Cohort, Cookie
 from stages.delivery.balance import Sticky
 from stages.delivery.cache import Cache
 from stages.delivery.envoy import Envoy
+from stages.delivery.envoy_xds import clusters, listeners, routes
 from stages.delivery.failover import Failover
-from stages.delivery.haproxy import HAProxy
+from stages.delivery.haproxy import HAProxy, Slot, configuration
 from stages.delivery.local import LocalTarget
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import RequestLimits
@@ -42,6 +45,19 @@ def everything(make: Make) -> dict[str, Any]:
         "failover": Failover.WARM,
         **cache,
     }
+
+
+def test_a_router_without_options_is_told_nothing_of_them() -> None:
+    text = configuration(HAProxy(name="app", port=8080), "/ok", Path("/s"), Path("/p"), (Slot("g", "a:1", 256),))
+    assert not re.findall(
+        r"ssl|cache|stick|tune|backup|observe|hash|return|reject|set-var|http-request set|timeout http-request", text
+    )
+    assert text.count("balance roundrobin") == 3
+    entrance, place = Envoy(name="app", port=8080), Path("/f")
+    told = json.dumps([listeners(entrance, place), clusters(entrance, "/ok", place), routes(entrance, timeout=30, serves=True)])
+    words = r"tls|ratelimit|buffer|cache|limit_|lb_policy|hash_policy|priorities|413|max_request_headers_kb|connection_limit"
+    assert re.findall(words, told) == []
+    assert json.loads(told)[0][0]["filter_chains"][0]["filters"][-1]["typed_config"]["request_headers_timeout"] == "60s"
 
 
 def test_a_websocket_and_a_request_that_waits_go_on_with_all_of_it(make: Make) -> None:
