@@ -10,6 +10,7 @@ import anyio
 
 from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.deployment import deployment, take_back
 from stages.delivery.files import ReleaseFile
@@ -196,6 +197,7 @@ class Deploy(Releases[Deployment]):
                 await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
             rollout = self.rollout_of(work, self.release_of(work))
             self._check_preview(work, rollout.release)
+            await show(rollout.router, work)
             before = await rollout.forward(self.strategy)
             return await deployment(rollout, rollout.release.group, before.groups, before.weights)
 

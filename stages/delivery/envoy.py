@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,40 +19,58 @@ from pathlib import Path
 
 import anyio
 
-from pipeline import StageFailed, Work
+from pipeline import StageFailed, WiringError, Work
 from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
 from stages.delivery.audience import Chosen
+from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_admin import Admin, admin, unwell
 from stages.delivery.envoy_audience import Rule, rule
 from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
-from stages.delivery.envoy_xds import CHOSEN, CLUSTERS, LISTENERS, MIRROR, PICKED, ROUTING, SERVICE, SPLIT, File, Part
+from stages.delivery.envoy_xds import (
+    CERTIFICATE,
+    CHOSEN,
+    CLUSTERS,
+    LISTENERS,
+    MIRROR,
+    PICKED,
+    ROUTING,
+    SERVICE,
+    SPLIT,
+    File,
+    Part,
+)
+from stages.delivery.failover import Failover
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
-from stages.delivery.page import MAINTENANCE
 from stages.delivery.private import private
 from stages.delivery.probe import Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
+from stages.delivery.tls import Pair, reading
 
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Envoy:
+class Envoy(Entrance):
     """The proxy users talk to, on `host`:`port`; it outlives the run. It can also send copies of requests (`Shadow`)."""
 
-    name: str
-    port: int
-    host: str = "127.0.0.1"
     timeout: float = 30.0
     """Seconds in which nothing may happen before a request is given up."""
-    maintenance: str = MAINTENANCE
-    """The page (HTML) that users get with status 503 while nobody serves."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache is not None:
+            raise WiringError(
+                f"Envoy {self.name} cannot keep answers: what its cache has not, it asks for by itself, beside the route:"
+                " such a request is not tried again where an instance fails, and counts for no release",
+                right="HAProxy(cache=...), or Envoy without a cache",
+            )
 
     def open(self, work: Work, ready: Ready) -> EnvoyRouter:
-        return EnvoyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
+        return EnvoyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"), pair=reading(self.tls, work))
 
 
 @dataclass(kw_only=True)
@@ -71,7 +90,10 @@ class EnvoyRouter(OwnRouter[Envoy]):
         how = {ROUTING: self._routes(serves=serves, rule=by), MIRROR: MIRROR.content(xds.copies_to(None))}
         async with admin(self._socket) as envoy:
             files, runs = self._told(), bool(self._running())
+            await self._need_certificate()
             before, picked_before = await self._now(), await self._now(PICKED)
+            if self.config.failover is Failover.WARM:
+                after = xds.warmed(before, after)
             picked = _picked(chosen, weights, groups, picked_before)
             wide, picked_wide = xds.widened(before, after), xds.widened(picked_before, picked)
             # who is picked is there before they are sent there, and as long as they are
@@ -142,8 +164,9 @@ class EnvoyRouter(OwnRouter[Envoy]):
         """Envoy has these settings, and listens where they say."""
         if not (await files.take(envoy, self._settings()) or started):
             return
+        ports = [place.port for place in self._places]
         with anyio.move_on_after(PATIENCE):
-            while not any(process.listens(one, self.config.port) for one in self._running()):
+            while not any(all(process.listens(one, port) for port in ports) for one in self._running()):
                 await anyio.sleep(0.01)
             return
         raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
@@ -171,8 +194,22 @@ class EnvoyRouter(OwnRouter[Envoy]):
             raise
 
     def _settings(self) -> dict[File, bytes]:
-        place = xds.listener(self.config.host, self.config.port, self.config.maintenance, self._files)
-        return {CLUSTERS: CLUSTERS.content(*xds.clusters(self.ready, self._files)), LISTENERS: LISTENERS.content(place)}
+        places, clusters = xds.listeners(self.config, self._files), xds.clusters(self.config, self.ready, self._files)
+        return {CLUSTERS: CLUSTERS.content(*clusters), LISTENERS: LISTENERS.content(*places)}
+
+    async def _need_certificate(self) -> None:
+        await super()._need_certificate()
+        pair, path = self._certificates.now, self._files / CERTIFICATE.name
+        if self.config.tls is not None and pair is not None:
+            wanted = _shown(pair)
+            if not path.exists() or path.read_bytes() != wanted[CERTIFICATE]:  # it was switched while no Envoy ran
+                self._told().write(wanted)
+
+    async def _show(self, pair: Pair) -> None:
+        files, wanted = self._told(), _shown(pair)
+        async with admin(self._socket) as envoy:
+            in_use = await envoy.figures(f"^{re.escape(CERTIFICATE.taken)}$")
+            await files.take(envoy, wanted) if in_use else files.write(wanted)
 
     async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]]) -> None:
         """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well."""
@@ -193,7 +230,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         return Files(self._files, self._log, lambda: bool(self._running()))
 
     def _routes(self, *, serves: bool, copied: int = 0, rule: Rule | None = None) -> bytes:
-        return ROUTING.content(xds.routes(timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
+        return ROUTING.content(xds.routes(self.config, timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
 
     @property
     def _files(self) -> Path:
@@ -224,6 +261,10 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
 def _split(parts: Sequence[Part], file: File = SPLIT) -> dict[File, bytes]:
     return {file: file.content(xds.assignment(parts, SERVICE if file == SPLIT else CHOSEN))}
+
+
+def _shown(pair: Pair) -> dict[File, bytes]:
+    return {CERTIFICATE: CERTIFICATE.content(xds.certificate(pair))}
 
 
 def _picked(

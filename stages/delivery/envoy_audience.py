@@ -29,7 +29,7 @@ def rule(chosen: Chosen, weights: dict[str, int]) -> Rule:
     audience = chosen.audience
     if isinstance(audience, Cohort):
         share = sum(chosen.picked(weights).values()) * BUCKETS // 100
-        return Rule(_keyed(audience.key), _hashed(audience.key), share)
+        return Rule(_keyed(audience.key), hashed(audience.key), share)
     return Rule(_match(audience))
 
 
@@ -45,7 +45,7 @@ def _keyed(key: Key) -> dict[str, Any]:
             return {}
 
 
-def _hashed(key: Key) -> dict[str, Any]:
+def hashed(key: Key) -> dict[str, Any]:
     match key:
         case Cookie():
             return {"cookie": {"name": key.name}}

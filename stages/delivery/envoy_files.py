@@ -43,7 +43,7 @@ class Files:
         """Write them, each in one step, for an Envoy that does not run."""
         self.place.mkdir(exist_ok=True)
         for file, content in files.items():
-            durable.write(self.place / file.name, content)
+            durable.write(self.place / file.name, content, mode=file.mode)
 
     async def take(self, envoy: Admin, files: Mapping[File, bytes]) -> bool:
         """Have Envoy use them; whether it did not yet. What it refuses is put back as it was, and StageFailed is raised."""

@@ -18,10 +18,14 @@ from typing import Any
 
 from pipeline.digest import of_text
 from stages.delivery.audience import BUCKETS
+from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_audience import CLIENT, Rule
+from stages.delivery.envoy_entrance import TYPE, balanced, connected, filters, keyed, managed, too_large
+from stages.delivery.failover import Failover
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
+from stages.delivery.tls import Pair
 
 Message = dict[str, Any]
 """A message of Envoy's API as JSON."""
@@ -31,9 +35,17 @@ CHOSEN = "chosen"
 """The cluster of those in an audience; of a cohort, of those that are picked from it."""
 COPIES = "copies"
 """The cluster that gets copies of requests."""
+SPARE, IDLE = 1, 2
+"""Priorities of those that serve when nobody is well who has a share, and of those that are never to be asked."""
+LAST = 1_000_000
+"""Percent by which more could be served than is, so that the last instance that is well serves all (overprovisioning)."""
 LEAVING = "leaving"
 """The part of a group's locality whose instances get nothing new, and answer what they have."""
 PUBLIC = "public"
+SECURED = "secured"
+"""The listener for HTTPS."""
+SHOWN = "certificate"
+"""The name under which Envoy asks for the certificate."""
 ROUTES = "routes"
 STATS = "lockgate"
 """What the names of the figures that this library has Envoy count begin with."""
@@ -46,17 +58,19 @@ REPEATABLE = "TRACE|PUT|DELETE"
 LONGER = 1e9
 """Milliseconds: what took longer than all bounds is counted up to here."""
 
-TYPE = "type.googleapis.com/envoy."
-
 
 @dataclass(frozen=True)
 class Part:
-    """A group as Envoy knows it: where its instances are (`host:port`), its share in percent, and those that get none of it."""
+    """A group as Envoy knows it: where its instances are (`host:port`), its share in percent, and those that get none of it.
+
+    One without a share that is `spare` serves when nobody is well who has one.
+    """
 
     group: str
     addresses: tuple[str, ...]
     share: int = 0
     leaving: tuple[str, ...] = ()
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,8 @@ class File:
 
     name: str
     stat: str
+    mode: int = 0o666
+    """As for open(2)."""
 
     @property
     def taken(self) -> str:
@@ -88,6 +104,7 @@ ROUTING = File("routes.json", f"http.{PUBLIC}.rds.{ROUTES}")
 SPLIT = File("split.json", f"cluster.{SERVICE}")
 PICKED = File("chosen.json", f"cluster.{CHOSEN}")
 MIRROR = File("mirror.json", f"cluster.{COPIES}")
+CERTIFICATE = File("certificate.json", f"sds.{SHOWN}", 0o600)
 
 
 def version(content: bytes) -> str:
@@ -108,8 +125,11 @@ def assigned_parts(assignment: Message) -> tuple[Part, ...]:
         group, leaves = locality["locality"]["zone"], bool(locality["locality"].get("sub_zone"))
         addresses = tuple(_written(one["endpoint"]["address"]["socket_address"]) for one in locality["lb_endpoints"])
         part = found.get(group, Part(group, ()))
-        share = int(locality.get("load_balancing_weight", 0))
-        found[group] = replace(part, leaving=addresses) if leaves else replace(part, addresses=addresses, share=share)
+        share, spare = int(locality.get("load_balancing_weight", 0)), locality.get("priority", 0) == SPARE
+        if leaves:
+            found[group] = replace(part, leaving=addresses)
+        else:
+            found[group] = replace(part, addresses=addresses, share=0 if spare else share, spare=spare)
     return tuple(found.values())
 
 
@@ -136,8 +156,16 @@ def widened(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
         was, will = old.get(name, Part(name, ())), new.get(name, Part(name, ()))
         leaving = set(was.leaving) - set(will.addresses)  # what had no new request gets none now
         addresses = {*was.addresses, *will.addresses, *will.leaving} - leaving
-        found.append(Part(name, tuple(sorted(addresses)), was.share, tuple(sorted(leaving))))
+        found.append(Part(name, tuple(sorted(addresses)), was.share, tuple(sorted(leaving)), was.spare))
     return tuple(found)
+
+
+def warmed(before: Sequence[Part], after: Sequence[Part]) -> tuple[Part, ...]:
+    """The same split, in which those are spare that had a share before, or were spare already; none while nobody is to serve."""
+    if not any(part.share for part in after):
+        return tuple(after)
+    had = {part.group for part in before if part.share or part.spare}
+    return tuple(replace(part, spare=not part.share and part.group in had and bool(part.addresses)) for part in after)
 
 
 def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
@@ -145,14 +173,20 @@ def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
 
 
 def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
-    """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has."""
+    """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has.
+
+    Where there are spare ones, they serve when nobody is well of those before them, and not as soon as only some are ill.
+    """
+    parts = tuple(parts)
+    spared = any(part.spare for part in parts)
     return {
         "@type": f"{TYPE}config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": cluster,
         "endpoints": [
             {
                 "locality": {"zone": part.group, **({"sub_zone": LEAVING} if leaves else {})},
-                **({"load_balancing_weight": part.share} if part.share and not leaves else {}),
+                **_weighed(part, leaves=leaves),
+                **(_ranked(part, leaves=leaves) if spared else {}),
                 "lb_endpoints": [
                     {
                         "endpoint": {"address": _address(*_split(address))},
@@ -165,7 +199,18 @@ def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
             for leaves, addresses in ((False, part.addresses), (True, part.leaving))
             if addresses
         ],
+        **({"policy": {"overprovisioning_factor": LAST}} if spared else {}),
     }
+
+
+def _weighed(part: Part, *, leaves: bool) -> Message:
+    share = int(part.spare) or part.share
+    return {"load_balancing_weight": share} if share and not leaves else {}
+
+
+def _ranked(part: Part, *, leaves: bool) -> Message:
+    rank = 0 if part.share and not leaves else SPARE if part.spare and not leaves else IDLE
+    return {"priority": rank} if rank else {}
 
 
 def copies_to(address: Address | None) -> Message:
@@ -178,14 +223,14 @@ def copies_to(address: Address | None) -> Message:
     }
 
 
-def routes(*, timeout: float, serves: bool, copied: int = 0, rule: Rule | None = None) -> Message:
+def routes(entrance: Entrance, *, timeout: float, serves: bool, copied: int = 0, rule: Rule | None = None) -> Message:
     """All requests to whoever serves, else to the router's page; `copied` percent of the safe ones go to who gets copies too.
 
     Those of an audience are matched first.
     """
-    limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s"}
-    once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request")}
-    again = {**once, "retry_policy": _retried("reset")}
+    limits = {"timeout": "0s", "idle_timeout": f"{timeout:g}s", **keyed(entrance.balance)}
+    once = {"cluster": SERVICE, **limits, "retry_policy": _retried("reset-before-request", entrance.failover)}
+    again = {**once, "retry_policy": _retried("reset", entrance.failover)}
     share = {"numerator": copied, "denominator": "HUNDRED"}
     mirrored = {
         "request_mirror_policies": [
@@ -201,11 +246,12 @@ def routes(*, timeout: float, serves: bool, copied: int = 0, rule: Rule | None =
     ]
     members = [_of_audience(route, rule) for route in somebody] if rule else []
     others = [{**route, "metadata": _counted_as(OUTSIDE)} for route in somebody]
+    found = [*too_large(entrance.limits), *members, *others]
     return {
         "@type": f"{TYPE}config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "request_headers_to_remove": ["x-envoy-external-address"],
-        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": [*members, *others] if serves else nobody}],
+        "virtual_hosts": [{"name": PUBLIC, "domains": ["*"], "routes": found if serves else nobody}],
     }
 
 
@@ -231,7 +277,39 @@ def _counted_as(side: str) -> Message:
     return {"filter_metadata": {STATS: {"audience": side}}}
 
 
-def listener(host: str, port: int, page: str, files: Path) -> Message:
+def listeners(entrance: Entrance, files: Path) -> tuple[Message, ...]:
+    """Where users come in: by HTTP, and by HTTPS where there is a certificate."""
+    plain = listener(entrance, entrance.host, entrance.port, files)
+    if (tls := entrance.tls) is None:
+        return (plain,)
+    secured = listener(entrance, tls.host, tls.port, files)
+    (chain,) = secured["filter_chains"]
+    shown = {"name": SHOWN, "sds_config": _watched(files, CERTIFICATE)}
+    context = {
+        "@type": f"{TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "tls_certificate_sds_secret_configs": [shown],
+            "alpn_protocols": ["http/1.1"],
+        },
+    }
+    ends = {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+    return plain, {**secured, "name": SECURED, "filter_chains": [{**chain, **ends}]}
+
+
+def certificate(pair: Pair) -> Message:
+    """The certificate that is shown, and its key."""
+    return {
+        "@type": f"{TYPE}extensions.transport_sockets.tls.v3.Secret",
+        "name": SHOWN,
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": pair.chain.decode()},
+            "private_key": {"inline_string": pair.key.decode()},
+        },
+    }
+
+
+def listener(entrance: Entrance, host: str, port: int, files: Path) -> Message:
     """Where users come in. Who they are is told in `x-forwarded-for`; nothing they say is taken for an order to Envoy."""
     router = {
         "name": "envoy.filters.http.router",
@@ -241,11 +319,12 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
             "upstream_log": _counted(),
         },
     }
+    upgraded = filters(entrance, upgraded=True)
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": PUBLIC,
         "rds": {"route_config_name": ROUTES, "config_source": _watched(files, ROUTING)},
-        "http_filters": [router],
+        "http_filters": [*filters(entrance), router],
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},  # nobody
         "generate_request_id": False,
@@ -254,8 +333,9 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "request_headers_timeout": "60s",
         "common_http_protocol_options": {"idle_timeout": "30s"},
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": f"{host}:{port}"},
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "local_reply_config": {"mappers": [_page(page)]},
+        "upgrade_configs": [{"upgrade_type": "websocket", **({"filters": [*upgraded, router]} if entrance.limits.body else {})}],
+        "local_reply_config": {"mappers": [_page(entrance.maintenance)]},
+        **managed(entrance.limits),
     }
     come_from = {
         "object_key": CLIENT,
@@ -263,7 +343,8 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}},
     }
     remember = {"@type": f"{TYPE}extensions.filters.network.set_filter_state.v3.Config", "on_new_connection": [come_from]}
-    filters = [
+    chain = [
+        *connected(entrance.limits),
         {"name": "envoy.filters.network.set_filter_state", "typed_config": remember},
         {"name": "envoy.http", "typed_config": manager},
     ]
@@ -272,7 +353,7 @@ def listener(host: str, port: int, page: str, files: Path) -> Message:
         "name": PUBLIC,
         "address": _address(host, port),
         "enable_reuse_port": False,  # or another Envoy could share the port, and nobody would notice
-        "filter_chains": [{"filters": filters}],
+        "filter_chains": [{"filters": chain}],
     }
 
 
@@ -295,7 +376,7 @@ def health_check(ready: Ready) -> Message:
     }
 
 
-def clusters(ready: Ready, files: Path) -> tuple[Message, ...]:
+def clusters(entrance: Entrance, ready: Ready, files: Path) -> tuple[Message, ...]:
     """Who serves, and who is there for an audience, asked by `ready`; and who gets copies."""
     most = {"max_connections": 1 << 20, "max_pending_requests": 1 << 20, "max_requests": 1 << 20, "max_retries": 1 << 20}
     one_request = {
@@ -314,6 +395,7 @@ def clusters(ready: Ready, files: Path) -> tuple[Message, ...]:
     }
     service = {
         **common,
+        **balanced(entrance.balance),
         "name": SERVICE,
         "eds_cluster_config": {"eds_config": _watched(files, SPLIT)},
         "ignore_health_on_host_removal": True,
@@ -386,9 +468,18 @@ def _page(page: str) -> Message:
     }
 
 
-def _retried(on: str) -> Message:
-    """On another instance, where there is one; a request that reached no instance in any case."""
+def _retried(on: str, failover: Failover) -> Message:
+    """On another instance, where there is one; a request that reached no instance in any case.
+
+    Who is spare is asked after two that failed.
+    """
+    spare = {
+        "@type": f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+        "update_frequency": 2,
+    }
+    next_rank = {"retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": spare}}
     return {
+        **(next_rank if failover is Failover.WARM else {}),
         "retry_on": f"connect-failure,refused-stream,{on}",
         "num_retries": 3,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.1s"},

@@ -30,19 +30,38 @@ from pipeline import StageFailed, Work
 from pipeline.digest import of_text
 from stages.delivery import durable, process
 from stages.delivery.audience import Chosen, Cohort
+from stages.delivery.certificate import FILE
+from stages.delivery.entrance import Entrance
+from stages.delivery.failover import Failover
 from stages.delivery.haproxy_audience import CHOSEN, CONTROL, MAP, NETWORKS, Rule, rule, share
+from stages.delivery.haproxy_entrance import (
+    NOBODY,
+    VERSION,
+    VERSIONS,
+    balanced,
+    cached,
+    entered,
+    indented,
+    recognised,
+    refused,
+    storing,
+    timed,
+    tuned,
+)
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
-from stages.delivery.page import MAINTENANCE
 from stages.delivery.private import private
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
+from stages.delivery.tls import Pair, reading
 
 SLOTS = 16
 BACKEND = "service"
 BACKENDS = {BACKEND: "weight", CHOSEN: "chosen", CONTROL: "control"}
 """The backends, and which weight of a slot is the one in each."""
+SPARES = (BACKEND, CONTROL)
+"""The backends in which each slot has a second server where failover is to what is warm: it serves when no other one can."""
 ELSEWHERE = -1
 """The weight of a server that is not where its slot is: who was to send it there died before."""
 FREE = "127.0.0.1:9"
@@ -54,30 +73,27 @@ SETTINGS = "LOCKGATE_SETTINGS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HAProxy:
+class HAProxy(Entrance):
     """The load balancer users talk to, on `host`:`port`; it outlives the run."""
 
-    name: str
-    port: int
-    host: str = "127.0.0.1"
     timeout: float = 30.0
     """Seconds a server may take to answer."""
-    maintenance: str = MAINTENANCE
-    """The page (HTML) that users get with status 503 while nobody serves."""
 
     def open(self, work: Work, ready: Ready) -> HAProxyRouter:
-        return HAProxyRouter(config=self, ready=ready, state=work.state(f"router/{self.name}"))
+        state = work.state(f"router/{self.name}")
+        return HAProxyRouter(config=self, ready=ready, state=state, pair=reading(self.tls, work))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A server line: the group that has it, where it sends, and its weight (0 to 256) in each backend."""
+    """A server line: the group that has it, where it sends, and its weight (0 to 256) in each backend, and as a spare."""
 
     group: str = ""
     address: str = FREE
     weight: int = 0
     chosen: int = 0
     control: int = 0
+    spare: int = 0
 
     def weighs(self, backend: str) -> int:
         weight: int = getattr(self, BACKENDS[backend])
@@ -104,6 +120,10 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         need_running(weights, groups, chosen)
         before = await self._now()
         after = assigned(before, weights, groups, chosen)
+        if self.config.failover is Failover.WARM:
+            after = warmed(before, after, groups)
+        else:
+            before = tuple(replace(slot, spare=0) if slot.spare else slot for slot in before)
         if any(slot.weight or slot.chosen for slot in after):
             armed = self._audience()
             try:
@@ -130,9 +150,10 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
         where = {one.summary() for one in at}
         mine = {
-            slot_name(number)
+            name
             for number, slot in enumerate(await self._now())
             if slot.group == group and (not where or slot.address in where)
+            for name in (slot_name(number), spare_name(number))
         }
         if not mine or not self._running():
             return 0
@@ -157,11 +178,19 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         if [(slot.group, slot.address) for slot in first] != [(slot.group, slot.address) for slot in self._kept()]:
             self._keep(first)
         if self._running():
-            for command in commands(before, after, None if self._audience().rule == Rule() else share):
+            for command in self._commands(before, after, share):
                 await self._tell(command)
         if share is not None:
             self._keep_audience(replace(self._audience(), share=share))
         self._keep(after)
+
+    def _commands(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None) -> list[str]:
+        """What to tell HAProxy. Answers of one release are kept only before the first and after the last of it."""
+        change = commands(before, after, None if self._audience().rule == Rule() else share)
+        if self.config.cache is None:
+            return change
+        whose = f"set map {VERSIONS} {VERSION}"
+        return [f"{whose} {NOBODY}", *change, f"{whose} {alone(after)}"]
 
     async def _ensure(self, slots: tuple[Slot, ...], rule: Rule) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others.
@@ -175,8 +204,11 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
+        await self._need_certificate()
         private(self._sockets, "HAProxy")
         durable.write(self._page, self.config.maintenance.encode())
+        if self.config.cache is not None:
+            durable.write(self.state / VERSIONS, f"{VERSION} {NOBODY}\n".encode())
         self._keep(slots)
         argv = [program(), "-db", "-f", str(self._file)]
         checked = await anyio.run_process([*argv, "-c"], check=False, cwd=self.state)
@@ -225,6 +257,16 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         answer = (await self._ask(command)).strip()
         if answer and not answer.startswith(("IP changed", "no need to change", "port changed")):
             raise StageFailed(f"HAProxy did not obey `{command}`: {answer}")
+
+    async def _show(self, pair: Pair) -> None:
+        """In two steps: HAProxy looks at the new one first. Connections that are there keep what they began with."""
+        if "Filename:" not in await self._ask(f"show ssl cert {FILE}"):
+            return
+        text = pair.pem.decode()
+        for command, good in ((f"set ssl cert {FILE} <<\n{text}", "Transaction"), (f"commit ssl cert {FILE}", "Success!")):
+            if good not in (answer := (await self._ask(command)).strip()):
+                await self._ask(f"abort ssl cert {FILE}")
+                raise StageFailed(f"HAProxy does not take the certificate: {answer}", right="what `openssl x509` can read")
 
     async def _ask(self, command: str) -> str:
         answer = bytearray()
@@ -316,6 +358,10 @@ def slot_name(number: int) -> str:
     return f"slot{number + 1}"
 
 
+def spare_name(number: int) -> str:
+    return f"spare{number + 1}"
+
+
 def alert(log: str) -> str:
     """The reason in what HAProxy says when it ends: its first alert, else its last words."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -365,6 +411,18 @@ def assigned(
     )
 
 
+def warmed(before: tuple[Slot, ...], after: tuple[Slot, ...], groups: Mapping[str, Group]) -> tuple[Slot, ...]:
+    """The same slots, in which those groups are spare that have no share and had one before, or were spare already.
+
+    While nobody is to serve, none of them is.
+    """
+    if not any(slot.weight for slot in after):
+        return after
+    had = {slot.group for slot in before if slot.weight > 0 or slot.spare > 0} - {slot.group for slot in after if slot.weight}
+    stays = {(name, one.summary()) for name, group in groups.items() if name in had for one in group.staying}
+    return tuple(replace(slot, spare=256 if (slot.group, slot.address) in stays else 0) for slot in after)
+
+
 def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str, int]:
     """The weight of each instance of a group that has a share."""
     each = {name: share / len(groups[name].staying) for name, share in weights.items() if share > 0}
@@ -375,7 +433,7 @@ def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The groups and addresses of `after` with the weights that are still those of `before`."""
     return tuple(
-        Slot(new.group, new.address, *(max(0, old.weighs(backend)) for backend in BACKENDS))
+        Slot(new.group, new.address, max(0, old.weight), max(0, old.chosen), max(0, old.control), max(0, old.spare))
         if old.address == new.address
         else Slot(new.group, new.address)
         for old, new in zip(before, after, strict=True)
@@ -394,7 +452,8 @@ def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
             raise StageFailed(f"HAProxy has no server {slot_name(number)}: {answer[:200]}", right=f"{len(kept)} servers")
         address = f"{row['srv_addr']}:{row['srv_port']}"
         weights = {place: _weight(found.get((backend, slot_name(number))), address) for backend, place in BACKENDS.items()}
-        slots.append(Slot(known.group if known.address == address else "", address, **weights))
+        spare = min(_weight(found.get((backend, spare_name(number))), address) for backend in SPARES)
+        slots.append(Slot(known.group if known.address == address else "", address, **weights, spare=spare))
     return tuple(slots)
 
 
@@ -415,9 +474,10 @@ def counted(slots: tuple[Slot, ...]) -> dict[str, str]:
     """
     compared = {slot.group for slot in slots if slot.chosen > 0 or slot.control > 0}
     return {
-        f"{backend}/{slot_name(number)}": slot.group
+        f"{backend}/{name}": slot.group
         for number, slot in enumerate(slots)
         for backend in BACKENDS
+        for name in (slot_name(number), spare_name(number))
         if slot.group and not (backend == BACKEND and slot.group in compared)
     }
 
@@ -430,23 +490,38 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | Non
     fresh: list[str] = []
     rising: list[str] = []
     falling: list[str] = []
-    for backend in BACKENDS:
-        for number, (old, new) in enumerate(zip(before, after, strict=True)):
-            server = f"{backend}/{slot_name(number)}"
-            was, wanted = old.weighs(backend), new.weighs(backend)
-            weight = f"set server {server} weight {wanted}"
-            if new.address == old.address and was != ELSEWHERE:
-                if wanted != was:
-                    (rising if wanted > was else falling).append(weight)
-                continue
-            host, _, port = new.address.rpartition(":")
-            change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
-            if new.address == FREE:
-                falling += change
-            else:
-                fresh += [*change, f"set server {server} state ready"]
+    for server, old, new, was, wanted in _servers_of(before, after):
+        weight = f"set server {server} weight {wanted}"
+        if new.address == old.address and was != ELSEWHERE:
+            if wanted != was:
+                (rising if wanted > was else falling).append(weight)
+            continue
+        host, _, port = new.address.rpartition(":")
+        change = [f"set server {server} state maint", f"set server {server} addr {host} port {port}", weight]
+        if new.address == FREE:
+            falling += change
+        else:
+            fresh += [*change, f"set server {server} state ready"]
     size = [f"set map {MAP} share {share}"] if share is not None else []
     return [*fresh, *rising, *size, *falling]
+
+
+def _servers_of(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> Iterator[tuple[str, Slot, Slot, int, int]]:
+    """Each server, its slot before and after, and its weights then; spares where one was or is to be anything."""
+    pairs = list(enumerate(zip(before, after, strict=True)))
+    for backend in BACKENDS:
+        for number, (old, new) in pairs:
+            yield f"{backend}/{slot_name(number)}", old, new, old.weighs(backend), new.weighs(backend)
+    for backend in SPARES:
+        for number, (old, new) in pairs:
+            if old.spare or new.spare:
+                yield f"{backend}/{spare_name(number)}", old, new, old.spare, new.spare
+
+
+def alone(slots: tuple[Slot, ...]) -> str:
+    """The group that has all the traffic; nobody's name where several have, or one of them an audience."""
+    serving = {slot.group for slot in slots if slot.weight or slot.chosen or slot.control}
+    return serving.pop() if len(serving) == 1 else NOBODY
 
 
 def used(figures: str) -> dict[str, int]:
@@ -466,14 +541,16 @@ def _servers(figures: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield f"{row['pxname']}/{row['svname']}", row
 
 
-def checks(ready: Ready) -> str:
+def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     """How HAProxy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted.
 
     It knows no gRPC without TLS, and runs no commands in instances.
     """
     asked = probe(ready)
     inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms"
-    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none\n"
+    # a request that nobody took is to find a spare one when it is tried again
+    seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
+    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none{seen}\n"
     if not isinstance(asked, HttpProbe):
         return often
     first, last = asked.statuses
@@ -495,13 +572,13 @@ global
     stats socket {admin} mode 600 level admin expose-fd listeners
     log stdout format raw local0 notice
     noreuseport
-
+{tuned(config.limits)}
 ring {RING}
     format raw
     maxlen 128
     size 4194304
 
-defaults
+{storing(config.cache)}defaults
     mode http
     log global
     option http-server-close
@@ -515,20 +592,21 @@ defaults
     timeout server {config.timeout:g}s
     timeout queue 5s
     timeout http-keep-alive 30s
-
+{timed(config.limits)}
 frontend public
-    bind {config.host}:{config.port}
-    log ring@{RING} format raw local0 info
+{entered(config)}    log ring@{RING} format raw local0 info
     log-format "{LOG_FORMAT}"
-    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
+{indented(refused(config))}    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE PUT DELETE }}
 """
-    audience = "".join(f"    {line}\n" for line in (rule or Rule()).lines)
+    rules = indented([*cached(config.cache), *recognised(config.balance), *(rule or Rule()).lines])
+    warm = config.failover is Failover.WARM
     backends = (
-        f"\nbackend {backend}\n    balance roundrobin\n{checks(ready) if backend == BACKEND else ''}"
+        f"\nbackend {backend}\n{balanced(config.balance)}{checks(ready, config.failover) if backend == BACKEND else ''}"
         + "".join(f"    {line(number, slot, backend)}\n" for number, slot in enumerate(slots))
+        + (spares(slots) if warm and backend in SPARES else "")
         for backend in BACKENDS
     )
-    return f"{head}{audience}    default_backend {BACKEND}\n{''.join(backends)}"
+    return f"{head}{rules}    default_backend {BACKEND}\n{''.join(backends)}"
 
 
 def line(number: int, slot: Slot, backend: str = BACKEND) -> str:
@@ -537,3 +615,13 @@ def line(number: int, slot: Slot, backend: str = BACKEND) -> str:
     off = " disabled" if slot.address == FREE else ""
     group = f"  # {slot.group}" if slot.group else ""
     return f"server {slot_name(number)} {slot.address} weight {slot.weighs(backend)}{well}{off}{group}"
+
+
+def spares(slots: tuple[Slot, ...]) -> str:
+    """The second servers of the slots."""
+    lines = ["option allbackups"]
+    for number, slot in enumerate(slots):
+        off = " disabled" if slot.address == FREE else ""
+        well = f"track {BACKEND}/{slot_name(number)}"
+        lines.append(f"server {spare_name(number)} {slot.address} weight {max(0, slot.spare)} backup no-check {well}{off}")
+    return indented(lines)

@@ -36,7 +36,7 @@ def rule(audience: Audience) -> Rule:
         found = _found(audience.key)
         lines = (
             on,
-            f"http-request set-var(txn.bucket) {_fetched(audience.key)},xxh32(0),mod({BUCKETS}){f' if {found}' if found else ''}",
+            f"http-request set-var(txn.bucket) {fetched(audience.key)},xxh32(0),mod({BUCKETS}){f' if {found}' if found else ''}",
             f"use_backend {CHOSEN} if {there} {{ var(txn.bucket),sub(txn.share) -m int lt 0 }}",
             f"use_backend {CONTROL} if {{ var(txn.share) -m int gt 0 }} {{ var(txn.bucket) -m found }}",
         )
@@ -52,7 +52,7 @@ def share(chosen: Chosen | None, weights: dict[str, int]) -> int:
     return sum(chosen.picked(weights).values()) * BUCKETS // 100
 
 
-def _fetched(key: Key) -> str:
+def fetched(key: Key) -> str:
     match key:
         case Cookie():
             return f"req.cook({key.name})"
@@ -64,7 +64,7 @@ def _fetched(key: Key) -> str:
 
 def _found(key: Key) -> str:
     """That there is a key."""
-    return f"{{ {_fetched(key)},length gt 0 }}" if isinstance(key, Cookie | Header) else ""
+    return f"{{ {fetched(key)},length gt 0 }}" if isinstance(key, Cookie | Header) else ""
 
 
 def _member(audience: HasHeader | HasCookie | Region | Device) -> str:

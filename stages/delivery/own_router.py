@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
-from stages.delivery import process
+from pipeline import StageFailed
+from stages.delivery import process, tls
+from stages.delivery.certificate import Kept, Shown, said
+from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
 from stages.delivery.port import checked
 from stages.delivery.private import sockets
 from stages.delivery.probe import Ready
+from stages.delivery.tls import Pair
 
-
-class Listens(Protocol):
-    """Configuration of a router that users come to at `host`:`port`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-
-
-C = TypeVar("C", bound=Listens)
+C = TypeVar("C", bound=Entrance)
 
 
 @dataclass(kw_only=True)
-class OwnRouter(Generic[C]):
+class OwnRouter(ABC, Generic[C]):
     """What all of them have in common. Below `state` is what one is told by, and its log."""
 
     called: ClassVar[str]
@@ -39,6 +34,8 @@ class OwnRouter(Generic[C]):
     ready: Ready
     """What the router asks of every instance; one that is not well gets no requests."""
     state: Path
+    pair: Callable[[], Pair] = tls.nothing
+    """Reads the certificate that is wanted, and its key."""
     _sockets: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +46,61 @@ class OwnRouter(Generic[C]):
         return Address(host=self.config.host, port=self.config.port)
 
     async def check(self) -> str:
-        return checked(self.address, self.called, self.config.name, self._running())
+        running = self._running()
+        found = [checked(one, self.called, self.config.name, running) for one in self._places]
+        if self.config.tls is not None:
+            tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
+        return "; ".join(found)
+
+    async def certify(self) -> Shown | None:
+        if self.config.tls is None:
+            return None
+        wanted = self.pair()
+        tls.checked(wanted, self.config.tls, datetime.now(UTC))
+        return await self._switch(Pair.of(wanted.pem))
+
+    async def certify_back(self, shown: Shown) -> str | None:
+        now, before = self._certificates.now, self._certificates.before
+        if self.config.tls is None or now is None or tls.told(now).fingerprint != shown.fingerprint:
+            return "another certificate is shown by now: there is nothing to go back from"
+        if shown.before == shown.fingerprint:
+            return "the same certificate was shown before"
+        if before is None or tls.told(before).fingerprint != shown.before:
+            return "no certificate was shown before, and this one stays"
+        tls.checked(before, self.config.tls, datetime.now(UTC))
+        await self._switch(before)
+        return None
+
+    async def _switch(self, pair: Pair) -> Shown:
+        """Keep it and show it; where it cannot be shown, keep what was kept, and raise StageFailed."""
+        before = self._certificates.now
+        self._certificates.keep(pair)
+        try:
+            if self._running():
+                await self._show(pair)
+        except StageFailed:
+            self._certificates.put_back(before)
+            raise
+        return said(pair, before)
+
+    @abstractmethod
+    async def _show(self, pair: Pair) -> None:
+        """Have the running router show it. One that was started without TLS will read what is kept."""
+
+    async def _need_certificate(self) -> None:
+        """There is one to show. It is looked at when it comes; on a way back nobody asks whether it still is good."""
+        if self.config.tls is not None and self._certificates.now is None:
+            await self.certify()
+
+    @property
+    def _certificates(self) -> Kept:
+        return Kept(self.state)
+
+    @property
+    def _places(self) -> list[Address]:
+        """Where users come in."""
+        more = self.config.tls
+        return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
 
     async def stop(self) -> None:
         for found in self._running():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
 from stages.delivery.target import Target
+from stages.delivery.tls import Pair, nothing
 from stages.image import Image
 from tests.conftest import RunStage
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
@@ -106,12 +107,14 @@ def need_envoy() -> None:
         pytest.skip(error.what)
 
 
-def envoy(project: Project, *, port: int, name: str = "app", **more: Any) -> EnvoyRouter:
-    return EnvoyRouter(config=Envoy(name=name, port=port, **more), ready="/readyz", state=state(project, "router", name))
+def envoy(project: Project, *, port: int, name: str = "app", pair: Callable[[], Pair] = nothing, **more: Any) -> EnvoyRouter:
+    place = state(project, "router", name)
+    return EnvoyRouter(config=Envoy(name=name, port=port, **more), ready="/readyz", state=place, pair=pair)
 
 
-def haproxy(project: Project, *, port: int, name: str = "app", **more: Any) -> HAProxyRouter:
-    return HAProxyRouter(config=HAProxy(name=name, port=port, **more), ready="/readyz", state=state(project, "router", name))
+def haproxy(project: Project, *, port: int, name: str = "app", pair: Callable[[], Pair] = nothing, **more: Any) -> HAProxyRouter:
+    place = state(project, "router", name)
+    return HAProxyRouter(config=HAProxy(name=name, port=port, **more), ready="/readyz", state=place, pair=pair)
 
 
 def release(image: Image, posts: Path | None = None, *, instances: int = 1, version: str = "one", **env: str) -> Release:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import ssl
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Self
 class Load:
     """Three users on one port: one keeps its connection, one takes a new one for each request, one sends POSTs on a kept one.
 
-    `keys` is a cookie that tells one of 500 users from another, `headers` go with each request.
+    `keys` is a cookie that tells one of 500 users from another, `headers` go with each request. With `tls` they come by HTTPS.
     """
 
     def __init__(
@@ -27,12 +28,14 @@ class Load:
         pause: float = 0.02,
         keys: str = "",
         headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.posted: list[str] = []
         """What was sent in POSTs and answered."""
         self._keys, self._headers, self._users = keys, dict(headers or {}), itertools.count()
+        self._tls = tls
         self._port, self._path, self._pause, self._done = port, path, pause, threading.Event()
         users = [self._keeping, self._fresh, *([self._posting] if posts else [])]
         self._threads = [threading.Thread(target=user) for user in users]
@@ -58,20 +61,25 @@ class Load:
             assert time.monotonic() < until, f"only {self.sent} of {wanted} requests"
             time.sleep(0.002)
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is not None:
+            return http.client.HTTPSConnection("localhost", self._port, timeout=30, context=self._tls)
+        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+
     def _keeping(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = self._connection()
         while not self._done.wait(self._pause):
             self._ask(connection, "GET", self._path)
         connection.close()
 
     def _fresh(self) -> None:
         while not self._done.wait(self._pause):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+            connection = self._connection()
             self._ask(connection, "GET", self._path)
             connection.close()
 
     def _posting(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = self._connection()
         while not self._done.wait(self._pause):
             name = f"post {len(self.posted)} {len(self.failures)}"
             if self._ask(connection, "POST", self._path, name):

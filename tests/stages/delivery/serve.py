@@ -6,8 +6,9 @@ seconds; STUBBORN: it ignores SIGTERM; GIVES_UP: of one in so many orders (a GET
 which `/metrics` and its log tell; CRASHES: it ends at once; POSTS: the file in which it notes every POST; TOKEN: a secret that
 it gives away; READY: where it is asked whether it is ready; SEATS: a directory of directories, of which an instance has to take
 one away to get ready; TOTAL: a value in the document `/json`, beside one that is never twice the same. `/env?NAME` tells a
-variable of its environment, `/pid` its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there,
-`/livez` does not answer with 200 for.
+variable of its environment, `/header?NAME` a header of the request, `/kept?JSON` the version and a number of its own with such
+headers, `/pid` its number; `/exit?CODE` ends it at once. HANGS: the file that, as long as it is there, `/livez` does not answer
+with 200 for.
 """
 
 import http.server
@@ -19,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.parse
 
 asked = itertools.count(1)
 orders = {"all": 0, "given up": 0}
@@ -54,6 +56,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, os.environ["VERSION"])
         elif self.path.startswith("/env"):
             self.answer(200, os.environ.get(self.path.partition("?")[2], ""))
+        elif self.path.startswith("/header"):
+            self.answer(200, self.headers.get(self.path.partition("?")[2], ""))
+        elif self.path.startswith("/kept"):
+            self.answer(
+                200, f"{os.environ['VERSION']} {next(asked)}", **json.loads(urllib.parse.unquote(self.path.partition("?")[2]))
+            )
         elif self.path.startswith("/json"):
             said = {"total": os.environ.get("TOTAL"), "at": [{"nanosecond": time.time_ns(), "request": next(asked)}]}
             self.answer(200, json.dumps(said), kind="application/json")
@@ -72,8 +80,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\n")
         self.answer(200, os.environ["VERSION"])
 
-    def answer(self, status: int, text: str, kind: str = "text/html") -> None:
+    def answer(self, status: int, text: str, kind: str = "text/html", **headers: str) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -20,6 +20,7 @@ from gates.window import Window
 from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from stages.delivery import process
+from stages.delivery.entrance import Entrance
 from stages.delivery.envoy import EnvoyRouter
 from stages.delivery.envoy_admin import Host, admin, hosts, unwell
 from stages.delivery.envoy_files import refusal
@@ -70,7 +71,7 @@ def test_groups_that_run_without_a_share_are_kept_and_those_without_instances_ar
 
 
 def test_only_requests_that_may_be_repeated_are_and_only_those_that_change_nothing_are_copied() -> None:
-    said = routes(timeout=30, serves=True, copied=20)["virtual_hosts"][0]["routes"]
+    said = routes(Entrance(name="x", port=1), timeout=30, serves=True, copied=20)["virtual_hosts"][0]["routes"]
     tried = {_methods(route): route["route"]["retry_policy"]["retry_on"] for route in said}
     assert tried == {
         "GET|HEAD|OPTIONS": "connect-failure,refused-stream,reset",
@@ -78,7 +79,7 @@ def test_only_requests_that_may_be_repeated_are_and_only_those_that_change_nothi
         "": "connect-failure,refused-stream,reset-before-request",
     }
     assert [_methods(route) for route in said if "request_mirror_policies" in route["route"]] == ["GET|HEAD|OPTIONS"]
-    assert "mirror" not in json.dumps(routes(timeout=30, serves=True))
+    assert "mirror" not in json.dumps(routes(Entrance(name="x", port=1), timeout=30, serves=True))
 
 
 def _methods(route: dict[str, object]) -> str:

@@ -23,6 +23,7 @@ from stages.delivery.down import down
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
+from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
@@ -107,6 +108,26 @@ def test_an_instance_that_is_killed_loses_no_request_that_may_be_repeated(
     noted = posts.read_text().splitlines()
     assert len(noted) == len(set(noted))
     assert set(load.posted) <= set(noted)
+
+
+def test_an_instance_that_says_that_it_is_ill_gets_no_request_until_it_is_well_again(router: AnyRouter) -> None:
+    ill = {"one"}
+
+    async def answers() -> set[str]:
+        return {await get(router) for _ in range(10)}
+
+    async def main() -> None:
+        await router.split({"both": 100}, {"both": Group("both", found.instances)})
+        with anyio.fail_after(30), Load(router.config.port, posts=False) as load:
+            while await answers() != {"two"}:
+                await anyio.sleep(0.02)
+            ill.clear()
+            while await answers() != {"one", "two"}:
+                await anyio.sleep(0.02)
+        assert load.failures == []
+
+    with instances("one", "two", ill=ill) as found:
+        anyio.run(main)
 
 
 def test_a_post_that_an_instance_died_of_is_not_sent_again(router: AnyRouter) -> None:
