@@ -18,9 +18,10 @@ from stages.delivery.rollout import state
 
 
 class Cleaned(Result):
-    """Groups that were ended."""
+    """Groups that were ended, and the one that was verified."""
 
     groups: tuple[str, ...]
+    served: str
 
     def summary(self) -> str:
         return f"ended {', '.join(self.groups)}" if self.groups else "nothing was left to end"
@@ -56,7 +57,7 @@ class CleanUp(Stage[Cleaned]):
                 await router.forget(group)
                 await target.stop(group)
         work.say(f"{counted(len(gone), 'group')} ended")
-        return Cleaned(groups=gone)
+        return Cleaned(groups=gone, served=served)
 
 
 def idle(now: State, served: str) -> tuple[str, ...]:

@@ -279,6 +279,9 @@ class RunOnce(Stage[Ran]):
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
 
+    async def check(self, work: Work, target: Target) -> None:
+        """Raise StageFailed where the command must not run now; no rollout begins meanwhile."""
+
     def environment(self, work: Work) -> dict[str, str]:
         """What the command finds, besides secrets."""
         return {**dict(self.env), **{work[binding].variable: work[binding].value for binding in self.bindings}}
@@ -287,7 +290,9 @@ class RunOnce(Stage[Ran]):
         check_not_frozen(work)
         release = Release(image=work[self.release].artifact, env=self.environment(work), secrets=self.secrets)
         async with alone(work.state("deploy"), work.say):
-            code, output = await self.target.open(work).run_once(release, self.command)
+            target = self.target.open(work)
+            await self.check(work, target)
+            code, output = await target.run_once(release, self.command)
         work.say(output)
         if code != 0:
             raise CommandFailed(self.command, code, output)
