@@ -1,12 +1,15 @@
-"""Runs that are killed in the middle of a deployment: at every event of every strategy, at several moments after it.
+"""What is killed in the middle of a deployment: its run, at every event and several moments after it; and its router.
 
 Users ask all the time, of real routers and processes. After each kill the next run has to bring about one of two things: it
 deploys the same release after all, or its verification fails and what served before serves again; by turns. A seed is how long
 after the event, up to `LATEST` seconds, the process is killed.
+
+A router that is killed serves nobody until the rollout starts it again; the rollout has to go on, or back, and to end whole.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -21,7 +24,9 @@ import anyio
 from benchmarks.figure import Figure
 from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port, isolated_python
+from pipeline.journal import Event
 from pipeline.settings import Settings
+from stages.delivery import process
 from stages.delivery.down import down
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Deployment
@@ -57,6 +62,8 @@ class Service:
     strategy: str
     wrong: list[str] = field(default_factory=list)
     """What was found that must not be."""
+    left: int = 0
+    """Events until the router is killed; 0: it is not."""
 
     @staticmethod
     def at(place: Path, strategy: str) -> Service:
@@ -88,6 +95,14 @@ class Service:
         run = small.deploy_in_another_process(self.project, self.store, self.port, version, event, self.strategy, after)
         return run.wait() == -signal.SIGKILL
 
+    def see(self, event: Event) -> None:
+        """Kill the router as soon as so many events of a rollout are written as was asked for."""
+        if event.kind.startswith("rollout.") and self.left:
+            self.left -= 1
+            if not self.left:
+                for one in list(process.running(f"{self.project.home / 'state' / 'router' / 'app'}:")):
+                    os.kill(one.pid, signal.SIGKILL)
+
     def groups(self) -> set[str]:
         return set(anyio.run(self.target.groups)) | anyio.run(self.target.resting)
 
@@ -102,7 +117,9 @@ def measure(*, seeds: int = 10, strategies: tuple[str, ...] = tuple(EVENTS), eve
         with tempfile.TemporaryDirectory(prefix="lockgate-bench-") as place:
             service = Service.at(Path(place), strategy)
             try:
-                yield from _killed(service, seeds, range(1, EVENTS[strategy] + 1, every))
+                events = range(1, EVENTS[strategy] + 1, every)
+                yield from _killed(service, seeds, events)
+                yield _without_router(service, events)
             finally:
                 service.journal.close()
                 anyio.run(down, service.project)
@@ -131,11 +148,36 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
                 load.answers.clear()
                 load.more(5)
                 service.expect(f"{at}: {set(load.answers)} serve, not {version}", holds=set(load.answers) == {version})
-                kept = {before.group, before.previous}
-                service.expect(f"{at}: {service.groups()} run, not {kept}", holds=before.group in service.groups() <= kept)
+                found = service.groups()
+                service.expect(f"{at}: {found} run", holds=before.group in found and len(found) <= 2)
     lost = [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
     name = f"{service.strategy}, killed {seeds} times at each of {len(events)} events"
     more = f"; {ended} had ended by then" if ended else ""
     detail = f"{runs} runs{more}" + "".join(f"; {one}" for one in lost[:2])
     yield Figure(f"{name}: requests that were lost", len(lost), "", 0, detail=detail)
     yield Figure(f"{name}: what is not as it should be", len(service.wrong), "", 0, detail="; ".join(service.wrong[:3]))
+
+
+def _without_router(service: Service, events: range) -> Figure:
+    service.wrong.clear()
+    went_on, (version, before) = 0, ("r", service.deploy("r", "r"))
+    assert before is not None
+    service.journal.listen(service.see)
+    with Load(service.port, posts=False, pause=0.01) as load:
+        for event in events:
+            fresh = f"r{event}"
+            service.left = event
+            after = service.deploy(fresh, fresh)
+            service.left = 0
+            if after is not None:
+                version, before, went_on = fresh, after, went_on + 1
+            failed = len(load.failures)
+            load.answers.clear()
+            load.more(5)
+            service.expect(f"event {event}: {set(load.answers)} serve, not {version}", holds=set(load.answers) == {version})
+            service.expect(f"event {event}: {load.failures[-1:]}", holds=len(load.failures) == failed)
+            found = service.groups()
+            service.expect(f"event {event}: {found} run", holds=before.group in found and len(found) <= 2)
+    name = f"{service.strategy}, its router killed at each of {len(events)} events: what is not as it should be"
+    detail = f"{went_on} rollouts went on, the others back; {len(load.failures):,} requests failed while there was no router"
+    return Figure(name, len(service.wrong), "", 0, detail="; ".join([detail, *service.wrong[:3]]))
