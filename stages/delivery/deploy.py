@@ -29,6 +29,7 @@ from stages.gated import need_gate
 from stages.image import Image
 
 if TYPE_CHECKING:
+    from pipeline.journal import Event
     from pipeline.order import Order
 
 
@@ -193,10 +194,11 @@ class Deploy(Releases[Deployment]):
         async with alone(work.state("deploy"), work.say):
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
                 await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
-            rollout = self.rollout_of(work, self.release_of(work))
-            self._check_preview(work, rollout.release)
+            release = self.release_of(work)
+            self._check_preview(work, release)
+            rollout = self.rollout_of(work, release)
             before = await rollout.forward(self.strategy)
-            return await _deployment(rollout, rollout.release.group, before.groups, before.weights)
+            return await _deployment(rollout, release.image, release.group, before.groups, before.weights)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
@@ -218,14 +220,10 @@ class Deploy(Releases[Deployment]):
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""
         async with alone(work.state("deploy"), work.say):
             rollout = self.rollout_of(work)
-            intended = max((event.seq for event in work.events("effect.intended")), default=0)
-            started = [event for event in work.events("rollout.started") if event.seq > intended]
-            finished = [event for event in work.events("rollout.finished") if event.seq > intended]
-            if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
-                data = started[-1].data  # this stage may be configured for another release by now
-                return await _deployment(rollout, data["group"], data["groups"], data["weights"])
-            await rollout.take_up(self.strategy, started, finished)
-            return None
+            if (begun := await ended(work, rollout, self.strategy)) is None:
+                return None
+            data = begun.data  # this stage may be configured for another release by now
+            return await _deployment(rollout, work[self.release].artifact, data["group"], data["groups"], data["weights"])
 
     async def steps(self, work: Work) -> Sequence[str]:
         """From what runs now to another release, whatever it is called."""
@@ -270,13 +268,26 @@ class Deploy(Releases[Deployment]):
         return replace(super().rollout_of(work, release), control=control, metrics=metrics)
 
 
-async def _deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
+async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
+    """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here."""
+    intended = max((event.seq for event in work.events("effect.intended")), default=0)
+    started = [event for event in work.events("rollout.started") if event.seq > intended]
+    finished = [event for event in work.events("rollout.finished") if event.seq > intended]
+    if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
+        return started[-1]
+    await rollout.take_up(strategy, started, finished)
+    return None
+
+
+async def _deployment(
+    rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]
+) -> Deployment:
     """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
     now = await rollout.state()
     warm = [name for name in (*State(weights=weights).serving, *now.groups, *sorted(now.resting)) if name != group]
     return Deployment(
         address=rollout.router.address,
-        image=rollout.release.image.digest,
+        image=image.digest,
         group=group,
         previous=warm[0] if warm else "",
         before=dict(weights),
