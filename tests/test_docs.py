@@ -90,7 +90,9 @@ def test_the_command_line_is_documented_whole() -> None:
 def test_every_kind_of_event_is_documented() -> None:
     """Kinds are the literals that code hands to `Event`, `record`, `note` and `_write`."""
     source = "\n".join(path.read_text() for name in ("pipeline", "gates", "stages") for path in (ROOT / name).rglob("*.py"))
-    first = "run|stage|action|effect|gate|undo|rollout|baseline|notify|remote|store|workers|operator|preview|experiment|router"
+    first = (
+        "run|stage|action|effect|gate|undo|rollout|baseline|notify|remote|store|workers|operator|preview|experiment|router|dns"
+    )
     kinds = set(re.findall(rf'"((?:{first})\.(?!sh)[a-z]+)"', source))
     assert {"run.started", "stage.failed", "rollout.stuck"} <= kinds
     documented = set(re.findall(r"^\| `([a-z]+\.[a-z]+)`", (ROOT / "docs" / "journal.md").read_text(), re.MULTILINE))

@@ -12,7 +12,7 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.deployment import deployment, take_back
+from stages.delivery.deployment import deployment, ended, take_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
@@ -195,29 +195,26 @@ class Deploy(Releases[Deployment]):
         async with alone(work.state("deploy"), work.say):
             if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
                 await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
-            rollout = self.rollout_of(work, self.release_of(work))
-            self._check_preview(work, rollout.release)
+            release = self.release_of(work)
+            self._check_preview(work, release)
+            rollout = self.rollout_of(work, release)
             await show(rollout.router, work)
             before = await rollout.forward(self.strategy)
-            return await deployment(rollout, rollout.release.group, before.groups, before.weights)
+            return await deployment(rollout, release.image, release.group, before.groups, before.weights)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
-            return await take_back(self.rollout_of(work), self.strategy, result, interrupted=work.interrupted)
+            return await take_back(self.rollout_of(work), self.strategy, result, self.ready, interrupted=work.interrupted)
 
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""
         async with alone(work.state("deploy"), work.say):
             rollout = self.rollout_of(work)
-            intended = max((event.seq for event in work.events("effect.intended")), default=0)
-            started = [event for event in work.events("rollout.started") if event.seq > intended]
-            finished = [event for event in work.events("rollout.finished") if event.seq > intended]
-            if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
-                data = started[-1].data  # this stage may be configured for another release by now
-                return await deployment(rollout, data["group"], data["groups"], data["weights"])
-            await rollout.take_up(self.strategy, started, finished)
-            return None
+            if (begun := await ended(work, rollout, self.strategy)) is None:
+                return None
+            data = begun.data  # this stage may be configured for another release by now
+            return await deployment(rollout, work[self.release].artifact, data["group"], data["groups"], data["weights"])
 
     async def steps(self, work: Work) -> Sequence[str]:
         """From what runs now to another release, whatever it is called."""

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from pipeline import StageFailed
+from pipeline import StageFailed, Work
 from stages.delivery.model import Deployment, State
-from stages.delivery.rollout import Rollout
+from stages.delivery.probe import Ready
+from stages.delivery.rollout import Rollout, unfinished
 from stages.delivery.strategy import Strategy
+from stages.image import Image
+
+if TYPE_CHECKING:
+    from pipeline.journal import Event
 
 
-async def deployment(rollout: Rollout, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
+async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
+    """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here."""
+    intended = max((event.seq for event in work.events("effect.intended")), default=0)
+    started = [event for event in work.events("rollout.started") if event.seq > intended]
+    finished = [event for event in work.events("rollout.finished") if event.seq > intended]
+    if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
+        return started[-1]
+    await rollout.take_up(strategy, started, finished)
+    return None
+
+
+async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
     """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
     now = await rollout.state()
     warm = [name for name in (*State(weights=weights).serving, *now.groups, *sorted(now.resting)) if name != group]
     return Deployment(
         address=rollout.router.address,
-        image=rollout.release.image.digest,
+        image=image.digest,
         group=group,
         previous=warm[0] if warm else "",
         before=dict(weights),
@@ -24,7 +41,7 @@ async def deployment(rollout: Rollout, group: str, groups: Iterable[str], weight
     )
 
 
-async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, *, interrupted: bool) -> str | None:
+async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, ready: Ready, *, interrupted: bool) -> str | None:
     """Back to what served before, kept warm for this; what is told where there is nothing to do.
 
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
@@ -37,16 +54,16 @@ async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, *,
     if weights.get(result.group):
         if interrupted:
             return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
-        weights = await _warm(rollout, result)
+        weights = await _warm(rollout, result, ready)
     await rollout.back(strategy, State(groups=groups, weights=weights), result.group)
     return None
 
 
-async def _warm(rollout: Rollout, result: Deployment) -> dict[str, int]:
+async def _warm(rollout: Rollout, result: Deployment, ready: Ready) -> dict[str, int]:
     """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
     if result.previous in await rollout.target.resting():
         return {result.previous: 100}  # it is started again on the way back
-    reason = await rollout.target.unready(result.previous, rollout.release.ready) if result.previous else "there is none"
+    reason = await rollout.target.unready(result.previous, ready) if result.previous else "there is none"
     if reason is not None:
         raise StageFailed(
             f"{result.group} goes on serving, as before this run; it has no release to go back to: {reason}",

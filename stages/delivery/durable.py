@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from pipeline.store import unwritable
@@ -10,10 +11,22 @@ from pipeline.store import unwritable
 
 def write(place: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write the file in one step; `mode` as for open(2). Raises StoreError where it cannot be, and the file is as before."""
+    _write(place, content, mode, None)
+
+
+def rewrite(place: Path, content: bytes) -> None:
+    """Write a file that is there in one step; mode, owner and group stay. Raises as `write` does, and FileNotFoundError."""
+    _write(place, content, 0o600, place.stat())
+
+
+def _write(place: Path, content: bytes, mode: int, like: os.stat_result | None) -> None:
     fresh = place.with_name(f"{place.name}.unfinished")
     try:
         fresh.unlink(missing_ok=True)
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -125,6 +125,14 @@ class Release:
             raise ValueError(f"it is no release: {error}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A variant of a flag, to be rolled out while the release stays; what it is called stands where a group's name does."""
+
+    group: str
+    instances: int = 0
+
+
 @dataclass(frozen=True)
 class Group:
     """Instances of one release that run now."""

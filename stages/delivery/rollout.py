@@ -23,7 +23,7 @@ from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.lockstep import Member, is_change
 from stages.delivery.metrics import Metrics, measured
-from stages.delivery.model import Address, Release, State
+from stages.delivery.model import Address, Release, State, Variant
 from stages.delivery.probe import probe, written
 from stages.delivery.router import Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
@@ -47,7 +47,7 @@ class Rollout:
 
     target: Target
     router: Router
-    release: Release
+    release: Release | Variant
     note: Note
     control: Control = field(default_factory=Control)
     metrics: tuple[Metrics, ...] = ()
@@ -68,7 +68,7 @@ class Rollout:
         await self._check_readiness(before)
         group = self.release.group
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
-        if unlimited := dict(await self.target.unlimited(self.release)):
+        if isinstance(self.release, Release) and (unlimited := dict(await self.target.unlimited(self.release))):
             self.note("rollout.unlimited", group=group, limits=unlimited)
             self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()
@@ -88,9 +88,9 @@ class Rollout:
         """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
         for group in before.serving:
             known = await self.target.readiness(group)
-            if known is not None and probe(known) != probe(self.release.ready):
+            if known is not None and probe(known) != probe(self._started.ready):
                 raise StageFailed(
-                    f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self.release.ready)}",
+                    f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self._started.ready)}",
                     right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",
                 )
 
@@ -192,7 +192,7 @@ class Rollout:
     async def _step(self, step: Step) -> None:
         match step:
             case Start():
-                await self.target.start(self._own(step.group) or self.release, dict(step.counts) or None)
+                await self.target.start(self._own(step.group) or self._started, dict(step.counts) or None)
             case Retire():
                 await self._retire(step)
             case WaitReady():
@@ -260,7 +260,7 @@ class Rollout:
         while (reason := await self._not_ready(step)) is not None:
             error = StageFailed(
                 f"{step.group} was not ready within {step.within:g} s: {reason}",
-                right=f"every instance answers {probe(self.release.ready)}",
+                right=f"every instance answers {probe(self._started.ready)}",
             )
             pause.holds("the rollout", error.what)
             if not step.pauses or pause.too_long:
@@ -285,13 +285,20 @@ class Rollout:
                 await anyio.sleep(0.1)
         return reason
 
+    @property
+    def _started(self) -> Release:
+        """The release, for steps that are about its instances. Raises StageFailed for a variant, which has none."""
+        if isinstance(self.release, Variant):
+            raise StageFailed(f"{self.release.group} has no instances", right="steps that are about shares")
+        return self.release
+
     def _own(self, group: str) -> Release | None:
         """What the group runs, where that is this release, in shadow or not."""
-        return next((one for one in (self.release, self.release.shadowed()) if one.group == group), None)
+        return next((one for one in (self._started, self._started.shadowed()) if one.group == group), None)
 
     async def _unready(self, step: WaitReady, own: Release | None) -> str | None:
         """Why the group cannot serve, or None; of the release's own groups no instance may be missing."""
-        reason = await self.target.unready(step.group, self.release.ready)
+        reason = await self.target.unready(step.group, self._started.ready)
         return await self._ended(step, own) or reason
 
     async def _ended(self, step: WaitReady, own: Release | None) -> str | None:

@@ -137,12 +137,11 @@ class DeployTogether(Stage[Deployments]):
         before, failed = await _each({name: partial(one.forward, self._strategy) for name, one in together.items()})
         if failed:
             raise _broken(failed, lockstep.failed)
-        return Deployments(
-            services={
-                name: await deployment(one, one.release.group, before[name].groups, before[name].weights)
-                for name, one in rollouts.items()
-            }
-        )
+        found = {
+            name: await deployment(rollouts[name], release.image, release.group, before[name].groups, before[name].weights)
+            for name, release in self._releases(work).items()
+        }
+        return Deployments(services=found)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """All go back whose release is another one since this deployment; all of them, where none is."""
@@ -151,10 +150,11 @@ class DeployTogether(Stage[Deployments]):
         async with alone(work.state("deploy"), work.say):
             rollouts = {name: one for name, one in self._rollouts(work).items() if name in changed}
 
-            def back(name: str) -> Callable[[], Awaitable[str | None]]:
-                return partial(take_back, rollouts[name], self._strategy, found[name], interrupted=work.interrupted)
+            def back(one: Service) -> Callable[[], Awaitable[str | None]]:
+                rollout, result = rollouts[one.name], found[one.name]
+                return partial(take_back, rollout, self._strategy, result, one.ready, interrupted=work.interrupted)
 
-            said, failed = await _each({name: back(name) for name in rollouts})
+            said, failed = await _each({one.name: back(one) for one in self.services if one.name in rollouts})
         if failed:
             raise _broken(failed, next(iter(failed)))
         return "; ".join(f"{name}: {text}" for name, text in said.items() if text) or None
@@ -169,8 +169,10 @@ class DeployTogether(Stage[Deployments]):
             if all(_complete(*_of(name, started, finished)) for name in rollouts):
                 last = {name: _of(name, started, finished)[0][-1].data for name in rollouts}  # of other releases, perhaps
                 found = {
-                    name: await deployment(rollouts[name], data["group"], data["groups"], data["weights"])
-                    for name, data in last.items()
+                    name: await deployment(
+                        rollouts[name], release.image, last[name]["group"], last[name]["groups"], last[name]["weights"]
+                    )
+                    for name, release in self._releases(work).items()
                 }
                 return Deployments(services=found)
             await self._take_up(rollouts, started, finished)
@@ -206,14 +208,18 @@ class DeployTogether(Stage[Deployments]):
 
     def _rollouts(self, work: Work) -> dict[str, Rollout]:
         """Each service's, as its `Service` prepared it."""
-        return {one.name: self._rollout(work, one) for one in self.services}
+        releases = self._releases(work)
+        return {one.name: self._rollout(work, one, releases[one.name]) for one in self.services}
 
-    def _rollout(self, work: Work, service: Service) -> Rollout:
+    def _releases(self, work: Work) -> dict[str, Release]:
+        return {one.name: Release.read(work[one].release) for one in self.services}
+
+    def _rollout(self, work: Work, service: Service, release: Release) -> Rollout:
         def note(kind: str, **data: object) -> None:
             work.record(kind, service=service.name, **data)
 
         control = Control(orders=work.orders, say=lambda text: work.say(f"{service.name}: {text}"), longest=self.paused)
-        rollout = service.rollout_of(work, Release.read(work[service].release))
+        rollout = service.rollout_of(work, release)
         return replace(rollout, note=note, control=control, metrics=tuple(one.open(work) for one in service.metrics))
 
 
