@@ -91,9 +91,11 @@ class Service:
         return found["deploy"] if not outcome.failed else None
 
     def killed(self, version: str, event: int, after: float) -> bool:
-        """Deploy in a process that is killed so many seconds after the event; False when it was done by then."""
+        """Deploy in a process that is killed so many seconds after the event; False when it had deployed by then."""
         run = small.deploy_in_another_process(self.project, self.store, self.port, version, event, self.strategy, after)
-        return run.wait() == -signal.SIGKILL
+        code = run.wait()
+        self.expect(f"event {event} of {version}: exit code {code}: {run.output}", holds=code in (0, -signal.SIGKILL))
+        return code == -signal.SIGKILL
 
     def see(self, event: Event) -> None:
         """Kill the router as soon as so many events of a rollout are written as was asked for."""
@@ -153,7 +155,8 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
     lost = [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
     name = f"{service.strategy}, killed {seeds} times at each of {len(events)} events"
     more = f"; {ended} had ended by then" if ended else ""
-    detail = f"{runs} runs{more}" + "".join(f"; {one}" for one in lost[:2])
+    service.expect(f"only {runs - ended} of {runs} runs were killed", holds=ended <= runs // 4)
+    detail = f"{runs - ended} runs{more}" + "".join(f"; {one}" for one in lost[:2])
     yield Figure(f"{name}: requests that were lost", len(lost), "", 0, detail=detail)
     yield Figure(f"{name}: what is not as it should be", len(service.wrong), "", 0, detail="; ".join(service.wrong[:3]))
 

@@ -24,7 +24,8 @@ ALL = "*"
 
 
 class Order(NamedTuple):
-    """What somebody asked for. `end` takes an earlier one back; `number` of the step they saw, 0 where that does not matter."""
+    """What somebody asked for. `end` takes an earlier one back; `number` of the changes of
+    traffic that were still to come when they looked, 0 where that does not matter."""
 
     verb: str
     by: str

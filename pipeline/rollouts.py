@@ -36,6 +36,8 @@ class Step(Frozen):
 
     number: int = 0
     of: int = 0
+    left: int = 0
+    """Changes of the traffic that are still to come, its own among them."""
     text: str = ""
 
 
@@ -84,7 +86,7 @@ class RolloutHistory:
         self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
         match event.kind:
             case "rollout.intended":
-                self.step = Step(number=data["number"], of=data["of"], text=data["step"])
+                self.step = Step(number=data["number"], of=data["of"], left=data.get("left", 0), text=data["step"])
             case "rollout.done":
                 self.weights = data.get("weights", self.weights)
             case "rollout.paused" | "rollout.aborted":
@@ -130,6 +132,8 @@ def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
         data, service = event.data, event.data.get("service", "")
         of_stage = latest.setdefault(event.stage, {})
         if event.kind == "rollout.started":
+            if any(one.run != event.run for one in of_stage.values()):
+                of_stage.clear()  # what is told from now on is not of those
             about = {"stage": event.stage, "service": service, "run": event.run, "group": data["group"]}
             one = RolloutHistory(**about, started=event.at, ended=event.at, weights=dict(data["weights"]))
             found.append(one)

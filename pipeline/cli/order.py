@@ -37,9 +37,9 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
     """Promote, pause or abort: the executor of the rollout reads it from the journal."""
     rollouts = going_on(journal, project.home, arguments.stage)
-    going = max(rollouts, key=lambda one: one.step.number)  # those that wait for it have fewer steps
+    going = max(rollouts, key=lambda one: one.step.left)  # others wait for those that are not as far
     order = _order(arguments)._replace(
-        number=going.step.number if arguments.command == "promote" else 0,
+        number=going.step.left if arguments.command == "promote" else 0,
         end=getattr(arguments, "end", False),
         of="all" if getattr(arguments, "all", False) else "",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +33,16 @@ class Shown(Result):
 class Certified(Router, Protocol):
     """A router that can show users a certificate, and another one without ending a connection."""
 
-    async def certify(self) -> Shown | None:
-        """Show the certificate that is wanted; None where none is. Raises StageFailed for one that is no good."""
+    async def certify(self, about: Callable[[Shown], None] = ...) -> Shown | None:
+        """Show the certificate that is wanted; None where none is. Raises StageFailed for one that is no good.
+
+        `about` is told what is going to be shown, before it is.
+        """
+        ...
+
+    @property
+    def certified(self) -> str:
+        """The fingerprint of the certificate that is kept to be shown; nothing where none is."""
         ...
 
     async def certify_back(self, shown: Shown) -> str | None:
@@ -63,12 +72,13 @@ class Kept:
             durable.write(self.state / BEFORE, now.pem, mode=0o600)
         durable.write(self.state / FILE, pair.pem, mode=0o600)
 
-    def put_back(self, now: Pair | None) -> None:
-        """What could not be shown is not the one any more."""
-        if now is None:
-            (self.state / FILE).unlink()
-        else:
-            durable.write(self.state / FILE, now.pem, mode=0o600)
+    def put_back(self, now: Pair | None, before: Pair | None) -> None:
+        """What could not be shown is not the one any more, and both are as they were."""
+        for name, pair in ((FILE, now), (BEFORE, before)):
+            if pair is None:
+                (self.state / name).unlink(missing_ok=True)
+            else:
+                durable.write(self.state / name, pair.pem, mode=0o600)
 
     def _read(self, name: str) -> Pair | None:
         path = self.state / name
@@ -86,12 +96,13 @@ class Kept:
 
 
 async def show(router: Router, work: Work) -> Shown | None:
-    """Have the router show the certificate that is wanted, where it has any, and note a switch in the journal."""
-    if not isinstance(router, Certified) or (shown := await router.certify()) is None:
-        return None
-    if shown.before != shown.fingerprint:
-        work.record("router.certified", fingerprint=shown.fingerprint, before=shown.before, until=shown.until.isoformat())
-    return shown
+    """Have the router show the certificate that is wanted, where it has any; a switch is noted before it is done."""
+
+    def note(shown: Shown) -> None:
+        if shown.before != shown.fingerprint:
+            work.record("router.certified", fingerprint=shown.fingerprint, before=shown.before, until=shown.until.isoformat())
+
+    return await router.certify(note) if isinstance(router, Certified) else None
 
 
 def said(now: Pair, before: Pair | None) -> Shown:

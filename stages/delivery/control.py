@@ -56,7 +56,7 @@ class Control:
                 self._take(order)
 
     def promoted(self, number: int) -> Order | None:
-        """Who said to go on with what follows the step of that number."""
+        """Who said to go on with the change after which so many, itself among them, are still to come."""
         return self._all or self._promoted.get(number)
 
     async def watch(self, working: anyio.CancelScope) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline import StageFailed, Work
+from pipeline import BrokenOff, StageFailed, Work
 from stages.delivery.model import Deployment, State
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, unfinished
@@ -21,15 +21,29 @@ async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | Non
     intended = max((event.seq for event in work.events("effect.intended")), default=0)
     started = [event for event in work.events("rollout.started") if event.seq > intended]
     finished = [event for event in work.events("rollout.finished") if event.seq > intended]
-    if started and not unfinished(started, finished) and not finished[-1].data.get("back"):
+    back = [event for event in work.events("rollout.back") if event.seq > intended]
+    if is_complete(started, finished, back):
         return started[-1]
     await rollout.take_up(strategy, started, finished)
     return None
 
 
+def is_complete(started: Sequence[Event], finished: Sequence[Event], back: Sequence[Event]) -> bool:
+    """Whether the last rollout came to its end, and no way back from it has begun. Pure."""
+    return bool(started) and not unfinished(started, finished) and not any(event.seq > started[-1].seq for event in back)
+
+
 async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
-    """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`."""
-    now = await rollout.state()
+    """A complete rollout of `group`; `groups` ran before it, and traffic went by `weights`.
+
+    Raises BrokenOff where nobody can look: the group serves, and must not be taken for one that does not.
+    """
+    try:
+        now = await rollout.state()
+    except StageFailed as error:
+        raise BrokenOff(
+            f"{group} was rolled out, and what runs now cannot be looked at: {error.what}", next="python -m pipeline recover"
+        ) from error
     warm = [name for name in (*State(weights=weights).serving, *now.groups, *sorted(now.resting)) if name != group]
     return Deployment(
         address=rollout.router.address,
@@ -47,11 +61,11 @@ async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, re
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
     """
     now = await rollout.state()
-    if not now.weights.get(result.group):
+    if not now.weights.get(result.group) and now.serving:  # while nobody serves, a way back was cut off
         return f"{result.group} does not serve any more: there is nothing to go back from"
     groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
     weights = result.before
-    if weights.get(result.group):
+    if weights.get(result.group) == 100:
         if interrupted:
             return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
         weights = await _warm(rollout, result, ready)

@@ -584,7 +584,7 @@ ring {RING}
     option http-server-close
     option idle-close-on-response
     option redispatch 1
-    http-error status 503 content-type "text/html; charset=utf-8" file {page} hdr Retry-After 5
+    http-error status 503 content-type "text/html; charset=utf-8" file {page.name} hdr Retry-After 5
     retries 3
     retry-on conn-failure empty-response
     timeout connect 2s

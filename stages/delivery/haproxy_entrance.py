@@ -64,7 +64,8 @@ def refused(entrance: Entrance) -> list[str]:
 
 def _by_header(header: Header) -> list[str]:
     found = f"req.fhdr({header.name})"
-    return [f"http-request set-var(txn.client) {found} if {{ {found},length gt 0 }}"]
+    # A hash is as long for a long value as for another, and no value can be made that is taken for somebody's address.
+    return [f"http-request set-var(txn.client) {found},sha1,hex if {{ {found},length gt 0 }}"]
 
 
 def _answer(status: int, text: str) -> str:
@@ -99,7 +100,8 @@ def cached(cache: Cache | None) -> list[str]:
         return []
     look = f"str({VERSION}),map_str({VERSIONS},{NOBODY})"
     on = f"{{ var(txn.version) -m found }} !{{ var(txn.version) -m str {NOBODY} }}"
-    still = f"{on} {{ var(txn.version),strcmp(txn.by_now) eq 0 }} !{{ res.hdr(set-cookie) -m found }}"
+    own = "!{ srv_name -m beg spare }"  # not what a release answers in the place of this one (`Failover.WARM`)
+    still = f"{on} {{ var(txn.version),strcmp(txn.by_now) eq 0 }} !{{ res.hdr(set-cookie) -m found }} {own}"
     return [
         f"http-request set-var(txn.version) {look} if {{ method GET }}",
         "http-request set-var(txn.asked) pathq",

@@ -12,12 +12,10 @@ from gates.window import Tick, Window
 from pipeline import StageFailed
 from pipeline.order import Order
 from stages.delivery.control import Control
+from stages.delivery.lockstep import Round
 
 Note = Callable[..., None]
 """Writes one event to the journal: `note(kind, **data)`."""
-
-May = Callable[[bool], bool]
-"""Whether the rollout may go on where it agrees to, or does not: others that it goes in lockstep with have to agree too."""
 
 Look = Callable[[], Awaitable[tuple[Window | None, Window | None]]]
 """What the old and the new release did since the last look."""
@@ -62,14 +60,13 @@ def because(why: str) -> str:
 
 @dataclass(frozen=True)
 class Hearing:
-    """Of a step, by its number, in the rollout of `group`."""
+    """Of a step in the rollout of `group`, before the change of traffic that is in `round`."""
 
     group: str
-    number: int
+    round: Round
     tick: float
     control: Control
     note: Note
-    may: May
 
     async def hold(self, trial: Trial, look: Look, looked: Callable[[Trial], None]) -> tuple[Trial, Order | None, Pause]:
         """Look each tick until somebody decides; what nobody can decide pauses the rollout.
@@ -79,13 +76,16 @@ class Hearing:
         pause = Pause(self.group, self.control, self.note)
         last = anyio.current_time()
         while trial.advice is not Advice.ABORT and not pause.too_long:
-            await anyio.sleep_until(last + self.tick)
+            with anyio.move_on_after(last + self.tick - anyio.current_time()):
+                await self.round.opened()
+            if self.round.is_open:  # the last one to agree has done so
+                break
             before, last = last, anyio.current_time()
             old, new = await look()
             trial = trial.after(Tick(seconds=last - before, old=old, new=new))
             looked(trial)
-            promoted, paused = self.control.promoted(self.number), self.control.paused
-            if self.may(promoted is not None or (paused is None and trial.advice is Advice.PROMOTE)):
+            promoted, paused = self.control.promoted(self.round.number), self.control.paused
+            if self.round.may(promoted is not None or (paused is None and trial.advice is Advice.PROMOTE)):
                 return trial, promoted, pause
             if paused is not None:
                 pause.holds(paused.by, paused.why)
@@ -93,7 +93,7 @@ class Hearing:
                 pause.holds("the judge", trial.said())
             else:
                 pause.ends()
-        return trial, None, pause
+        return trial, self.control.promoted(self.round.number), pause
 
     def decide(self, trial: Trial, promoted: Order | None, pause: Pause, said: str, step: str) -> None:
         """Raise StageFailed with the evidence unless the group may go on."""

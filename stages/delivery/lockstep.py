@@ -40,7 +40,7 @@ class Lockstep:
         """Whether all would make their change of that number, or one that is still later."""
         return self._open <= number
 
-    async def open(self, number: int) -> None:
+    async def opened(self, number: int) -> None:
         """Wait until it is."""
         while not self.is_open(number):
             await self._changed.wait()
@@ -70,15 +70,9 @@ class Member:
     lockstep: Lockstep = field(default_factory=lambda: Lockstep((ALONE,)))
     name: str = ALONE
 
-    def may(self, number: int, agrees: bool) -> bool:
-        """Whether this rollout and all others agree to the change of that number."""
-        self.lockstep.reaches(self.name, number if agrees else math.inf)
-        return self.lockstep.is_open(number)
-
-    async def turn(self, number: int) -> None:
-        """Wait for the others before the change of that number; 0: before the end."""
-        self.lockstep.reaches(self.name, number)
-        await self.lockstep.open(number)
+    def round(self, number: int) -> Round:
+        """The one with the change of that number; 0: the end."""
+        return Round(self, number)
 
     async def watch(self, working: anyio.CancelScope) -> None:
         """End the work when another rollout fails."""
@@ -93,6 +87,37 @@ class Member:
     def taken_back_by(self) -> str:
         """The rollout whose failure takes this one back, if any."""
         return self.lockstep.failed if self.lockstep.failed != self.name else ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, as one of those who go in lockstep sees it."""
+
+    member: Member
+    number: int
+
+    def may(self, agrees: bool) -> bool:
+        """Say whether this rollout would go on; whether all would."""
+        self.member.lockstep.reaches(self.member.name, self.number if agrees else math.inf)
+        return self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all have agreed, so that everybody makes his change, whatever comes."""
+        return self.member.lockstep.is_open(self.number)
+
+    async def opened(self) -> None:
+        """Wait until all have agreed."""
+        await self.member.lockstep.opened(self.number)
+
+    async def turn(self) -> None:
+        """Agree, and wait for the others. Who is cancelled meanwhile has not agreed."""
+        try:
+            if not self.may(True):
+                await self.opened()
+        except BaseException:
+            self.may(False)
+            raise
 
 
 def rounds(steps: Mapping[str, Sequence[Step]]) -> Iterator[tuple[str, Step]]:

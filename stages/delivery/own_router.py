@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+import anyio
+
 from pipeline import StageFailed
 from stages.delivery import process, tls
 from stages.delivery.certificate import Kept, Shown, said
@@ -52,12 +54,21 @@ class OwnRouter(ABC, Generic[C]):
             tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
         return "; ".join(found)
 
-    async def certify(self) -> Shown | None:
+    async def certify(self, about: Callable[[Shown], None] = lambda _shown: None) -> Shown | None:
         if self.config.tls is None:
             return None
         wanted = self.pair()
         tls.checked(wanted, self.config.tls, datetime.now(UTC))
-        return await self._switch(Pair.of(wanted.pem))
+        pair = Pair.of(wanted.pem)
+        shown = said(pair, self._certificates.now)
+        about(shown)
+        await self._switch(pair)
+        return shown
+
+    @property
+    def certified(self) -> str:
+        now = self._certificates.now
+        return tls.told(now).fingerprint if now is not None else ""
 
     async def certify_back(self, shown: Shown) -> str | None:
         now, before = self._certificates.now, self._certificates.before
@@ -71,17 +82,17 @@ class OwnRouter(ABC, Generic[C]):
         await self._switch(before)
         return None
 
-    async def _switch(self, pair: Pair) -> Shown:
+    async def _switch(self, pair: Pair) -> None:
         """Keep it and show it; where it cannot be shown, keep what was kept, and raise StageFailed."""
-        before = self._certificates.now
-        self._certificates.keep(pair)
-        try:
-            if self._running():
-                await self._show(pair)
-        except StageFailed:
-            self._certificates.put_back(before)
-            raise
-        return said(pair, before)
+        now, before = self._certificates.now, self._certificates.before
+        with anyio.CancelScope(shield=True):  # what is kept is what is shown
+            self._certificates.keep(pair)
+            try:
+                if self._running():
+                    await self._show(pair)
+            except StageFailed:
+                self._certificates.put_back(now, before)
+                raise
 
     @abstractmethod
     async def _show(self, pair: Pair) -> None:

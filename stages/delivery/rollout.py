@@ -21,7 +21,7 @@ from stages.delivery.control import LOOKS, Control
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
-from stages.delivery.lockstep import Member, is_change
+from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
 from stages.delivery.probe import probe, written
@@ -127,7 +127,7 @@ class Rollout:
             tasks.start_soon(self.member.watch, tasks.cancel_scope)
             try:
                 await self.run(steps)
-                await self.member.turn(0)
+                await self.member.round(0).turn()
                 finished = True
             except Exception as error:
                 failed = error  # as it is, not as one of a group
@@ -148,19 +148,21 @@ class Rollout:
         looked_after = LookedAfter(self)
         changes = sum(is_change(step) for step in steps)
         for number, step in enumerate(steps, 1):
-            if not isinstance(step, Weigh | Compare):  # which wait themselves, with an eye on what happens meanwhile
+            turn = self.member.round(changes)
+            # Those wait themselves, with an eye on what happens meanwhile; and what all have agreed to, all do.
+            if not (isinstance(step, Weigh | Compare) or (is_change(step) and turn.is_open)):
                 await self._while_paused()
-            self.note("rollout.intended", number=number, of=len(steps), step=str(step))
+            self.note("rollout.intended", number=number, of=len(steps), left=changes, step=str(step))
             if is_change(step):
-                await self.member.turn(changes)
+                await turn.turn()
                 changes -= 1
             started = time.monotonic()
             try:
                 if isinstance(step, Compare):
-                    await self._compare(step, self._hearing(step, number, changes))
+                    await self._compare(step, self._hearing(step, turn))
                 elif isinstance(step, Weigh):
                     trial = trial.next_step() if trial else step.judge.begin()
-                    trial = await self._weigh(step, self._hearing(step, number, changes), last, trial)
+                    trial = await self._weigh(step, self._hearing(step, turn), last, trial)
                 else:
                     await self._step(step)
             finally:
@@ -210,9 +212,8 @@ class Rollout:
                 await self.router.forget(step.group)
                 await self.target.stop(step.group)
 
-    def _hearing(self, step: Weigh | Compare, number: int, changes: int) -> Hearing:
-        """Of a step after which so many changes of the traffic are still to come."""
-        return Hearing(step.group, number, step.tick, self.control, self.note, partial(self.member.may, changes))
+    def _hearing(self, step: Weigh | Compare, turn: Round) -> Hearing:
+        return Hearing(step.group, turn, step.tick, self.control, self.note)
 
     async def _compare(self, step: Compare, hearing: Hearing) -> None:
         await compare(step, self.router, await self.target.groups(), hearing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from pipeline import Effect, Stage, WiringError, Work
@@ -44,5 +45,13 @@ class SwitchCertificate(Stage[Shown]):
             return await router.certify_back(result)
 
     async def recover(self, work: Work) -> Shown | None:
-        """To show the same certificate again is no harm."""
-        return None
+        """The certificate, where it is kept to be shown by now; the router is told once more, which does no harm."""
+        intended = max((event.seq for event in work.events("effect.intended")), default=0)
+        begun = [event.data for event in work.events("router.certified") if event.seq > intended]
+        router = self.router.open(work, self.ready)
+        if not begun or not isinstance(router, Certified) or router.certified != begun[-1]["fingerprint"]:
+            return None
+        async with alone(work.state("deploy"), work.say):
+            await router.certify()
+        data = begun[-1]
+        return Shown(fingerprint=data["fingerprint"], before=data["before"], until=datetime.fromisoformat(data["until"]))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 
 from gates.judge import Judge
-from pipeline import BrokenOff, Effect, LockgateError, Resources, Result, Stage, StageFailed, WiringError, Work
+from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, take_back
+from stages.delivery.deployment import deployment, is_complete, take_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
 from stages.delivery.metrics import OpensMetrics, need_sources
-from stages.delivery.model import Deployment, Release
+from stages.delivery.model import Deployment, Release, State
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Strategy, without
@@ -99,10 +100,15 @@ class DeployTogether(Stage[Deployments]):
     def __post_init__(self) -> None:
         if len(self.services) < 2:
             raise WiringError("DeployTogether is for services, and has fewer than two", right="Deploy(...), or another Service")
-        for what in ("name", "target", "router"):
-            each = [getattr(one, what) for one in self.services]
-            if any(each.count(one) > 1 for one in each):
-                raise WiringError(f"DeployTogether: two services have the same {what}", right=f"a {what} for each")
+        shared: dict[str, list[object]] = {
+            "name": [one.name for one in self.services],
+            "target": [getattr(one.target, "name", one.target) for one in self.services],
+            "router": [getattr(one.router, "name", one.router) for one in self.services],
+            "port": [getattr(one.router, "port", one.name) for one in self.services],
+        }
+        for what, each in shared.items():
+            if "" in each or any(each.count(one) > 1 for one in each):
+                raise WiringError(f"DeployTogether: two services have the same {what}, or one none", right=f"a {what} for each")
         if isinstance(self.strategy, Shadow):
             raise WiringError("DeployTogether: a Shadow is of one router", right="Deploy(strategy=Shadow(...)) for each, before")
         for service in self.services:
@@ -125,66 +131,80 @@ class DeployTogether(Stage[Deployments]):
     async def run(self, work: Work) -> Deployments:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            rollouts = self._rollouts(work)
-            started, finished = work.events("rollout.started"), work.events("rollout.finished")
-            if any(unfinished(*_of(name, started, finished)) for name in rollouts):
-                await self._take_up(rollouts, started, finished)  # people said to go on
+            attempt = Attempt.last(work.events("rollout.started"), work.events("rollout.finished"), work.events("rollout.back"))
+            if not attempt.has_ended:
+                await self._take_up(work, attempt)  # people said to go on
+            rollouts = self._rollouts(work, [one.name for one in self.services])
+            for rollout in rollouts.values():
+                await show(rollout.router, work)
             return await self._forward(work, rollouts)
 
     async def _forward(self, work: Work, rollouts: Mapping[str, Rollout]) -> Deployments:
-        lockstep = Lockstep(tuple(rollouts))
+        lockstep, groups = Lockstep(tuple(rollouts)), {name: one.release.group for name, one in rollouts.items()}
         together = {name: replace(one, member=lockstep.member(name)) for name, one in rollouts.items()}
-        before, failed = await _each({name: partial(one.forward, self._strategy) for name, one in together.items()})
+
+        async def forward(name: str) -> State:
+            try:
+                return await together[name].forward(self._strategy)
+            except BaseException:
+                lockstep.fail(name)  # also where it had not begun: the others would wait for it
+                raise
+
+        before, failed = await _each({name: partial(forward, name) for name in together})
         if failed:
-            raise _broken(failed, lockstep.failed)
-        found = {
-            name: await deployment(rollouts[name], release.image, release.group, before[name].groups, before[name].weights)
-            for name, release in self._releases(work).items()
-        }
-        return Deployments(services=found)
+            done = {name: partial(rollouts[name].back, self._strategy, one, groups[name]) for name, one in before.items()}
+            _, stuck = await _each(done)
+            raise _broken(failed, lockstep.failed, stuck)
+        begun: dict[str, Begun] = {name: (groups[name], one.groups, one.weights) for name, one in before.items()}
+        return await self._deployments(work, rollouts, begun)
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """All go back whose release is another one since this deployment; all of them, where none is."""
         found: Mapping[str, Deployment] = result.services
-        changed = [name for name, one in found.items() if not one.before.get(one.group)] or list(found)
+        changed = [name for name, one in found.items() if one.before.get(one.group) != 100] or list(found)
         async with alone(work.state("deploy"), work.say):
-            rollouts = {name: one for name, one in self._rollouts(work).items() if name in changed}
+            rollouts = self._rollouts(work, changed)
 
-            def back(one: Service) -> Callable[[], Awaitable[str | None]]:
-                rollout, result = rollouts[one.name], found[one.name]
-                return partial(take_back, rollout, self._strategy, result, one.ready, interrupted=work.interrupted)
+            def back(name: str) -> Callable[[], Awaitable[str | None]]:
+                ready = self._service(name).ready
+                return partial(take_back, rollouts[name], self._strategy, found[name], ready, interrupted=work.interrupted)
 
-            said, failed = await _each({one.name: back(one) for one in self.services if one.name in rollouts})
+            said, failed = await _each({name: back(name) for name in changed})
         if failed:
-            raise _broken(failed, next(iter(failed)))
+            raise _broken(failed, next(iter(failed)), {})
         return "; ".join(f"{name}: {text}" for name, text in said.items() if text) or None
 
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""
         async with alone(work.state("deploy"), work.say):
-            rollouts = self._rollouts(work)
             intended = max((event.seq for event in work.events("effect.intended")), default=0)
-            started = [event for event in work.events("rollout.started") if event.seq > intended]
-            finished = [event for event in work.events("rollout.finished") if event.seq > intended]
-            if all(_complete(*_of(name, started, finished)) for name in rollouts):
-                last = {name: _of(name, started, finished)[0][-1].data for name in rollouts}  # of other releases, perhaps
-                found = {
-                    name: await deployment(
-                        rollouts[name], release.image, last[name]["group"], last[name]["groups"], last[name]["weights"]
-                    )
-                    for name, release in self._releases(work).items()
-                }
-                return Deployments(services=found)
-            await self._take_up(rollouts, started, finished)
+            kinds = ("rollout.started", "rollout.finished", "rollout.back")
+            attempt = Attempt.last(*([event for event in work.events(kind) if event.seq > intended] for kind in kinds))
+            if attempt.is_complete and len(attempt.started) == len(self.services):
+                rollouts = self._rollouts(work, attempt.started)
+                begun = {name: event.data for name, event in attempt.started.items()}  # of other releases, perhaps
+                return await self._deployments(
+                    work, rollouts, {name: (data["group"], data["groups"], data["weights"]) for name, data in begun.items()}
+                )
+            await self._take_up(work, attempt)
             return None
 
-    async def _take_up(self, rollouts: Mapping[str, Rollout], started: list[Event], finished: list[Event]) -> None:
+    async def _deployments(self, work: Work, rollouts: Mapping[str, Rollout], begun: Mapping[str, Begun]) -> Deployments:
+        """What each began from, and to which group it led."""
+        images = {name: Release.read(work[self._service(name)].release).image for name in rollouts}
+        found = {name: await deployment(one, images[name], *begun[name]) for name, one in rollouts.items()}
+        return Deployments(services=found)
+
+    async def _take_up(self, work: Work, attempt: Attempt) -> None:
+        """Take back what an attempt has begun, and nothing of those before it."""
+        rollouts = self._rollouts(work, attempt.started)
+
         def one(name: str) -> Callable[[], Awaitable[None]]:
-            return partial(rollouts[name].take_up, self._strategy, *_of(name, started, finished))
+            return partial(rollouts[name].take_up, self._strategy, [attempt.started[name]], attempt.taken_back(name))
 
         _, failed = await _each({name: one(name) for name in rollouts})
         if failed:
-            raise _broken(failed, next(iter(failed)))
+            raise _broken(failed, next(iter(failed)), {})
 
     async def steps(self, work: Work) -> Sequence[str]:
         """Round after round, from what runs now to other releases."""
@@ -199,38 +219,73 @@ class DeployTogether(Stage[Deployments]):
         if order.verb != "drain":
             return await super().obey(work, order)
         async with alone(work.state("deploy"), work.say):
-            for name, rollout in self._rollouts(work).items():
-                now = await rollout.state()
-                if order.of in now.groups:
-                    await rollout.run(without(now, order.of))
-                    return f"{order.of} of {name} gets no new request"
-        raise StageFailed(f"no service has a group {order.of!r}", next="python -m pipeline deployments")
+            rollouts = self._rollouts(work, [one.name for one in self.services])
+            having = {name: now for name, one in rollouts.items() if order.of in (now := await one.state()).groups}
+            for name, now in having.items():
+                await rollouts[name].run(without(now, order.of))
+        if not having:
+            raise StageFailed(f"no service has a group {order.of!r}", next="python -m pipeline deployments")
+        return f"{order.of} of {', '.join(having)} gets no new request"
 
-    def _rollouts(self, work: Work) -> dict[str, Rollout]:
-        """Each service's, as its `Service` prepared it."""
-        releases = self._releases(work)
-        return {one.name: self._rollout(work, one, releases[one.name]) for one in self.services}
+    def _rollouts(self, work: Work, names: Iterable[str]) -> dict[str, Rollout]:
+        """Of these services, as each `Service` prepared its release."""
+        return {name: self._rollout(work, self._service(name)) for name in names}
 
-    def _releases(self, work: Work) -> dict[str, Release]:
-        return {one.name: Release.read(work[one].release) for one in self.services}
+    def _service(self, name: str) -> Service:
+        for one in self.services:
+            if one.name == name:
+                return one
+        raise StageFailed(
+            f"{name} was deployed with these services and is none of them any more: nobody can take it back",
+            right="the services of that run, until they are taken back",
+        )
 
-    def _rollout(self, work: Work, service: Service, release: Release) -> Rollout:
+    def _rollout(self, work: Work, service: Service) -> Rollout:
         def note(kind: str, **data: object) -> None:
             work.record(kind, service=service.name, **data)
 
         control = Control(orders=work.orders, say=lambda text: work.say(f"{service.name}: {text}"), longest=self.paused)
-        rollout = service.rollout_of(work, release)
+        rollout = service.rollout_of(work, Release.read(work[service].release))
         return replace(rollout, note=note, control=control, metrics=tuple(one.open(work) for one in service.metrics))
 
 
-def _of(name: str, started: Sequence[Event], finished: Sequence[Event]) -> tuple[list[Event], list[Event]]:
-    """Those of one service."""
-    first, second = ([event for event in events if event.data.get("service") == name] for events in (started, finished))
-    return first, second
+Begun = tuple[str, Iterable[str], Mapping[str, int]]
+"""The group of a rollout, the groups before it, and their shares."""
 
 
-def _complete(started: list[Event], finished: list[Event]) -> bool:
-    return bool(started) and not unfinished(started, finished) and not finished[-1].data.get("back")
+@dataclass(frozen=True)
+class Attempt:
+    """The rollouts of one run, by the names of their services."""
+
+    started: dict[str, Event]
+    finished: tuple[Event, ...]
+    back: tuple[Event, ...]
+
+    @staticmethod
+    def last(started: Sequence[Event], finished: Sequence[Event], back: Sequence[Event]) -> Attempt:
+        """That of the last run of which there are any. Pure."""
+        run = started[-1].run if started else ""
+        begun = {event.data["service"]: event for event in started if event.run == run}
+        first = min((event.seq for event in begun.values()), default=0)
+        return Attempt(begun, tuple(one for one in finished if one.seq > first), tuple(one for one in back if one.seq > first))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether each came to an end, forward or back."""
+        return not any(unfinished([begun], self._of(name, self.finished)) for name, begun in self.started.items())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each came to its end, and no way back from any has begun."""
+        return bool(self.started) and all(
+            is_complete([begun], self._of(name, self.finished), self._of(name, self.back)) for name, begun in self.started.items()
+        )
+
+    def taken_back(self, name: str) -> list[Event]:
+        return [event for event in self._of(name, self.finished) if event.data.get("back")]
+
+    def _of(self, name: str, events: Sequence[Event]) -> list[Event]:
+        return [event for event in events if event.data.get("service") == name]
 
 
 async def _each(calls: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[dict[str, T], dict[str, Exception]]:
@@ -250,12 +305,12 @@ async def _each(calls: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[dict[s
     return {name: found[name] for name in calls if name in found}, failed
 
 
-def _broken(failed: Mapping[str, Exception], first: str) -> Exception:
-    """What is told when one failed first, and perhaps others on their way back."""
-    stuck = {name: error for name, error in failed.items() if isinstance(error, BrokenOff)}
-    error = failed[first]
-    if not isinstance(error, LockgateError):
+def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exception]) -> Exception:
+    """What is told when one failed first, and others perhaps on their way back, as those that are stuck in any case."""
+    error = failed.get(first) or next(iter(failed.values()))
+    halfway = {**{name: one for name, one in failed.items() if isinstance(one, BrokenOff)}, **stuck}
+    if halfway:
+        return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))
+    if not isinstance(error, StageFailed):
         return error
-    if stuck:
-        return BrokenOff("; ".join(f"{name}: {one.what}" for name, one in {first: error, **stuck}.items()))
     return StageFailed(f"{first}: {error.what}", where=error.where, right=error.right, next=error.next)

@@ -33,6 +33,7 @@ def pair(
             target=LocalProcesses(name=name, patience=10),
             router=HAProxy(name=name, port=ports[name]),
             env=(("VERSION", version), *(env or {}).get(name, {}).items()),
+            ready=(env or {}).get(name, {}).get("READY", "/readyz"),
         )
         for name in NAMES
     )

@@ -94,15 +94,22 @@ PROGRAM = "import sys; from tests.stages.delivery.small import main; sys.exit(ma
 
 
 def deploy_in_another_process(
-    project: Project, store: Store, port: int, version: str, die_at: int = 0, strategy: str = "blue-green", after: float = 0
+    project: Project,
+    store: Store,
+    port: int,
+    version: str,
+    die_at: int = 0,
+    strategy: str = "blue-green",
+    after: float = 0,
+    wanted: str = "",
 ) -> warm.Process:
     """A run of its own of the same project; it dies at the event of that number."""
-    words = (project.root, project.home, store.root, port, version, die_at, strategy, after)
+    words = (project.root, project.home, store.root, port, version, die_at, strategy, after, wanted)
     return warm.start(["-c", PROGRAM, *map(str, words)], cwd=TOP, env=os.environ)
 
 
-def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str, after: str) -> int:
-    pipeline = delivery(deployment(int(port), version, strategy=strategy))
+def main(root: str, home: str, store: str, port: str, version: str, die_at: str, strategy: str, after: str, wanted: str) -> int:
+    pipeline = delivery(deployment(int(port), version, strategy=strategy), wanted)
     return run_and_die(pipeline, root, home, store, int(die_at), float(after))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ import pytest
 
 from pipeline import Project, WiringError
 from pipeline.engines.local import free_port
-from stages.delivery import envoy_xds
+from stages.delivery import envoy_xds, process
 from stages.delivery.audience import Chosen, HasHeader
 from stages.delivery.cache import Cache
 from stages.delivery.envoy import Envoy
 from stages.delivery.envoy_admin import admin
+from stages.delivery.failover import Failover
 from stages.delivery.haproxy import HAProxyRouter, Slot, alone
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
@@ -299,3 +302,29 @@ def test_the_reason_for_that_is_true(project: Project, monkeypatch: pytest.Monke
 def test_a_cache_that_is_none_is_refused_when_the_pipeline_is_built(wrong: dict[str, Any]) -> None:
     with pytest.raises(WiringError, match="expected: 1 to 4095 MiB"):
         Cache(**wrong)
+
+
+def test_what_a_warm_release_answers_in_the_place_of_another_is_kept_for_nobody(
+    project: Project, target: LocalTarget, image: Image
+) -> None:
+    router = haproxy(project, port=free_port(), cache=Cache(), failover=Failover.WARM, timeout=1.0)
+
+    async def until(wanted: str) -> None:
+        with anyio.fail_after(30):
+            while await asked(router, "/") != wanted:
+                await anyio.sleep(0.05)
+
+    async def main() -> None:
+        blue, green = await up(target, release(image, version="blue")), await up(target, release(image, version="green"))
+        groups = {blue.name: blue, green.name: green}
+        await router.split({blue.name: 100}, groups)
+        await router.split({green.name: 100}, groups)
+        (running,) = process.running(f"{target.state}:{green.name}:")
+        os.kill(running.pid, signal.SIGSTOP)
+        await until("blue")
+        assert (await asked(router)).startswith("blue")
+        os.kill(running.pid, signal.SIGCONT)
+        await until("green")
+        assert (await asked(router)).startswith("green")
+
+    anyio.run(main)

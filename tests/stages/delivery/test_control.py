@@ -71,9 +71,9 @@ class Going:
         return any(step.startswith(words) for step in self.bench.notes.steps("intended"))
 
     def number(self, words: str) -> int:
-        """Of the latest step that begins so."""
+        """How many changes were still to come at the latest step that begins so."""
         steps = [data for kind, data in self.bench.notes.events if kind == "rollout.intended" and data["step"].startswith(words)]
-        found: int = steps[-1]["number"]
+        found: int = steps[-1]["left"]
         return found
 
 
@@ -96,7 +96,7 @@ def test_a_promoted_rollout_goes_on_with_the_next_step_and_no_further(bench: Ben
             first = going.number("weigh")
             desk.give("promote", number=first)
             desk.give("promote", number=first)  # given twice, it is the same
-            await until(lambda: going.number("weigh") > first)
+            await until(lambda: going.number("weigh") < first)
             assert (await bench.router.current())[going.rollout.release.group] == 50
             desk.give("promote", number=going.number("weigh"))
         assert going.error is None

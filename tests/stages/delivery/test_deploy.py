@@ -28,7 +28,7 @@ from stages.delivery import process
 from stages.delivery.deploy import Deploy, RunOnce
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.lock import alone
-from stages.delivery.model import Deployment, Release, State
+from stages.delivery.model import Deployment, Group, Release, State
 from stages.delivery.private import sockets
 from stages.delivery.rollout import Rollout
 from stages.delivery.step import Step
@@ -382,6 +382,49 @@ def test_a_recreation_killed_at_some_point_is_taken_up_by_the_next_run_and_users
             assert bench.answer() == "a"
             assert bench.groups() == {before.group}
     assert {failure[:24] for failure in load.failures} <= {"GET: 503 '<!doctype html"}
+
+
+@pytest.mark.parametrize("point", [18, 19, 21])
+def test_a_run_killed_on_the_way_back_of_a_recreation_leaves_it_to_the_next(bench: Bench, point: int) -> None:
+    """Sixteen points as above; then the way back: traffic to nobody, green drained and ended, blue started again."""
+    before = bench.deploy("a")
+    words = (bench.project, bench.store, bench.port, "bad", point, "recreate", 0, "something else")
+    other = deploy_in_another_process(*words)
+    assert other.wait() == -signal.SIGKILL, other.output
+    outcome, _ = bench.run(delivery(deployment(bench.port, "worse", strategy="recreate"), "something else"))
+    assert sorted(outcome.failed) == ["verified"]
+    assert bench.answer() == "a"
+    assert bench.groups() == {before.group}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blind(LocalTarget):
+    """Tells nothing of its groups while a file is there."""
+
+    async def groups(self) -> dict[str, Group]:
+        if (self.state / "blind").exists():
+            raise StageFailed("nobody can see anything here")
+        return await super().groups()
+
+
+@dataclass(frozen=True)
+class BlindProcesses(LocalProcesses):
+    def open(self, work: Work) -> Blind:
+        return Blind(**vars(super().open(work)))
+
+
+def test_a_release_that_serves_and_cannot_be_looked_at_is_not_taken_for_one_that_does_not(bench: Bench) -> None:
+    one = bench.deploy("one")
+    blind = bench.target.state / "blind"
+    bench.journal.listen(lambda event: blind.touch() if event.kind == "rollout.finished" and not event.data.get("back") else None)
+    deploy = dataclasses.replace(deployment(bench.port, "two"), target=BlindProcesses(name="app", patience=10))
+    outcome, _ = bench.run(delivery(deploy, "two"))
+    assert "was rolled out, and what runs now cannot be looked at" in outcome.failed["deploy"]
+    blind.unlink()
+    stopped: Any = Fails(of=Constant(value=1))
+    outcome, _ = bench.run(delivery(dataclasses.replace(deploy, after=(stopped,)), "two"))
+    assert bench.answer() == "one"
+    assert bench.groups() == {one.group}
 
 
 @pytest.mark.parametrize("point", [1, 3, 4, 6, 8])

@@ -85,7 +85,7 @@ class Desk:
                 assert time.monotonic() < end
                 time.sleep(0.02)
             for order in orders:
-                give(journal, order._replace(number=found[-1].data["number"]), found[-1].run, "ramp", {})
+                give(journal, order._replace(number=found[-1].data["left"]), found[-1].run, "ramp", {})
             journal.close()
 
         thread = threading.Thread(target=watch)

@@ -55,6 +55,21 @@ def test_who_asks_too_often_is_told_when_to_ask_again_and_others_are_served(make
         anyio.run(main)
 
 
+def test_a_long_header_is_told_apart_by_its_end_and_none_is_taken_for_an_address(make: Make) -> None:
+    router = make(port=free_port(), rate=RateLimit(requests=3, seconds=LONG, by=Header("x-key")))
+    token = "Bearer " + "a" * 300
+
+    async def main() -> None:
+        await router.split({"one": 100}, {"one": group})
+        assert await statuses(router, 4, x_key=f"{token}x") == {200: 3, 429: 1}
+        assert await statuses(router, 3, x_key=f"{token}y") == {200: 3}
+        assert await statuses(router, 4, x_key="127.0.0.1") == {200: 3, 429: 1}
+        assert await statuses(router, 3) == {200: 3}
+
+    with instances("one") as group:
+        anyio.run(main)
+
+
 def test_clients_are_told_apart_by_a_header_and_who_has_none_by_the_address(make: Make) -> None:
     router = make(port=free_port(), rate=RateLimit(requests=3, seconds=LONG, by=Header("x-key")))
 

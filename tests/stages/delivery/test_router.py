@@ -163,6 +163,18 @@ def test_a_post_that_an_instance_died_of_is_not_sent_again(router: AnyRouter) ->
     anyio.run(main)
 
 
+def test_a_project_may_lie_in_a_directory_whose_name_has_a_space(target: LocalTarget, image: Image, make: Make) -> None:
+    async def main() -> None:
+        router = make(port=free_port(), name="the app")
+        blue = await up(target, release(image, version="blue"))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        with Load(router.config.port, posts=False) as load:
+            await anyio.to_thread.run_sync(load.more, 5)
+        assert load.failures == []
+
+    anyio.run(main)
+
+
 def test_a_killed_router_tells_the_same_split_and_comes_back_with_it(
     target: LocalTarget, router: AnyRouter, image: Image, make: Make
 ) -> None:

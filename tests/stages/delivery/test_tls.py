@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline import Journal, Pipeline, Project, StageFailed, Store, WiringError
 from pipeline.engines.local import free_port
+from pipeline.journal import Event
 from stages.delivery import process
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalTarget
@@ -333,6 +335,42 @@ def test_a_certificate_that_was_switched_is_shown_until_a_check_below_fails(
     failed = run_pipeline(Pipeline("switch", switch=switch, check=check), project, store, journal)[0].failed
     assert sorted(failed) == ([] if kept else ["check"])
     assert shown(files.port, authority.trusting) == fingerprint(second if kept else first)
+
+
+def test_a_switch_whose_run_was_killed_is_taken_back_by_the_next_when_its_check_fails(
+    project: Project, store: Store, authority: Authority, files: Files
+) -> None:
+    router = HAProxy(name="app", port=free_port(), tls=files.tls)
+
+    def run(pipeline: Pipeline, *, die: bool = False) -> list[str]:
+        """What failed; or it is killed when the certificate has just been switched."""
+        with closing(Journal(project.home / "journal.db")) as journal:
+            if die:
+                journal.listen(lambda event: die_at(event, "switch", "stage.finished"))
+            return sorted(run_pipeline(pipeline, project, store, journal)[0].failed)
+
+    deploy = replace(deployment(router.port, "one"), router=router)
+    assert run(delivery(deploy, "one")) == []
+    first, second = files.read(), authority.pair("localhost")
+    files.write(second)
+
+    def switched() -> Pipeline:
+        switch = SwitchCertificate(router=router)
+        return Pipeline("switch", switch=switch, check=Fails(of=Constant(value=1, after=(switch,))))
+
+    if not (child := os.fork()):
+        with suppress(BaseException):
+            run(switched(), die=True)
+        os._exit(1)  # it was not killed
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert shown(files.port, authority.trusting) == fingerprint(second)
+    assert run(switched()) == ["check"]
+    assert shown(files.port, authority.trusting) == fingerprint(first)
+
+
+def die_at(event: Event, stage: str, kind: str) -> None:
+    if (event.stage, event.kind) == (stage, kind):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_kept_certificate_that_cannot_be_read_is_said_with_its_place(make: Make, files: Files) -> None:

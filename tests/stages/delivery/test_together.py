@@ -98,6 +98,15 @@ def test_both_services_are_switched_together_and_nobody_loses_a_request(services
     assert "front: r-" in two.summary()
 
 
+def test_nobody_waits_for_a_service_whose_rollout_cannot_even_begin(services: Pair) -> None:
+    services.deploy("one")
+    with services.load():
+        outcome = services.fails("two", back={"READY": "/another"})
+    assert "back: " in outcome.failed["deploy"]
+    assert "by /another" in outcome.failed["deploy"]
+    assert services.answers() == ["one", "one"]
+
+
 @pytest.mark.parametrize("strategy", ["blue-green", "canary"])
 def test_nothing_is_switched_where_one_is_never_ready(services: Pair, strategy: str) -> None:
     one = services.deploy("one")
@@ -267,7 +276,11 @@ def test_services_that_share_what_each_needs_for_itself_are_refused() -> None:
     with pytest.raises(WiringError, match="the same name"):
         DeployTogether(services=(service("a", one, 1000), service("a", two, 1001)))
     with pytest.raises(WiringError, match="the same target"):
-        DeployTogether(services=(service("a", one, 1000), service("b", one, 1001)))
+        DeployTogether(services=(service("a", one, 1000), service("b", LocalProcesses(name="one", patience=3), 1001)))
+    with pytest.raises(WiringError, match="the same port"):
+        DeployTogether(services=(service("a", one, 1000), service("b", two, 1000)))
+    with pytest.raises(WiringError, match="or one none"):
+        DeployTogether(services=(service("a", one, 1000), service("", two, 1001)))
     with pytest.raises(WiringError, match="a Shadow is of one router"):
         DeployTogether(
             services=(service("a", one, 1000), service("b", two, 1001)),
