@@ -23,7 +23,7 @@ import anyio
 
 from benchmarks.figure import Figure
 from pipeline import Journal, Project, Store
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port
 from pipeline.journal import Event
 from pipeline.settings import Settings
 from stages.delivery import process
@@ -32,6 +32,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Deployment
 from tests.running import run_pipeline
 from tests.stages.delivery import small
+from tests.stages.delivery.conftest import local_target
 from tests.stages.delivery.load import Load
 
 EVENTS = {
@@ -67,21 +68,14 @@ class Service:
 
     @staticmethod
     def at(place: Path, strategy: str) -> Service:
-        root, home = place / "project", place / "home"
-        for directory in (root, home / "state" / "deploy" / "app"):
-            directory.mkdir(parents=True)
+        root, home, store = place / "project", place / "home", Store(place / "home" / "store")
+        root.mkdir()
+        home.mkdir()
         shutil.copy(SERVE, root)
         (root / "pyproject.toml").write_text("[project]\nname = 'small'\nversion = '1'\n")
         subprocess.run(["git", "init", "-q", root], check=True)
-        store = Store(home / "store")
-        target = LocalTarget(
-            state=home / "state" / "deploy" / "app",
-            store=store,
-            python=isolated_python(home / "python"),
-            secret=lambda name: name,
-            patience=10.0,
-        )
         project = Project(root=root, home=home, settings=Settings())
+        target = local_target(project, store)
         return Service(project, store, Journal(home / "journal.db"), target, free_port(), strategy)
 
     def deploy(self, version: str, wanted: str) -> Deployment | None:
@@ -111,6 +105,14 @@ class Service:
     def expect(self, what: str, *, holds: bool) -> None:
         if not holds:
             self.wrong.append(what)
+
+    def expect_whole(self, at: str, load: Load, version: str, serving: Deployment) -> None:
+        """That version alone answers, and besides its group no more than one runs, for the way back."""
+        load.answers.clear()
+        load.more(5)
+        self.expect(f"{at}: {set(load.answers)} serve, not {version}", holds=set(load.answers) == {version})
+        found = self.groups()
+        self.expect(f"{at}: {found} run", holds=serving.group in found and len(found) <= 2)
 
 
 def measure(*, seeds: int = 10, strategies: tuple[str, ...] = tuple(EVENTS), every: int = 1) -> Iterator[Figure]:
@@ -147,11 +149,7 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
                     service.expect(f"{at}: the way back is lost", holds=after.previous == before.group)
                     before, version = after, fresh
                 load.more(3)  # what was asked before has its answer
-                load.answers.clear()
-                load.more(5)
-                service.expect(f"{at}: {set(load.answers)} serve, not {version}", holds=set(load.answers) == {version})
-                found = service.groups()
-                service.expect(f"{at}: {found} run", holds=before.group in found and len(found) <= 2)
+                service.expect_whole(at, load, version, before)
     lost = [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
     name = f"{service.strategy}, killed {seeds} times at each of {len(events)} events"
     more = f"; {ended} had ended by then" if ended else ""
@@ -175,12 +173,8 @@ def _without_router(service: Service, events: range) -> Figure:
             if after is not None:
                 version, before, went_on = fresh, after, went_on + 1
             failed = len(load.failures)
-            load.answers.clear()
-            load.more(5)
-            service.expect(f"event {event}: {set(load.answers)} serve, not {version}", holds=set(load.answers) == {version})
+            service.expect_whole(f"event {event}", load, version, before)
             service.expect(f"event {event}: {load.failures[-1:]}", holds=len(load.failures) == failed)
-            found = service.groups()
-            service.expect(f"event {event}: {found} run", holds=before.group in found and len(found) <= 2)
     name = f"{service.strategy}, its router killed at each of {len(events)} events: what is not as it should be"
     detail = f"{went_on} rollouts went on, the others back; {len(load.failures):,} requests failed while there was no router"
     return Figure(name, len(service.wrong), "", 0, detail="; ".join([detail, *service.wrong[:3]]))

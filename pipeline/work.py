@@ -146,6 +146,11 @@ class Work:
         """Earlier events of one kind about the stage of this name, in any run, the oldest first."""
         return list(self._journal.events(kind=kind, stage=self.name))
 
+    def attempted(self, kind: str) -> list[Event]:
+        """Those of them since the side effect was last begun, for `recover`."""
+        since = max((event.seq for event in self.events("effect.intended")), default=0)
+        return [event for event in self.events(kind) if event.seq > since]
+
     def orders(self, *, after: int = 0, standing: bool = False) -> list[Order]:
         """What operators asked of this stage in this run since the event of that number, the oldest first.
 

@@ -51,7 +51,7 @@ class Certified(Router, Protocol):
 
 
 @dataclass(frozen=True)
-class Kept:
+class Certificates:
     """The certificates below a router's state. Each file is for its owner alone."""
 
     state: Path

@@ -12,7 +12,7 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.deployment import deployment, ended, take_back
+from stages.delivery.deployment import deployment, ended, settle, take_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
@@ -20,12 +20,12 @@ from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart
 from stages.delivery.probe import Probe, Ready
-from stages.delivery.rollout import Rollout, state, unfinished
+from stages.delivery.rollout import Rollout, state
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
 from stages.delivery.shadow import Shadow
 from stages.delivery.step import Start, Stop, WaitReady
-from stages.delivery.strategy import BlueGreen, Strategy, without
+from stages.delivery.strategy import BlueGreen, Strategy, judge_of, without
 from stages.delivery.target import Target
 from stages.gated import need_gate
 from stages.image import Image
@@ -183,7 +183,7 @@ class Deploy(Releases[Deployment]):
         if self.preview is not None:
             need_gate(self, "preview", self.preview)
         follows = self.strategy.then if isinstance(self.strategy, Shadow) else self.strategy
-        need_sources("Deploy", getattr(follows, "judge", None), self.metrics)
+        need_sources("Deploy", judge_of(follows), self.metrics)
         if isinstance(self.strategy, Shadow) and self.strategy.router != self.router:
             raise WiringError(
                 "Deploy: the strategy sends copies of requests by another router than the one that users come to",
@@ -193,8 +193,7 @@ class Deploy(Releases[Deployment]):
     async def run(self, work: Work) -> Deployment:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
-                await self.rollout_of(work).take_up(self.strategy, started, finished)  # people said to go on
+            await settle(work, self.rollout_of(work), self.strategy)
             release = self.release_of(work)
             self._check_preview(work, release)
             rollout = self.rollout_of(work, release)

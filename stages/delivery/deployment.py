@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from pipeline.journal import Event
 
 
+async def settle(work: Work, rollout: Rollout, strategy: Strategy) -> None:
+    """Take back what an earlier run left in the middle, and people said to go on over (`--again`)."""
+    started, finished = work.events("rollout.started"), work.events("rollout.finished")
+    if unfinished(started, finished):
+        await rollout.take_up(strategy, started, finished)
+
+
 async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
     """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here."""
-    intended = max((event.seq for event in work.events("effect.intended")), default=0)
-    started = [event for event in work.events("rollout.started") if event.seq > intended]
-    finished = [event for event in work.events("rollout.finished") if event.seq > intended]
-    back = [event for event in work.events("rollout.back") if event.seq > intended]
-    if is_complete(started, finished, back):
+    started, finished = work.attempted("rollout.started"), work.attempted("rollout.finished")
+    if is_complete(started, finished, work.attempted("rollout.back")):
         return started[-1]
     await rollout.take_up(strategy, started, finished)
     return None

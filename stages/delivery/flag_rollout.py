@@ -12,14 +12,14 @@ from gates.window import Share, Window
 from pipeline import Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen
 from stages.delivery.control import Control
-from stages.delivery.deployment import ended
+from stages.delivery.deployment import ended, settle
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.live_flags import LiveFile, LiveFlags
 from stages.delivery.lock import alone
 from stages.delivery.metrics import Counted, Metrics, OpensMetrics, need_sources
 from stages.delivery.model import Address, Group, Release, Served, State, Variant
 from stages.delivery.probe import Ready
-from stages.delivery.rollout import Rollout, unfinished
+from stages.delivery.rollout import Rollout
 from stages.delivery.router import Watch
 from stages.delivery.step import Split, Step, Weigh
 from stages.delivery.strategy import Canary
@@ -76,8 +76,7 @@ class RolloutFlag(Stage[FlagRolledOut]):
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
-            if unfinished(started := work.events("rollout.started"), finished := work.events("rollout.finished")):
-                await rollout.take_up(self._steps, started, finished)  # people said to go on
+            await settle(work, rollout, self._steps)
             before = await rollout.forward(self._steps)
         return self._result(before.weights)
 

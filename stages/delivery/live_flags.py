@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline import Effect, Stage, StageFailed, Tree, Work
-from pipeline.lock import Lock
 from pipeline.names import checked_name
 from stages.delivery import durable
 from stages.delivery.files import wrong
+from stages.delivery.lock import held
 from stages.delivery.model import Binding
 
 ROLLED_OUT = "lockgate.rolled-out"
@@ -59,12 +58,12 @@ class LiveFile:
 
     async def define(self, flags: dict[str, Any]) -> None:
         """These flags from now on, with the shares of those that were rolled out."""
-        async with self._alone():
+        async with held(self._lock):
             self._write(with_shares(flags, self.read() if self.path.exists() else {"flags": {}}))
 
     async def give(self, flag: str, shares: Mapping[str, int]) -> None:
         """Give the variants of a flag their shares in percent. Raises StageFailed where it has no such shares."""
-        async with self._alone():
+        async with held(self._lock):
             self._write(with_share(self.read(), flag, shares))
 
     def shares(self, flag: str) -> dict[str, int]:
@@ -81,14 +80,9 @@ class LiveFile:
     def _write(self, flags: Mapping[str, Any]) -> None:
         durable.write(self.path, json.dumps(flags, indent=1).encode(), mode=0o644)
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        lock = Lock(self.path.with_name(".lock"))
-        await lock.take(lambda: None)
-        try:
-            yield
-        finally:
-            lock.give_back()
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_name(".lock")
 
 
 def with_shares(flags: dict[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from stages.delivery.records import Records, normal
 
 if TYPE_CHECKING:
     import dns.message
+    import dns.rdata
 
 EVERY = 0.5
 """Seconds from one question to the next."""
@@ -37,6 +38,11 @@ class Nameserver:
 
 class NoRoute(Exception):
     """This machine has no way to an address: others may have one, and nobody here can ask."""
+
+
+def host_names(servers: Iterable[dns.rdata.Rdata]) -> list[str]:
+    """The names in NS records as names are compared, in order. Pure."""
+    return sorted(one.to_text().removesuffix(".").lower() for one in servers)
 
 
 async def addresses(host: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import anyio
 
 from pipeline import StageFailed
 from stages.delivery import process, tls
-from stages.delivery.certificate import Kept, Shown, said
+from stages.delivery.certificate import Certificates, Shown, said
 from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
 from stages.delivery.port import checked
@@ -104,8 +104,8 @@ class OwnRouter(ABC, Generic[C]):
             await self.certify()
 
     @property
-    def _certificates(self) -> Kept:
-        return Kept(self.state)
+    def _certificates(self) -> Certificates:
+        return Certificates(self.state)
 
     @property
     def _places(self) -> list[Address]:

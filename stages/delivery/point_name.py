@@ -101,9 +101,8 @@ class PointName(Stage[Pointed]):
 
     async def recover(self, work: Work) -> Pointed | None:
         """By what the zone says: the update is all there or not at all."""
-        intended = work.events("dns.intended")
-        since = max((event.seq for event in work.events("effect.intended")), default=0)
-        if not intended or intended[-1].seq < since:
+        intended = work.attempted("dns.intended")
+        if not intended:
             return None
         before, wanted = (Records.model_validate(intended[-1].data[key]) for key in ("before", "wanted"))
         async with alone(work.state("dns"), work.say):

@@ -75,6 +75,11 @@ def normal(type: Type, value: str) -> str:  # noqa: A002 - the word of the DNS
             return host_name(value)
 
 
+def written(type: Type, value: str) -> str:  # noqa: A002 - the word of the DNS
+    """A value as a zone has it: the name in an alias is absolute."""
+    return f"{value}." if type == "CNAME" else value
+
+
 def host_name(text: str) -> str:
     """A name in lower case, without a dot at its end. Raises ValueError for anything else than a host name in ASCII."""
     name = text.removesuffix(".").lower()

@@ -14,8 +14,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline import BrokenOff, StageFailed, WiringError, Work
 from stages.delivery.dns import alias_in_the_way, changed, check_zone, need_dnspython
-from stages.delivery.nameserver import Nameserver, addresses, told
-from stages.delivery.records import Records, Type, within
+from stages.delivery.nameserver import Nameserver, addresses, host_names, told
+from stages.delivery.records import Records, Type, within, written
 
 if TYPE_CHECKING:
     import dns.message
@@ -130,8 +130,7 @@ class UpdatedZone:
         import dns.rdatatype
 
         answer = await self._ask(self.config.zone, "NS")
-        found = [one for rrset in answer.answer if rrset.rdtype == dns.rdatatype.NS for one in rrset]
-        return sorted(one.to_text().removesuffix(".").lower() for one in found)
+        return host_names(one for rrset in answer.answer if rrset.rdtype == dns.rdatatype.NS for one in rrset)
 
     async def _addresses(self, host: str) -> tuple[str, ...]:
         """As the zone itself says, where the host is in it."""
@@ -305,7 +304,7 @@ def update(zone: str, old: Records, new: Records) -> dns.update.UpdateMessage:
     name = f"{new.name}."
     if old.values:
         for value in old.values:
-            message.present(name, old.type, _wire(old.type, value))
+            message.present(name, old.type, written(old.type, value))
     elif new.type == "CNAME":
         message.absent(name)
     else:
@@ -313,13 +312,8 @@ def update(zone: str, old: Records, new: Records) -> dns.update.UpdateMessage:
         message.absent(name, "CNAME")
     message.delete(name, new.type)
     for value in new.values:
-        message.add(name, new.ttl, new.type, _wire(new.type, value))
+        message.add(name, new.ttl, new.type, written(new.type, value))
     return message
-
-
-def _wire(type: Type, value: str) -> str:  # noqa: A002 - the word of the DNS
-    """A value as records have it: the name in an alias is absolute."""
-    return f"{value}." if type == "CNAME" else value
 
 
 def _alias(answer: dns.message.Message) -> str:

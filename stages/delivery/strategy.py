@@ -27,6 +27,12 @@ class Strategy(Protocol):
         ...
 
 
+def judge_of(strategy: Strategy) -> Judge | None:
+    """Who weighs a release in it, if anybody does."""
+    found = getattr(strategy, "judge", None)
+    return found if isinstance(found, Judge) else None
+
+
 @dataclass(frozen=True)
 class BlueGreen:
     """Start green beside blue, switch all traffic at once, drain blue and keep it warm for the way back.

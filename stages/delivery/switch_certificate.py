@@ -46,8 +46,7 @@ class SwitchCertificate(Stage[Shown]):
 
     async def recover(self, work: Work) -> Shown | None:
         """The certificate, where it is kept to be shown by now; the router is told once more, which does no harm."""
-        intended = max((event.seq for event in work.events("effect.intended")), default=0)
-        begun = [event.data for event in work.events("router.certified") if event.seq > intended]
+        begun = [event.data for event in work.attempted("router.certified")]
         router = self.router.open(work, self.ready)
         if not begun or not isinstance(router, Certified) or router.certified != begun[-1]["fingerprint"]:
             return None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 
-from gates.judge import Judge
 from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
@@ -22,7 +21,7 @@ from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Deployment, Release, State
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.shadow import Shadow
-from stages.delivery.strategy import BlueGreen, Strategy, without
+from stages.delivery.strategy import BlueGreen, Strategy, judge_of, without
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
@@ -112,26 +111,21 @@ class DeployTogether(Stage[Deployments]):
         if isinstance(self.strategy, Shadow):
             raise WiringError("DeployTogether: a Shadow is of one router", right="Deploy(strategy=Shadow(...)) for each, before")
         for service in self.services:
-            need_sources(f"Service {service.name}", self._judge, service.metrics)
-
-    @property
-    def _judge(self) -> Judge | None:
-        found = getattr(self.strategy, "judge", None)
-        return found if isinstance(found, Judge) else None
+            need_sources(f"Service {service.name}", judge_of(self.strategy), service.metrics)
 
     @property
     def _strategy(self) -> Strategy:
         """For each service: the chance that any is aborted in vain is at most the sum of the chances of all (Bonferroni)."""
-        if self._judge is None:
+        if (judge := judge_of(self.strategy)) is None:
             return self.strategy
-        judge = replace(self._judge, alpha=self._judge.alpha / len(self.services))
-        shared: Strategy = replace(self.strategy, judge=judge)  # type: ignore[type-var]  # strategies are dataclasses
+        part = replace(judge, alpha=judge.alpha / len(self.services))
+        shared: Strategy = replace(self.strategy, judge=part)  # type: ignore[type-var]  # strategies are dataclasses
         return shared
 
     async def run(self, work: Work) -> Deployments:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            attempt = Attempt.last(work.events("rollout.started"), work.events("rollout.finished"), work.events("rollout.back"))
+            attempt = Attempt.last(work.events)
             if not attempt.has_ended:
                 await self._take_up(work, attempt)  # people said to go on
             rollouts = self._rollouts(work, [one.name for one in self.services])
@@ -177,9 +171,7 @@ class DeployTogether(Stage[Deployments]):
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""
         async with alone(work.state("deploy"), work.say):
-            intended = max((event.seq for event in work.events("effect.intended")), default=0)
-            kinds = ("rollout.started", "rollout.finished", "rollout.back")
-            attempt = Attempt.last(*([event for event in work.events(kind) if event.seq > intended] for kind in kinds))
+            attempt = Attempt.last(work.attempted)
             if attempt.is_complete and len(attempt.started) == len(self.services):
                 rollouts = self._rollouts(work, attempt.started)
                 begun = {name: event.data for name, event in attempt.started.items()}  # of other releases, perhaps
@@ -262,8 +254,9 @@ class Attempt:
     back: tuple[Event, ...]
 
     @staticmethod
-    def last(started: Sequence[Event], finished: Sequence[Event], back: Sequence[Event]) -> Attempt:
-        """That of the last run of which there are any. Pure."""
+    def last(events: Callable[[str], list[Event]]) -> Attempt:
+        """That of the last run of which there are any, by the events of each kind."""
+        started, finished, back = (events(f"rollout.{kind}") for kind in ("started", "finished", "back"))
         run = started[-1].run if started else ""
         begun = {event.data["service"]: event for event in started if event.run == run}
         first = min((event.seq for event in begun.values()), default=0)

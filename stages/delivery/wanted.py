@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.lock import Lock
 from stages.delivery import durable
+from stages.delivery.lock import held
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,9 @@ class Wanted:
 
     place: Path
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    def held(self) -> AbstractAsyncContextManager[None]:
         """Meanwhile nobody else of this machine starts any, nor changes the list."""
-        lock = Lock(self.place / ".wanted.lock")
-        await lock.take(lambda: None)
-        try:
-            yield
-        finally:
-            lock.give_back()
+        return held(self.place / ".wanted.lock")
 
     @property
     def known(self) -> bool:

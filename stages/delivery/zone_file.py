@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pipeline import BrokenOff, CommandFailed, StageFailed, WiringError, Work
-from pipeline.lock import Lock
 from stages.delivery import durable
 from stages.delivery.dns import alias_in_the_way, changed, check_zone, need_dnspython
-from stages.delivery.nameserver import Nameserver, addresses
-from stages.delivery.records import Records, Type, normal, within
+from stages.delivery.lock import held
+from stages.delivery.nameserver import Nameserver, addresses, host_names
+from stages.delivery.records import Records, Type, normal, within, written
 
 if TYPE_CHECKING:
     import dns.name
@@ -83,15 +83,11 @@ class FiledZone:
             return await addresses(host)
         return (*look(zone, host, "A").values, *look(zone, host, "AAAA").values)
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    def _alone(self) -> AbstractAsyncContextManager[None]:
         """No other run of this machine changes the file meanwhile, of whatever project."""
-        lock = Lock(self.file.with_name(f"{self.file.name}.lock"))
-        await lock.take(lambda: self.say(f"somebody else changes {self.file}; waiting"))
-        try:
-            yield
-        finally:
-            lock.give_back()
+        return held(
+            self.file.with_name(f"{self.file.name}.lock"), lambda: self.say(f"somebody else changes {self.file}; waiting")
+        )
 
     def _read(self) -> bytes:
         try:
@@ -159,7 +155,7 @@ def apex(zone: dns.zone.Zone) -> dns.name.Name:
 def servers(zone: dns.zone.Zone) -> list[str]:
     """The names of the zone's servers. Pure."""
     found = zone.get_rdataset(apex(zone), "NS")
-    return sorted(one.to_text().removesuffix(".").lower() for one in found or ())
+    return host_names(found or ())
 
 
 def with_records(zone: dns.zone.Zone, new: Records) -> str:
@@ -183,7 +179,7 @@ def with_records(zone: dns.zone.Zone, new: Records) -> str:
     with zone.writer() as writer:
         writer.delete(name, kind)
         if new.values:
-            texts = [f"{value}." if new.type == "CNAME" else value for value in new.values]
+            texts = [written(new.type, value) for value in new.values]
             writer.add(name, dns.rdataset.from_text(dns.rdataclass.IN, kind, new.ttl, *texts))
         writer.update_serial(name=apex(zone))
     return zone.to_text(relativize=False, want_origin=True)

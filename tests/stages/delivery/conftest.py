@@ -131,6 +131,13 @@ async def up(target: Target, wanted: Release) -> Group:
     return (await target.groups())[wanted.group]
 
 
+async def blue_and_green(target: Target, image: Image, *, instances: int = 1) -> tuple[Group, Group, dict[str, Group]]:
+    """Two groups that are ready, of the versions blue and green, and both by their names."""
+    blue = await up(target, release(image, version="blue", instances=instances))
+    green = await up(target, release(image, version="green", instances=instances))
+    return blue, green, {blue.name: blue, green.name: green}
+
+
 @pytest.fixture(scope="session")
 def docker_host() -> Iterator[str]:
     """Where a Docker daemon listens."""

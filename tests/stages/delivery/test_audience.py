@@ -32,7 +32,7 @@ from stages.delivery.step import Split, Weigh
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 
 BY_UID = Cohort(Cookie("uid"))
@@ -453,9 +453,7 @@ def test_requests_of_an_audience_are_in_flight_also_when_there_is_none_any_more(
     target: LocalTarget, router: AnyRouter, image: Image
 ) -> None:
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups, Chosen(HasHeader(name="x-beta"), ((green.name, 100),)))
         answers: list[str] = []
 
@@ -485,9 +483,7 @@ def test_a_cohort_whose_release_died_is_served_by_the_other_one_behind_haproxy_a
     target: LocalTarget, router: AnyRouter, image: Image
 ) -> None:
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups, Chosen(BY_UID, ((green.name, 50), (blue.name, 50))))
         requests = [sent(Cookie("uid"), number) for number in range(40)]
         before = dict(await anyio.to_thread.run_sync(asked, router, requests))

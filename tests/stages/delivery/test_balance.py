@@ -21,7 +21,7 @@ from stages.delivery.model import Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 
 
@@ -38,9 +38,7 @@ def test_shares_are_met_and_switches_lose_no_request_however_instances_are_found
     router = make(port=free_port(), balance=balance)
 
     async def main() -> Load:
-        blue = await up(target, release(image, version="blue", instances=2))
-        green = await up(target, release(image, version="green", instances=2))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image, instances=2)
         for number in range(10):
             await router.split({blue.name: 100 * (number % 2), green.name: 100 - 100 * (number % 2)}, groups)
         with Load(router.config.port, posts=False) as load:
@@ -208,9 +206,7 @@ def test_a_canary_gets_its_share_of_the_users_and_who_has_come_to_it_stays_while
     router = make(port=free_port(), balance=Sticky())
 
     async def main() -> None:
-        blue = await up(target, release(image, version="blue", instances=2))
-        green = await up(target, release(image, version="green", instances=2))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image, instances=2)
         await router.split({blue.name: 100}, groups)
         users = [httpx.AsyncClient(trust_env=False) for _ in range(100)]
         assert {(await ask(user, router)).text for user in users} == {"blue"}
@@ -235,9 +231,7 @@ def test_of_a_cohort_a_user_is_always_on_the_same_side_with_or_without_the_cooki
     router = make(port=free_port(), balance=Sticky())
 
     async def main() -> None:
-        blue = await up(target, release(image, version="blue", instances=2))
-        green = await up(target, release(image, version="green", instances=2))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image, instances=2)
         chosen = Chosen(Cohort(Cookie("uid")), ((green.name, 50), (blue.name, 50)))
         await router.split({blue.name: 100}, groups, chosen)
         sides: list[str] = []

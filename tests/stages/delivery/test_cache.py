@@ -29,7 +29,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
-from tests.stages.delivery.conftest import envoy, haproxy, need_envoy, release, up
+from tests.stages.delivery.conftest import blue_and_green, envoy, haproxy, need_envoy, release, up
 from tests.stages.delivery.load import Load
 
 
@@ -109,9 +109,7 @@ def test_no_answer_of_an_old_release_is_given_after_a_switch_nor_of_a_release_th
     target: LocalTarget, router: HAProxyRouter, image: Image
 ) -> None:
     async def main() -> Load:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         with Load(router.config.port, path=LONG, posts=False, pause=0.002) as load:
             for number in range(30):
@@ -129,9 +127,7 @@ def test_no_answer_of_an_old_release_is_given_after_a_switch_nor_of_a_release_th
 
 def test_nothing_is_kept_while_releases_share_the_traffic(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         first = await asked(router)
         await router.split({blue.name: 50, green.name: 50}, groups)
@@ -315,8 +311,7 @@ def test_what_a_warm_release_answers_in_the_place_of_another_is_kept_for_nobody(
                 await anyio.sleep(0.05)
 
     async def main() -> None:
-        blue, green = await up(target, release(image, version="blue")), await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         await router.split({green.name: 100}, groups)
         (running,) = process.running(f"{target.state}:{green.name}:")

@@ -29,7 +29,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Make
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.test_haproxy import moves
 
@@ -59,9 +59,7 @@ def test_what_served_before_serves_again_when_all_instances_die_and_no_request_t
     router = make(port=free_port(), failover=Failover.WARM)
 
     async def main() -> Load:
-        blue = await up(target, release(image, version="blue", instances=2))
-        green = await up(target, release(image, version="green", instances=2))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image, instances=2)
         await router.split({blue.name: 100}, groups)
         await router.split({green.name: 100}, groups)
         with Load(router.config.port, posts=False) as load:
@@ -88,9 +86,7 @@ def test_users_come_back_when_an_instance_that_should_serve_them_does_again(
     router = make(port=free_port(), failover=Failover.WARM, timeout=1.0)
 
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         await router.split({green.name: 100}, groups)
         (found,) = process.running(f"{target.state}:{green.name}:")
@@ -121,9 +117,7 @@ def test_nobody_serves_while_nobody_is_to(target: LocalTarget, make: Make, image
     router = make(port=free_port(), failover=Failover.WARM)
 
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         await router.split({green.name: 100}, groups)
         await router.split({}, groups)
@@ -138,9 +132,7 @@ def test_users_get_the_page_where_no_failover_is_asked_for(target: LocalTarget, 
     router = make(port=free_port())
 
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
         await router.split({green.name: 100}, groups)
         kill(target, green.name)
@@ -205,9 +197,7 @@ def test_two_hundred_switches_lose_no_request_with_what_is_warm_behind_them(
     router = make(port=free_port(), failover=Failover.WARM)
 
     async def main() -> Load:
-        blue = await up(target, release(image, version="blue", instances=2))
-        green = await up(target, release(image, version="green", instances=2))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image, instances=2)
         await router.split({blue.name: 100}, groups)
         with Load(router.config.port, posts=False) as load:
             for number in range(200):
@@ -228,9 +218,7 @@ def test_failover_is_turned_on_and_off_without_losing_a_request_and_a_group_that
     port = free_port()
 
     async def main() -> Load:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         await make(port=port).split({blue.name: 100}, groups)
         with Load(port, posts=False) as load:
             for failover in (Failover.WARM, Failover.PAGE, Failover.WARM):

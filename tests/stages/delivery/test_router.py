@@ -25,7 +25,7 @@ from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 
 
@@ -179,9 +179,7 @@ def test_a_killed_router_tells_the_same_split_and_comes_back_with_it(
     target: LocalTarget, router: AnyRouter, image: Image, make: Make
 ) -> None:
     async def main() -> None:
-        blue = await up(target, release(image, version="blue"))
-        green = await up(target, release(image, version="green"))
-        groups = {blue.name: blue, green.name: green}
+        blue, green, groups = await blue_and_green(target, image)
         wanted = {blue.name: 75, green.name: 25}
         await router.split(wanted, groups)
         (running,) = process.running(str(router.state))
