@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Stage, Work
+from pipeline.authorities import authorities
 from stages.delivery.model import Served
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class UserJourney(Stage[ProbeReport]):
         import httpx
 
         url = work[self.deployment].address.url
-        async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=authorities(url)) as client:
             return ProbeReport(url=url, probes=tuple([probe async for probe in walk(self.journey(client))]))
 
 

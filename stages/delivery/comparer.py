@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from gates.window import Histogram, Share, Window
+from pipeline.authorities import authorities
 from stages.delivery.answer import Answer, Noise, differing
 from stages.delivery.model import Address
 from stages.delivery.router import BOUNDS
@@ -216,10 +216,9 @@ async def comparing(
     import httpx
 
     comparison = Comparison(Noise(ignored))
-    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used, and cheaper than the one that httpx would make
     unkept = httpx.Limits(max_keepalive_connections=0)  # a kept connection would hold up an instance that is asked to end
     async with (
-        httpx.AsyncClient(verify=plain, limits=unkept, timeout=TIMEOUT, trust_env=False) as client,
+        httpx.AsyncClient(verify=authorities(old[0].url), limits=unkept, timeout=TIMEOUT, trust_env=False) as client,
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as tasks,
     ):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from pipeline import StageFailed, WiringError
+from pipeline.authorities import authorities
 
 if TYPE_CHECKING:
     import httpx
@@ -105,13 +106,11 @@ class Daemon:
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
         import httpx
 
-        if self.host.startswith("unix://"):
-            way = httpx.AsyncHTTPTransport(uds=self.host.removeprefix("unix://"))
-            async with httpx.AsyncClient(transport=way, base_url="http://docker", trust_env=False) as client:
-                yield client
-        else:
-            async with httpx.AsyncClient(base_url=self.host.replace("tcp:", "http:"), trust_env=False) as client:
-                yield client
+        unix = self.host.startswith("unix://")
+        url = "http://docker" if unix else self.host.replace("tcp:", "http:")
+        way = httpx.AsyncHTTPTransport(uds=self.host.removeprefix("unix://") if unix else None, verify=authorities(url))
+        async with httpx.AsyncClient(transport=way, base_url=url, trust_env=False) as client:
+            yield client
 
 
 class Refused(StageFailed):

@@ -5,7 +5,6 @@ Format: Envoy's "Administration interface" (`/stats`, `/clusters`, `/config_dump
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import StageFailed
+from pipeline.authorities import authorities
 from stages.delivery.envoy_xds import CHOSEN, SERVICE, STATS, Part, assigned_parts
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Admin:
 async def admin(socket: Path) -> AsyncIterator[Admin]:
     import httpx
 
-    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used, and cheaper than the one that httpx would make
-    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=plain)
-    async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=WITHIN, trust_env=False) as client:
+    url = "http://envoy"
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=authorities(url))
+    async with httpx.AsyncClient(transport=transport, base_url=url, timeout=WITHIN, trust_env=False) as client:
         yield Admin(client)
 
 

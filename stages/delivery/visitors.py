@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pipeline import WiringError
+from pipeline.authorities import authorities
 
 if TYPE_CHECKING:
     import httpx
@@ -48,7 +49,7 @@ async def visiting(visitors: Visitors | None, url: str) -> AsyncIterator[None]:
     limits = httpx.Limits(max_connections=AT_ONCE)
     failed: Exception | None = None
     async with (
-        httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits, trust_env=False, verify=authorities(url)) as client,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_come, visitors, client)

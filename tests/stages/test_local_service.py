@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from pipeline import Entry, Pipeline, Project, Retry, Service, Stage, Store, Work
@@ -24,6 +23,7 @@ from stages.local_service import Bound, Kept, LocalService, command, lay_out
 from stages.postgres import PostgresService
 from tests.conftest import RunStage, StageDidNotPass
 from tests.running import run_pipeline
+from tests.web import get
 
 SERVE = Path(__file__).parent / "delivery" / "serve.py"
 
@@ -63,7 +63,7 @@ def marked(project: Project) -> list[process.Process]:
 
 def test_a_service_serves_after_the_run_and_is_found_again(project: Project, run_stage: RunStage) -> None:
     first: Address = run_stage(LocalService(service=Small()))
-    assert httpx.get(first.url, trust_env=False).text == "one"
+    assert get(first.url).text == "one"
     (running,) = marked(project)
     assert run_stage(LocalService(service=Small())) == first
     assert [one.pid for one in marked(project)] == [running.pid]
@@ -76,14 +76,14 @@ def test_a_service_that_was_killed_is_started_again(project: Project, run_stage:
     while process.alive(running):
         pass
     again: Address = run_stage(LocalService(service=Small()))
-    assert httpx.get(again.url, trust_env=False).text == "one"
+    assert get(again.url).text == "one"
 
 
 def test_a_service_whose_name_begins_another_ones_is_another(project: Project, run_stage: RunStage) -> None:
     longer: Address = run_stage(LocalService(service=Small(name="small2", env=(("VERSION", "two"),))))
     shorter: Address = run_stage(LocalService(service=Small()))
-    assert httpx.get(longer.url, trust_env=False).text == "two"
-    assert httpx.get(shorter.url, trust_env=False).text == "one"
+    assert get(longer.url).text == "two"
+    assert get(shorter.url).text == "one"
 
 
 def test_a_service_that_lost_its_port_gets_another(
@@ -98,7 +98,7 @@ def test_a_service_that_lost_its_port_gets_another(
         monkeypatch.setattr("stages.local_service.free_port", lambda: next(ports))
         found: Address = run_stage(LocalService(service=Small(), retry=Retry(times=1, wait=0.01)))
         assert found.port != taken.getsockname()[1]
-    assert httpx.get(found.url, trust_env=False).text == "one"
+    assert get(found.url).text == "one"
 
 
 def test_a_service_that_does_not_serve_fails_with_its_last_words(project: Project, run_stage: RunStage) -> None:

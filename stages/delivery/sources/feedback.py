@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import anyio
 
 from pipeline import Effect, Stage, StageFailed, Work
+from pipeline.authorities import authorities
 from pipeline.digest import of_text
 from stages.delivery import process
 from stages.delivery.lock import alone
@@ -74,7 +75,9 @@ class FeedbackMetrics(Polled[Feedback]):
         import httpx
 
         address = Address(host=self.config.host, port=self.config.port).url
-        async with httpx.AsyncClient(base_url=address, timeout=self.config.timeout, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=address, timeout=self.config.timeout, trust_env=False, verify=authorities(address)
+        ) as client:
 
             async def asked(path: str, group: str) -> Any:
                 answer = await answered(address, client.get(path, params={"group": group}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import WiringError, Work
+from pipeline.authorities import authorities
 from stages.delivery.metrics import PLACEHOLDER, need_group
 from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown, answered
 
@@ -55,7 +56,7 @@ class HttpMetrics(Polled[HttpShare]):
         import httpx
 
         config = self.config
-        async with httpx.AsyncClient(timeout=config.timeout, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=config.timeout, trust_env=False, verify=authorities(config.url)) as client:
 
             async def read(groups: Collection[str]) -> Mapping[str, Reading]:
                 return {group: await page(config.url.replace(PLACEHOLDER, group)) for group in groups}

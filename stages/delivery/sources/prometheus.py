@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import WiringError, Work
+from pipeline.authorities import authorities
 from stages.delivery.metrics import PLACEHOLDER, need_group
 from stages.delivery.sources.polled import Ask, Polled, Reading, Unknown, answered
 
@@ -73,7 +74,9 @@ class PrometheusMetrics(Polled[Prometheus]):
         import httpx
 
         config = self.config
-        async with httpx.AsyncClient(base_url=config.url, timeout=config.timeout, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=config.url, timeout=config.timeout, trust_env=False, verify=authorities(config.url)
+        ) as client:
 
             async def asked(query: str, group: str) -> Mapping[str, list[Sample]]:
                 selector = f"{query.strip().replace(PLACEHOLDER, group)}[{max(1, round(config.stale * 1000))}ms]"

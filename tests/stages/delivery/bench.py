@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import httpx
-
 from stages.delivery.control import Control
 from stages.delivery.envoy import EnvoyRouter
 from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Release
 from stages.delivery.rollout import Rollout
+from tests.web import get
 
 AnyRouter = HAProxyRouter | EnvoyRouter
 
@@ -52,4 +51,4 @@ class Bench:
         return Rollout(self.target, self.router, wanted, self.notes, control or Control(longest=0))
 
     def answer(self) -> str:
-        return httpx.get(self.router.address.url, trust_env=False).text
+        return get(self.router.address.url).text

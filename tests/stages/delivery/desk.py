@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import anyio
-import httpx
 
 from pipeline import Journal, Project
 from pipeline.rollouts import RolloutHistory, all_rollouts
 from stages.delivery.down import down
 from tests import warm
 from tests.stages.delivery.small import TOP
+from tests.web import get
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Desk:
             time.sleep(0.05)
 
     def answer(self) -> str:
-        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
+        return get(f"http://127.0.0.1:{self.port}").text
 
     def allow(self, **operators: list[str]) -> None:
         table = "".join(f"{name} = {json.dumps(who)}\n" for name, who in operators.items())

@@ -32,6 +32,7 @@ from stages.delivery.strategy import Canary
 from stages.source import WorkingCopy
 from tests.running import run_pipeline
 from tests.stages.served import Deployed
+from tests.web import PLAIN, get
 
 PROGRAM = """
 import http.server, itertools, json, os, threading, urllib.parse
@@ -101,7 +102,7 @@ class Service:
 
     def on(self, users: int = 200, **about: str) -> set[str]:
         """The users for whom the flag is on; asking is counted nowhere."""
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, verify=PLAIN) as client:
             asked = [f"u{number}" for number in range(users)]
             return {user for user in asked if client.get("/", params={"user": user, "quiet": "1", **about}).text == "on"}
 
@@ -133,7 +134,7 @@ def service(site: Path, file: Path, port: int, **env: str) -> Iterator[Service]:
             assert process.poll() is None
             assert time.monotonic() < end
             try:
-                httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
+                get(f"http://127.0.0.1:{port}/")
             except httpx.HTTPError:
                 time.sleep(0.05)
                 continue
@@ -150,7 +151,7 @@ def users(port: int, many: int = 300) -> Iterator[None]:
     end = threading.Event()
 
     def come(first: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=PLAIN, timeout=10) as client:
             number = first
             while not end.is_set():
                 client.get("/", params={"user": f"u{number % many}"})

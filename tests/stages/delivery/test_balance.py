@@ -23,11 +23,12 @@ from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
+from tests.web import PLAIN, browser
 
 
 async def told(router: AnyRouter, *, headers: dict[str, str] | None = None, address: str = "127.0.0.1") -> str:
-    transport = httpx.AsyncHTTPTransport(local_address=address)
-    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=30) as client:
+    transport = httpx.AsyncHTTPTransport(local_address=address, verify=PLAIN)
+    async with browser(transport=transport) as client:
         return (await client.get(router.address.url, headers=headers)).text
 
 
@@ -151,7 +152,7 @@ def test_a_user_stays_on_an_instance_by_a_cookie_that_is_set_once(make: Make) ->
         await router.split({"one": 100}, {"one": group})
         places = []
         for _ in range(20):
-            async with httpx.AsyncClient(trust_env=False) as user:
+            async with browser() as user:
                 first = await ask(user, router)
                 cookie = first.headers["set-cookie"].lower()
                 assert all(part in cookie for part in ("seat=", "max-age=3600", "path=/", "httponly", "samesite=lax"))
@@ -170,7 +171,7 @@ def test_a_cookie_lasts_as_long_as_the_browser_unless_it_is_said(make: Make) -> 
 
     async def main() -> None:
         await router.split({"one": 100}, {"one": group})
-        async with httpx.AsyncClient(trust_env=False) as user:
+        async with browser() as user:
             cookie = (await ask(user, router)).headers["set-cookie"]
             assert cookie.startswith("lockgate=")
             assert "max-age" not in cookie.lower()
@@ -187,7 +188,7 @@ def test_users_whose_instance_dies_go_on_elsewhere_without_a_lost_request_and_no
     async def main() -> None:
         both = await up(target, release(image, instances=2))
         await router.split({both.name: 100}, {both.name: both})
-        users = [httpx.AsyncClient(trust_env=False) for _ in range(20)]
+        users = [browser() for _ in range(20)]
         first = [(await ask(user, router, "/pid")).text for user in users]
         dies, stays = (str(found.pid) for found in process.running(str(target.state)))
         assert set(first) == {dies, stays}
@@ -208,7 +209,7 @@ def test_a_canary_gets_its_share_of_the_users_and_who_has_come_to_it_stays_while
     async def main() -> None:
         blue, green, groups = await blue_and_green(target, image, instances=2)
         await router.split({blue.name: 100}, groups)
-        users = [httpx.AsyncClient(trust_env=False) for _ in range(100)]
+        users = [browser() for _ in range(100)]
         assert {(await ask(user, router)).text for user in users} == {"blue"}
         seen = set[int]()
         for share, least, most in ((20, 5, 40), (60, 40, 80), (100, 100, 100)):
@@ -236,7 +237,7 @@ def test_of_a_cohort_a_user_is_always_on_the_same_side_with_or_without_the_cooki
         await router.split({blue.name: 100}, groups, chosen)
         sides: list[str] = []
         for number in range(40):
-            async with httpx.AsyncClient(trust_env=False, cookies={"uid": f"u{number}"}) as user:
+            async with browser(cookies={"uid": f"u{number}"}) as user:
                 found = {(await ask(user, router)).text for _ in range(3)}
             found.add(await told(router, headers={"cookie": f"uid=u{number}"}))
             assert len(found) == 1

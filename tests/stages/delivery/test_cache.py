@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import anyio
 import anyio.abc
-import httpx
 import pytest
 
 from pipeline import Project, WiringError
@@ -31,6 +30,7 @@ from stages.image import Image
 from tests.stages.delivery.answering import instances
 from tests.stages.delivery.conftest import blue_and_green, envoy, haproxy, need_envoy, release, up
 from tests.stages.delivery.load import Load
+from tests.web import browser
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ LONG = kept(Cache_Control="max-age=600")
 
 
 async def asked(router: HAProxyRouter, path: str = LONG, **headers: str) -> str:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with browser() as client:
         return (await client.get(router.address.url + path, headers={k.replace("_", "-"): v for k, v in headers.items()})).text
 
 
@@ -89,7 +89,7 @@ def test_answers_to_who_is_known_by_a_password_are_not_kept_and_other_methods_ar
         await router.split({blue.name: 100}, {blue.name: blue})
         first = await asked(router, authorization="Basic YTpi")
         assert await asked(router) != first
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             assert (await client.post(router.address.url + LONG, content="noted")).text == "one"
 
     anyio.run(main)
@@ -281,7 +281,7 @@ def test_the_reason_for_that_is_true(project: Project, monkeypatch: pytest.Monke
                     places.append(Address(host="127.0.0.1", port=server.extra(anyio.abc.SocketAttribute.local_port)))
                     tasks.start_soon(server.serve, serve)
                 await router.split({"g": 100}, {"g": Group("g", tuple(places))})
-                async with httpx.AsyncClient(trust_env=False) as client, admin(router._socket) as told:
+                async with browser() as client, admin(router._socket) as told:
                     status = (await client.get(router.address.url)).status_code
                     counted = await told.figures(rf"^{envoy_xds.STATS}\.tries")
                 tasks.cancel_scope.cancel()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
-import httpx
 import pytest
 
 from gates import Passed
@@ -40,6 +39,7 @@ from tests.running import run_pipeline
 from tests.stages.delivery.conftest import need_envoy, state
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
+from tests.web import browser, get
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Bench:
         assert other.wait() == -signal.SIGKILL, other.output
 
     def answer(self) -> str:
-        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
+        return get(f"http://127.0.0.1:{self.port}").text
 
     def groups(self) -> set[str]:
         return set(anyio.run(self.target.groups))
@@ -206,7 +206,7 @@ class Beside(Stage[ProbeReport]):
             while not any("that are not confirmed yet" in log.read_text() for log in logs.glob("*/deploy/*")):
                 await anyio.sleep(0.02)
         url = f"http://127.0.0.1:{self.port}"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             said = (await client.get(url)).text
         return ProbeReport(url=url, probes=(Probe(name="it", passed=said == "two", said=said),))
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 
 from gates.judge import ErrorRate, Judge
@@ -27,6 +26,7 @@ from tests.stages.delivery.bench import Make, Notes
 from tests.stages.delivery.conftest import docker_target, release, up
 from tests.stages.delivery.daemon import RUNNING, container_image, started
 from tests.stages.delivery.load import Load
+from tests.web import get
 
 CANARY = Canary(
     shares=(20, 50, 100),
@@ -42,7 +42,7 @@ def container(run_stage: RunStage) -> Image:
 
 
 def said(one: Address) -> str:
-    return httpx.get(one.url, trust_env=False).text
+    return get(one.url).text
 
 
 def test_a_canary_of_containers_gets_all_the_traffic_and_nobody_loses_a_request(

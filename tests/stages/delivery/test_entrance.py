@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import httpx
 
 from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port
@@ -33,6 +32,7 @@ from tests.stages.delivery.load import Load
 from tests.stages.delivery.papers import Authority, Files, fingerprint, shown
 from tests.stages.delivery.small import delivery, deployment
 from tests.stages.delivery.test_router import chatting, group, heard, upgraded
+from tests.web import browser
 
 
 def everything(make: Make) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_a_websocket_and_a_request_that_waits_go_on_with_all_of_it(make: Make) -
         polled: list[str] = []
 
         async def poll() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            async with browser(timeout=60) as client:
                 polled.append((await client.get(f"{router.address.url}/poll")).text)
 
         async with contextlib.AsyncExitStack() as servers, anyio.create_task_group() as tasks:

@@ -31,6 +31,7 @@ from stages.delivery.model import Address, Group
 from stages.delivery.router import BOUNDS
 from stages.image import Image
 from tests.stages.delivery.conftest import envoy, need_envoy, release, up
+from tests.web import browser
 
 # Pure: the files.
 
@@ -169,7 +170,7 @@ def router(project: Project) -> EnvoyRouter:
 
 
 async def get(router: EnvoyRouter, path: str = "/", **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with browser() as client:
         return await client.get(router.address.url + path, headers=headers)
 
 
@@ -177,7 +178,7 @@ def test_shares_are_met_by_turns_not_by_chance(target: LocalTarget, router: Envo
     async def main() -> tuple[int, int]:
         blue, green = await up(target, release(image)), await up(target, release(image, version="two"))
         await router.split({blue.name: 93, green.name: 7}, {blue.name: blue, green.name: green})
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             answers = [(await client.get(router.address.url)).text for _ in range(400)]
         return answers.count("one"), answers.count("two")
 

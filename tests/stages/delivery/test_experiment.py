@@ -12,7 +12,6 @@ from typing import Any
 
 import anyio
 import defusedxml.ElementTree
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +34,7 @@ from stages.delivery.local import LocalProcesses, LocalTarget
 from tests.running import run_pipeline
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import delivery, deployment, gated, image_stage
+from tests.web import get
 
 BY_UID = Cohort(Cookie("uid"))
 
@@ -119,7 +119,7 @@ def test_an_experiment_tells_what_the_release_does_differently_and_switches_noth
     assert report.compared[0].k1 <= failures
     assert report.seconds < 60
     assert anyio.run(target.groups) == groups
-    assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, cookies={"uid": "user 1"}).text == "one"
+    assert get(f"http://127.0.0.1:{port}/", cookies={"uid": "user 1"}).text == "one"
     home = {"PIPELINE_HOME": str(project.home)}
     assert main(str(project.root), env=home) == 0
     said = capsys.readouterr().out

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +31,7 @@ from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.test_haproxy import moves
+from tests.web import browser
 
 
 def kill(target: LocalTarget, group: str) -> None:
@@ -43,7 +43,7 @@ def kill(target: LocalTarget, group: str) -> None:
 
 
 async def said(router: AnyRouter, **cookies: str) -> str:
-    async with httpx.AsyncClient(trust_env=False, timeout=30, cookies=cookies) as client:
+    async with browser(cookies=cookies) as client:
         return (await client.get(router.address.url)).text
 
 
@@ -137,7 +137,7 @@ def test_users_get_the_page_where_no_failover_is_asked_for(target: LocalTarget, 
         await router.split({green.name: 100}, groups)
         kill(target, green.name)
         await until(router, lambda answer: answer != "green")
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             answer = await client.get(router.address.url)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert "Back in a moment" in answer.text

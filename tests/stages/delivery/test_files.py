@@ -25,6 +25,7 @@ from stages.smoke import Request, SmokeChecks
 from stages.source import WorkingCopy
 from tests.running import run_pipeline
 from tests.stages.delivery.small import gated
+from tests.web import PLAIN
 
 LOCK = Path(__file__).parents[1] / "locks" / "flags.lock"
 
@@ -114,7 +115,7 @@ class Flagged:
 
     def on(self, users: int = 200, **about: str) -> set[str]:
         """The users for whom the flag is on."""
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, verify=PLAIN) as client:
             asked = {f"u{number}" for number in range(users)}
             return {user for user in asked if client.get("/", params={"user": user, **about}).text == "True"}
 

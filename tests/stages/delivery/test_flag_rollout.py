@@ -44,6 +44,7 @@ from tests.conftest import RunStage
 from tests.running import run_pipeline
 from tests.stages.delivery.flagged import KILLED, PROGRAM, Service, delivery, flags, live, requests, rollout, service, users
 from tests.stages.delivery.small import TOP, gated
+from tests.web import PLAIN
 
 LOCK = Path(__file__).parents[1] / "locks" / "flags.lock"
 
@@ -339,7 +340,7 @@ class users_after:  # noqa: N801 - reads as the function beside it
     def _come(self) -> None:
         import httpx
 
-        with httpx.Client(base_url=f"http://127.0.0.1:{self._port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, verify=PLAIN) as client:
             for number in itertools.count():
                 if self._end.is_set():
                     return

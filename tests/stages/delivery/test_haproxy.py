@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +40,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.conftest import release, up
+from tests.web import browser
 
 # Pure: the slots.
 
@@ -248,7 +248,7 @@ def test_the_reason_in_a_log_is_its_first_alert() -> None:
 
 
 async def get(router: HAProxyRouter) -> str:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with browser() as client:
         return (await client.get(router.address.url)).text
 
 
@@ -275,7 +275,7 @@ def test_traffic_goes_back_also_where_nothing_can_be_written(target: LocalTarget
             await router.split({one.group: 100}, groups)
         assert await router.current() == {one.group: 100, two.group: 0}
         assert not list(router.state.glob("*.unfinished")) + list(router.state.glob(".*.unfinished"))
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             assert (await client.get(f"http://127.0.0.1:{router.config.port}")).text == "one"
 
     anyio.run(main)

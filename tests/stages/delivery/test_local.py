@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 
 from pipeline import Project, StageFailed, Store
@@ -31,6 +30,7 @@ from stages.delivery.process import Process
 from stages.image import Image
 from tests.stages.delivery.conftest import local_target, release, up
 from tests.stages.delivery.small import TOP
+from tests.web import browser
 
 
 async def gone(pid: int) -> None:
@@ -47,7 +47,7 @@ def test_a_release_runs_as_so_many_instances_and_is_found_again(
         found = await up(target, wanted)
         assert len(found.instances) == 2
         assert await local_target(project, store).groups() == {wanted.group: found}
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             assert [(await client.get(one.url)).text for one in found.instances] == ["one", "one"]
 
     anyio.run(main)
@@ -166,7 +166,7 @@ def test_stopping_waits_for_the_requests_in_flight(target: LocalTarget, image: I
         answers: list[str] = []
 
         async def ask() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with browser() as client:
                 answers.append((await client.get(f"{found.instances[0].url}/slow?1", headers={"Connection": "close"})).text)
 
         async with anyio.create_task_group() as tasks:

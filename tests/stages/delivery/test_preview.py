@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from gates import Check, QualityGate, Verification, all_probes_passed
@@ -22,6 +21,7 @@ from stages.smoke import Request, SmokeChecks
 from tests.running import run_pipeline
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import gated, image_stage
+from tests.web import get
 
 
 class Looked:
@@ -66,7 +66,7 @@ class Looked:
         return run_pipeline(pipeline, self.project, self.store, self.journal)
 
     def answer(self) -> str:
-        return httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False).text
+        return get(f"http://127.0.0.1:{self.port}").text
 
     @property
     def groups(self) -> set[str]:

@@ -24,6 +24,7 @@ from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
+from tests.web import PLAIN, browser
 
 LONG = 3600.0
 """A period in which no test sees a second one begin."""
@@ -32,8 +33,8 @@ LONG = 3600.0
 async def statuses(router: AnyRouter, number: int, *, address: str = "127.0.0.1", **headers: str) -> Counter[int]:
     found: Counter[int] = Counter()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    transport = httpx.AsyncHTTPTransport(local_address=address)
-    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=30) as client:
+    transport = httpx.AsyncHTTPTransport(local_address=address, verify=PLAIN)
+    async with browser(transport=transport) as client:
         for _ in range(number):
             answer = await client.get(router.address.url, headers=named)
             found[answer.status_code] += 1
@@ -91,7 +92,7 @@ def test_who_has_waited_may_ask_again(make: Make) -> None:
 
     async def main() -> None:
         await router.split({"one": 100}, {"one": group})
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             found = [(await client.get(router.address.url)).status_code for _ in range(40)]
             assert 429 in found
             with anyio.fail_after(20):
@@ -110,7 +111,7 @@ def test_what_was_refused_is_neither_a_success_nor_a_failure_of_a_release(target
         blue = await up(target, release(image, version="blue"))
         green = await up(target, release(image, version="green"))
         await router.split({blue.name: 50, green.name: 50}, {blue.name: blue, green.name: green})
-        async with router.watch() as watch, httpx.AsyncClient(trust_env=False) as client:
+        async with router.watch() as watch, browser() as client:
             url = router.address.url
             assert (await client.post(url, content=b"x" * 1001)).status_code == 413
             assert (await client.get(url, headers={"x": "x" * 5000})).status_code == 431
@@ -161,7 +162,7 @@ def test_a_body_that_is_too_large_reaches_no_instance_however_it_is_sent(
     async def main() -> None:
         blue = await up(target, release(image, posts))
         await router.split({blue.name: 100}, {blue.name: blue})
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             url = router.address.url
             assert (await client.post(url, content=b"x" * 1000)).status_code == 200
             assert (await client.post(url, content=b"y" * 1001)).status_code == 413
@@ -183,7 +184,7 @@ def test_headers_may_be_as_large_as_is_said(make: Make, most: int) -> None:
 
     async def main() -> None:
         await router.split({"one": 100}, {"one": group})
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             for size, status in ((most * 1024 - 500, 200), (most * 1024 + 200, 431)):
                 answer = await client.get(router.address.url, headers={"x-large": "x" * size})
                 assert answer.status_code == status

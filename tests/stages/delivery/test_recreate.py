@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anyio
-import httpx
 import pytest
 
 from pipeline import StageFailed
@@ -13,6 +12,7 @@ from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
+from tests.web import browser
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_page_of_the_router_says_when_to_come_back(bench: Bench, image: Imag
         one = release(image)
         await bench.rollout(one).forward(BlueGreen())
         await bench.router.split({}, await bench.target.groups())
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             answer = await client.get(bench.router.address.url)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"

@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import httpx
 import pytest
 
 from pipeline import BrokenOff, StageFailed
@@ -24,6 +23,7 @@ from stages.image import Image
 from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import release
 from tests.stages.delivery.load import Load
+from tests.web import browser
 
 
 def test_every_step_is_journalled_before_and_after(bench: Bench, image: Image) -> None:
@@ -144,7 +144,7 @@ def test_a_group_that_does_not_drain_in_time_is_noted(bench: Bench, image: Image
         answers: list[str] = []
 
         async def ask() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with browser() as client:
                 answers.append((await client.get(f"{bench.router.address.url}/slow?2")).text)
 
         async with anyio.create_task_group() as tasks:

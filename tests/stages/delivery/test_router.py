@@ -27,6 +27,7 @@ from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import AnyRouter, Make
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
+from tests.web import browser
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def group(name: str, *ports: int) -> Group:
 
 
 async def get(router: AnyRouter) -> str:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with browser() as client:
         return (await client.get(router.address.url)).text
 
 
@@ -149,7 +150,7 @@ def test_a_post_that_an_instance_died_of_is_not_sent_again(router: AnyRouter) ->
                 tasks.start_soon(server.serve, hang_up)
             ports = [server.extra(anyio.abc.SocketAttribute.local_port) for server in servers]
             await router.split({"g": 100}, {"g": group("g", *ports)})
-            async with httpx.AsyncClient(base_url=router.address.url, trust_env=False) as client:
+            async with browser(base_url=router.address.url) as client:
                 with pytest.raises(httpx.HTTPError):
                     (await client.post("/")).raise_for_status()
                 assert met == ["POST"]
@@ -206,7 +207,7 @@ def test_requests_that_are_not_answered_yet_are_in_flight(target: LocalTarget, r
         answers: list[int] = []
 
         async def ask() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with browser() as client:
                 answers.append((await client.get(f"{router.address.url}/slow?1")).status_code)
 
         with anyio.fail_after(30):
@@ -261,7 +262,7 @@ def test_settings_that_come_back_while_a_request_is_unanswered_are_taken_over_ag
         slow: list[str] = []
 
         async def wait() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with browser() as client:
                 slow.append((await client.get(f"{router.address.url}/slow")).text)
 
         with anyio.fail_after(60):
@@ -479,7 +480,7 @@ def test_a_websocket_and_a_request_that_waits_stay_with_their_instance_while_sha
         polled: list[str] = []
 
         async def poll() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            async with browser(timeout=60) as client:
                 polled.append((await client.get(f"{router.address.url}/poll")).text)
 
         async with contextlib.AsyncExitStack() as servers, anyio.create_task_group() as tasks:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
-import httpx
 import pytest
 
 from gates.judge import Business, ErrorRate, Judge
@@ -26,6 +25,7 @@ from tests.stages.delivery.bench import AnyRouter, Bench
 from tests.stages.delivery.conftest import envoy, haproxy, need_envoy, release
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import gated, image_stage
+from tests.web import browser
 
 QUICK = Judge(
     measures=(ErrorRate(budget=0.05), Business(of=DIFFER, budget=0.05)), warm_up=0, floor=20, at_least=0, at_most=30, blind=5
@@ -151,7 +151,7 @@ def test_a_release_knows_that_it_is_in_shadow_and_not_when_it_serves(bench: Benc
     told: list[str] = []
 
     async def ask(place: Address) -> str:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             return (await client.get(f"{place.url}/env?{SHADOW}")).text
 
     async def main() -> None:
@@ -239,7 +239,7 @@ def envoy_of(bench: Bench) -> EnvoyRouter:
 
 
 async def asked(bench: Bench) -> str:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with browser() as client:
         return (await client.get(bench.router.address.url)).text
 
 
@@ -271,7 +271,7 @@ def test_copies_are_marked_and_what_is_no_safe_request_or_too_much_is_thrown_awa
 
         async with (
             await anyio.create_tcp_listener(local_host="127.0.0.1") as server,
-            httpx.AsyncClient(trust_env=False) as client,
+            browser() as client,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(server.serve, serve)

@@ -24,6 +24,7 @@ from stages.delivery.probe import CommandProbe, HttpProbe, Probe
 from stages.delivery.strategy import BlueGreen
 from stages.delivery.supervisor import Backoff, ill, restarts
 from stages.image import Image
+from tests import web
 from tests.stages.delivery.bench import Bench
 from tests.stages.delivery.conftest import local_target, release, up
 
@@ -34,7 +35,7 @@ def kept(image: Image, restart: Restart = "always", instances: int = 1, **more: 
 
 
 def get(one: Address, path: str) -> str:
-    return httpx.get(one.url + path, trust_env=False).text
+    return web.get(one.url + path).text
 
 
 async def until(true: Callable[[], Any]) -> None:

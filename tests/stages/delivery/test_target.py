@@ -20,9 +20,11 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Release
 from stages.delivery.probe import CommandProbe, HttpProbe, Probe, TcpProbe
 from stages.image import BuildImage, Image
+from tests import web
 from tests.conftest import RunStage
 from tests.stages.delivery.conftest import docker_target, local_target, release, up
 from tests.stages.delivery.daemon import container_image
+from tests.web import browser
 
 AnyTarget = LocalTarget | DockerTarget
 
@@ -44,7 +46,7 @@ def place(request: pytest.FixtureRequest, project: Project, store: Store, run_st
 
 
 def get(one: Address, path: str = "/") -> str:
-    return httpx.get(one.url + path, trust_env=False).text
+    return web.get(one.url + path).text
 
 
 def dies(one: Address) -> None:
@@ -129,7 +131,7 @@ def test_a_request_in_flight_is_answered_before_its_instance_ends(place: Place) 
         answers: list[str] = []
 
         async def ask() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with browser() as client:
                 answers.append((await client.get(f"{one.url}/slow?1", headers={"Connection": "close"})).text)
 
         async with anyio.create_task_group() as tasks:

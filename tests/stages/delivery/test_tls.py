@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
@@ -37,6 +36,7 @@ from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.papers import DAY, Authority, Files, fingerprint, shown
 from tests.stages.delivery.small import delivery, deployment
+from tests.web import browser
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_https_comes_beside_http_without_losing_a_request_and_instances_are_told
             await both.certify()
             await both.split({blue.name: 100}, {blue.name: blue})
             await anyio.to_thread.run_sync(load.more, 60)
-        async with httpx.AsyncClient(trust_env=False, verify=authority.trusting) as client:
+        async with browser(verify=authority.trusting) as client:
             assert (await client.get(f"https://localhost:{files.port}/header?x-forwarded-proto")).text == "https"
             assert (await client.get(f"{both.address.url}/header?x-forwarded-proto")).text == "http"
         await plain.split({blue.name: 100}, {blue.name: blue})

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from gates import Judge
@@ -33,6 +32,7 @@ from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.pair import NAMES, Env, deploy_in_another_process, pair
 from tests.stages.delivery.small import gated, image_stage
+from tests.web import get
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Pair:
         return outcome
 
     def answers(self) -> list[str]:
-        return [httpx.get(f"http://127.0.0.1:{self.ports[name]}", trust_env=False).text for name in NAMES]
+        return [get(f"http://127.0.0.1:{self.ports[name]}").text for name in NAMES]
 
     def groups(self, name: str) -> set[str]:
         return set(anyio.run(local_target(self.project, self.store, name).groups))

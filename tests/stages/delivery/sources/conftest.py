@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from pipeline.engines.local import free_port
+from tests.web import get
 
 PROGRAM = shutil.which("prometheus")
 
@@ -47,7 +48,7 @@ class Prometheus:
 
     def _ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
+            return get(f"{self.url}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 

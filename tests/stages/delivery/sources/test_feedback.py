@@ -21,6 +21,7 @@ from stages.delivery import process
 from stages.delivery.down import down, left
 from stages.delivery.sources.feedback import CollectFeedback, Feedback, FeedbackMetrics
 from stages.delivery.sources.ingest import BURST, LARGEST, RATE, Bucket
+from tests import web
 from tests.running import run_pipeline
 from tests.stages.delivery.sources.conftest import Pages
 from tests.stages.delivery.sources.watching import Seen
@@ -53,7 +54,7 @@ class Endpoint:
         return httpx.post(f"http://127.0.0.1:{self.config.port}{path}", trust_env=False, **more)
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"http://127.0.0.1:{self.config.port}{path}", trust_env=False).json()
+        return web.get(f"http://127.0.0.1:{self.config.port}{path}").json()
 
     def metrics(self, said: list[str]) -> FeedbackMetrics:
         return FeedbackMetrics(self.config, said.append, lambda kind, **data: self.events.append((kind, data)))

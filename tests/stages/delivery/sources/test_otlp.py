@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from pipeline import StageFailed, WiringError
@@ -17,6 +16,7 @@ from pipeline.engines.local import free_port
 from stages.delivery.sources.otlp import LARGEST, OpenTelemetry, OtlpMetrics, Points
 from tests.stages.delivery.sources.conftest import Pages
 from tests.stages.delivery.sources.watching import Seen
+from tests.web import browser
 
 pytest.importorskip("opentelemetry.proto", reason="opentelemetry-proto is not installed")
 sdk: Any = pytest.importorskip("opentelemetry.sdk.metrics", reason="the SDK of OpenTelemetry is not installed")
@@ -114,7 +114,7 @@ def test_an_attribute_that_first_comes_up_during_the_watch_has_counted_from_noth
                 with instances(receiver, "two") as (again,):
                     again.orders("failed", 5)
                     again.orders("done", 2)
-                    for one in (old, new, again):
+                    for one in (again, old):  # the other side last: what is told together with it is all there
                         await one.export()
                     await seen.until(lambda: seen.sums[1][1] >= 7)
                 assert seen.sums[1] == (5, 7)
@@ -164,7 +164,7 @@ def test_json_compressed_or_not_is_taken_and_a_value_that_is_no_count_is_unknown
         said: list[str] = []
         async with (
             OtlpMetrics(receiver, said.append).watch({"one"}, {"two"}) as counted,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{receiver.port}", trust_env=False) as client,
+            browser(base_url=f"http://127.0.0.1:{receiver.port}") as client,
         ):
 
             async def send(at: int, failed: object, total: object, **more: bool) -> None:
@@ -210,7 +210,7 @@ def test_of_a_process_that_was_known_an_attribute_that_comes_up_later_counts_whe
     async def main() -> None:
         async with (
             OtlpMetrics(receiver, print).watch({"one"}) as counted,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{receiver.port}", trust_env=False) as client,
+            browser(base_url=f"http://127.0.0.1:{receiver.port}") as client,
         ):
             seen = Seen(counted, sides=1)
             assert (await client.post("/v1/metrics", json=export)).status_code == 200
@@ -229,7 +229,7 @@ def test_a_sum_that_may_go_down_is_no_counter() -> None:
         said: list[str] = []
         async with (
             OtlpMetrics(receiver, said.append).watch({"one"}, {"one2"}) as counted,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{receiver.port}", trust_env=False) as client,
+            browser(base_url=f"http://127.0.0.1:{receiver.port}") as client,
         ):
             for group in ("one", "one2"):
                 await client.post("/v1/metrics", json=exported(group, 1, 5, 10, monotonic=False))
@@ -267,7 +267,7 @@ def test_what_is_no_export_of_metrics_is_refused(path: str, headers: dict[str, s
     async def main() -> int:
         async with (
             OtlpMetrics(receiver, print).watch({"one"}, {"two"}),
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{receiver.port}", trust_env=False) as client,
+            browser(base_url=f"http://127.0.0.1:{receiver.port}") as client,
         ):
             return (await client.post(path, headers=headers, content=content)).status_code
 
