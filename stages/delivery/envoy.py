@@ -101,6 +101,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
             if not serves:
                 for step in reversed(last):
                     await files.take(envoy, step) if runs else files.write(step)
+                if runs:
+                    await envoy.everywhere()
                 return
             if not runs:
                 await self._start(envoy, files, wide, picked_wide)
@@ -111,6 +113,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
             await self._well(envoy, {SERVICE: after, CHOSEN: picked})
             for step in last:
                 await files.take(envoy, step)
+            await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
 
     async def current(self) -> dict[str, int]:
         chosen = {part.group: part.share for part in await self._now(PICKED)}

@@ -5,11 +5,14 @@ Format: Envoy's "Administration interface" (`/stats`, `/clusters`, `/config_dump
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import checkpoint
 
 from pipeline import StageFailed
 from pipeline.authorities import authorities
@@ -17,6 +20,9 @@ from stages.delivery.envoy_xds import CHOSEN, SERVICE, STATS, Part, assigned_par
 
 if TYPE_CHECKING:
     import httpx
+
+DROPPED = "server.dropped_stat_flushes"
+"""How often figures were asked for before the workers had reported for who asked before."""
 
 WITHIN = 5.0
 """Seconds in which Envoy has to answer."""
@@ -57,6 +63,19 @@ class Admin:
         """The instances of all groups in each cluster."""
         told = (await self._get("/clusters", format="json")).json()
         return {cluster: hosts(told, cluster) for cluster in (SERVICE, CHOSEN)}
+
+    async def everywhere(self) -> None:
+        """Return once each worker of Envoy does as it was told before: Envoy passes on what it uses, and a worker may be busy.
+
+        Whoever asks for figures has all workers report what they counted, which each does after what it was told earlier; who
+        asks before all have reported has none report, and that is counted.
+        """
+        reported, before = 0, -1
+        while reported < 2:  # the first has them report, the second finds that they have
+            dropped = (await self.figures(f"^{re.escape(DROPPED)}$"))[DROPPED]
+            reported = reported + 1 if dropped == before else 0
+            before = dropped
+            await checkpoint()
 
     async def _stats(self, pattern: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
         told = (await self._get("/stats", format="json", histogram_buckets="disjoint", filter=pattern)).json()["stats"]

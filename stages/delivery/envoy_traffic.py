@@ -1,7 +1,7 @@
 """What groups do with their requests, as Envoy counts each try of one: group, status, milliseconds.
 
 So a request that one group failed and another one answered in the end is counted with both. Counters are exact at any moment;
-how long answers took is known a tenth of a second later, when Envoy has put together what its threads saw. An answer that
+how long answers took is known a look later: who looks has Envoy put together what its threads saw. An answer that
 took as long as a bound counts as longer.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ async def watching(socket: Path, compared: Collection[str] = ()) -> AsyncIterato
     """A watch that knows of all requests that end from now on."""
     found = Traffic(compared)
     async with admin(socket) as envoy, anyio.create_task_group() as tasks:
+        with suppress(StageFailed):  # the look tells that it does not answer
+            await envoy.everywhere()  # what was seen before is not of this watch
         await found.look(envoy)
         found.windows()
         tasks.start_soon(found.follow, envoy)

@@ -35,8 +35,13 @@ CHOSEN = "chosen"
 """The cluster of those in an audience; of a cohort, of those that are picked from it."""
 COPIES = "copies"
 """The cluster that gets copies of requests."""
-SPARE, IDLE = 1, 2
-"""Priorities of those that serve when nobody is well who has a share, and of those that are never to be asked."""
+SPARE = 1
+"""The priority of those that serve when nobody is well who has a share."""
+IDLE = {"health_status": "DRAINING"}
+"""How an instance gets nothing new, and answers what it has. Envoy goes on asking whether it is well.
+
+To have no weight is not enough: when nobody is well who has one, Envoy gives requests to whoever is well.
+"""
 LAST = 1_000_000
 """Percent by which more could be served than is, so that the last instance that is well serves all (overprovisioning)."""
 LEAVING = "leaving"
@@ -173,7 +178,8 @@ def _summaries(addresses: Iterable[Address]) -> tuple[str, ...]:
 
 
 def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
-    """Where the instances of each group are, and its share. Without one, a group gets nothing new and keeps what it has.
+    """Where the instances of each group are, and its share. Without one, a group gets nothing new, whoever is ill, and keeps what
+    it has.
 
     Where there are spare ones, they serve when nobody is well of those before them, and not as soon as only some are ill.
     """
@@ -186,11 +192,12 @@ def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
             {
                 "locality": {"zone": part.group, **({"sub_zone": LEAVING} if leaves else {})},
                 **_weighed(part, leaves=leaves),
-                **(_ranked(part, leaves=leaves) if spared else {}),
+                **({"priority": SPARE} if part.spare and not leaves else {}),
                 "lb_endpoints": [
                     {
                         "endpoint": {"address": _address(*_split(address))},
                         "metadata": {"filter_metadata": {STATS: {"group": part.group}}},
+                        **({} if _serves(part, leaves=leaves) else IDLE),
                     }
                     for address in addresses
                 ],
@@ -204,13 +211,11 @@ def assignment(parts: Iterable[Part], cluster: str = SERVICE) -> Message:
 
 
 def _weighed(part: Part, *, leaves: bool) -> Message:
-    share = int(part.spare) or part.share
-    return {"load_balancing_weight": share} if share and not leaves else {}
+    return {"load_balancing_weight": int(part.spare) or part.share} if _serves(part, leaves=leaves) else {}
 
 
-def _ranked(part: Part, *, leaves: bool) -> Message:
-    rank = 0 if part.share and not leaves else SPARE if part.spare and not leaves else IDLE
-    return {"priority": rank} if rank else {}
+def _serves(part: Part, *, leaves: bool) -> bool:
+    return bool(part.share or part.spare) and not leaves
 
 
 def copies_to(address: Address | None) -> Message:
@@ -399,7 +404,11 @@ def clusters(entrance: Entrance, ready: Ready, files: Path) -> tuple[Message, ..
         "name": SERVICE,
         "eds_cluster_config": {"eds_config": _watched(files, SPLIT)},
         "ignore_health_on_host_removal": True,
-        "common_lb_config": {"locality_weighted_lb_config": {}, "healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            "locality_weighted_lb_config": {},
+            "healthy_panic_threshold": {"value": 0},
+            "update_merge_window": "0s",  # else a share that changes soon after another one did is passed on a second later
+        },
         "health_checks": [health_check(ready)],
         "outlier_detection": {
             # only who cannot be reached: who answers with errors is for the judge to see
@@ -424,7 +433,7 @@ def bootstrap(admin: Path, files: Path) -> Message:
         "node": {"id": "lockgate", "cluster": "lockgate"},
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "dynamic_resources": {"lds_config": _watched(files, LISTENERS), "cds_config": _watched(files, CLUSTERS)},
-        "stats_flush_interval": "0.1s",  # histograms of the workers are put together so often
+        "stats_flush_on_admin": True,  # histograms of the workers are put together whenever figures are asked for
         "stats_config": {"histogram_bucket_settings": [{"match": {"prefix": STATS}, "buckets": [*BOUNDS, LONGER]}]},
     }
 

@@ -98,6 +98,13 @@ def test_users_come_back_when_an_instance_that_should_serve_them_does_again(
     anyio.run(main)
 
 
+async def only_the_page(router: AnyRouter) -> None:
+    """Also once the router knows who is ill: the first requests find that they are refused, and prove nothing."""
+    answers = {await said(router) for _ in range(100)}
+    assert len(answers) == 1
+    assert "Back in a moment" in answers.pop()
+
+
 def test_a_release_that_never_served_is_no_fallback_and_users_get_the_page(target: LocalTarget, make: Make, image: Image) -> None:
     router = make(port=free_port(), failover=Failover.WARM)
 
@@ -107,8 +114,7 @@ def test_a_release_that_never_served_is_no_fallback_and_users_get_the_page(targe
         await router.split({blue.name: 100}, {blue.name: blue, green.name: green})
         kill(target, blue.name)
         await until(router, lambda answer: answer != "blue")
-        assert "Back in a moment" in await said(router)
-        assert "Back in a moment" in await said(router)
+        await only_the_page(router)
 
     anyio.run(main)
 
@@ -141,6 +147,7 @@ def test_users_get_the_page_where_no_failover_is_asked_for(target: LocalTarget, 
             answer = await client.get(router.address.url)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert "Back in a moment" in answer.text
+        await only_the_page(router)
 
     anyio.run(main)
 
@@ -191,7 +198,7 @@ def test_the_rest_of_a_cohort_goes_to_what_is_warm_too(target: LocalTarget, make
     anyio.run(main)
 
 
-def test_two_hundred_switches_lose_no_request_with_what_is_warm_behind_them(
+def test_switches_lose_no_request_with_what_is_warm_behind_them(
     target: LocalTarget, make: Make, image: Image
 ) -> None:
     router = make(port=free_port(), failover=Failover.WARM)
@@ -200,16 +207,16 @@ def test_two_hundred_switches_lose_no_request_with_what_is_warm_behind_them(
         blue, green, groups = await blue_and_green(target, image, instances=2)
         await router.split({blue.name: 100}, groups)
         with Load(router.config.port, posts=False) as load:
-            for number in range(200):
+            for number in range(60):
                 share = (0, 100, 50, 95, 10)[number % 5]
                 await router.split({blue.name: share, green.name: 100 - share}, groups)
                 await anyio.to_thread.run_sync(load.more, 2)
         return load
 
     load = anyio.run(main)
-    print(f"{load.sent} requests, {len(load.failures)} lost in 200 switches")
+    print(f"{load.sent} requests, {len(load.failures)} lost in 60 switches")
     assert load.failures == []
-    assert min(load.answers["blue"], load.answers["green"]) > 50
+    assert min(load.answers["blue"], load.answers["green"]) > 15
 
 
 def test_failover_is_turned_on_and_off_without_losing_a_request_and_a_group_that_is_forgotten_is_no_fallback(
@@ -229,7 +236,7 @@ def test_failover_is_turned_on_and_off_without_losing_a_request_and_a_group_that
         await router.forget(blue.name)
         kill(target, green.name)
         await until(router, lambda answer: answer != "green")
-        assert "Back in a moment" in await said(router)
+        await only_the_page(router)
         return load
 
     assert anyio.run(main).failures == []
