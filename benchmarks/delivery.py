@@ -27,7 +27,7 @@ from gates import Check, ErrorRate, Judge, QualityGate
 from gates.size import SizeReport
 from gates.verdict import Verdict, passed
 from pipeline import Journal, Pipeline, Project, StageFailed, Store
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port
 from pipeline.settings import Settings
 from stages.delivery import process
 from stages.delivery.down import down
@@ -40,6 +40,7 @@ from stages.delivery.strategy import BlueGreen, Canary, Recreate
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.source import WorkingCopy
 from tests.running import run_pipeline
+from tests.stages.delivery.place import local_target
 
 RATE = 2_000.0
 SERVICE = Path(__file__).with_name("service.py")
@@ -112,13 +113,7 @@ class Bench:
         store = Store(home / "store")
         for directory in ("deploy", "router"):
             (home / "state" / directory / "app").mkdir(parents=True)
-        target = LocalTarget(
-            state=home / "state" / "deploy" / "app",
-            store=store,
-            python=isolated_python(home / "python"),
-            secret=os.environ.__getitem__,
-            patience=10.0,
-        )
+        target = local_target(project, store)
         found = ROUTERS[router](free_port(), home / "state" / "router" / "app")
         return Bench(project, target, found, _image(project, store), rate)
 

@@ -32,8 +32,8 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Deployment
 from tests.running import run_pipeline
 from tests.stages.delivery import small
-from tests.stages.delivery.conftest import local_target
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.place import local_target
 
 EVENTS = {
     "blue-green": 14,

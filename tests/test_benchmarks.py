@@ -7,11 +7,13 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
@@ -321,3 +323,20 @@ def test_deployments_under_load_lose_nothing_and_their_figures_are_told() -> Non
     assert "may not go on: abort after" in next(
         figure.detail for name, figure in found.items() if "the tick that decides" in name
     )
+
+
+def locked(lock: str) -> set[str]:
+    lines = (ROOT / "locks" / lock).read_text().splitlines()
+    return {line.partition("==")[0].partition("[")[0].strip() for line in lines if re.match(r"[a-z0-9]", line)}
+
+
+def test_all_can_be_measured_with_no_more_than_is_installed_for_it() -> None:
+    only_tests = locked("test.lock") - locked("bench.lock")
+    assert "hypothesis" in only_tests
+    modules = {
+        name for name, of in packages_distributions().items() if {re.sub("[-_.]+", "-", one).lower() for one in of} <= only_tests
+    }
+    assert "hypothesis" in modules
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(modules)!r})); import benchmarks.__main__"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from pipeline import Project, StageFailed, Store
-from pipeline.engines.local import free_port, isolated_python
+from pipeline.engines.local import free_port
 from pipeline.settings import Settings
 from stages.delivery.docker import Docker, DockerTarget
 from stages.delivery.down import down
@@ -28,6 +28,7 @@ from stages.image import Image
 from tests.conftest import RunStage
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.daemon import daemon
+from tests.stages.delivery.place import local_target, state
 from tests.stages.delivery.small import image_stage
 
 SERVE = Path(__file__).with_name("serve.py")
@@ -59,25 +60,9 @@ def posts(tmp_path: Path) -> Path:
     return tmp_path / "posts"
 
 
-def state(project: Project, kind: str, name: str = "app") -> Path:
-    place = project.home / "state" / kind / name
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
 @pytest.fixture
 def target(project: Project, store: Store) -> LocalTarget:
     return local_target(project, store)
-
-
-def local_target(project: Project, store: Store, name: str = "app") -> LocalTarget:
-    return LocalTarget(
-        state=state(project, "deploy", name),
-        store=store,
-        python=isolated_python(project.home / "python"),
-        secret=lambda variable: os.environ[variable],
-        patience=10.0,
-    )
 
 
 @pytest.fixture(params=["haproxy", "envoy"])

@@ -15,7 +15,8 @@ from stages.delivery.rollout import Rollout
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Notes
-from tests.stages.delivery.conftest import local_target, release
+from tests.stages.delivery.conftest import release
+from tests.stages.delivery.place import local_target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,9 @@ from stages.image import Image
 from tests import warm
 from tests.pipeline.toys import Constant, Fails
 from tests.running import run_pipeline
-from tests.stages.delivery.conftest import need_envoy, state
+from tests.stages.delivery.conftest import need_envoy
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.place import state
 from tests.stages.delivery.small import TOP, delivery, deploy_in_another_process, deployment, gated, image_stage
 from tests.web import browser, get
 

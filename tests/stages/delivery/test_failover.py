@@ -198,9 +198,7 @@ def test_the_rest_of_a_cohort_goes_to_what_is_warm_too(target: LocalTarget, make
     anyio.run(main)
 
 
-def test_switches_lose_no_request_with_what_is_warm_behind_them(
-    target: LocalTarget, make: Make, image: Image
-) -> None:
+def test_switches_lose_no_request_with_what_is_warm_behind_them(target: LocalTarget, make: Make, image: Image) -> None:
     router = make(port=free_port(), failover=Failover.WARM)
 
     async def main() -> Load:

@@ -28,7 +28,8 @@ from stages.delivery.lock import alone
 from stages.delivery.private import sockets
 from stages.delivery.process import Process
 from stages.image import Image
-from tests.stages.delivery.conftest import local_target, release, up
+from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.place import local_target
 from tests.stages.delivery.small import TOP
 from tests.web import browser
 

@@ -26,7 +26,8 @@ from stages.delivery.supervisor import Backoff, ill, restarts
 from stages.image import Image
 from tests import web
 from tests.stages.delivery.bench import Bench
-from tests.stages.delivery.conftest import local_target, release, up
+from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.place import local_target
 
 
 def kept(image: Image, restart: Restart = "always", instances: int = 1, **more: Any) -> Release:

@@ -22,8 +22,9 @@ from stages.delivery.probe import CommandProbe, HttpProbe, Probe, TcpProbe
 from stages.image import BuildImage, Image
 from tests import web
 from tests.conftest import RunStage
-from tests.stages.delivery.conftest import docker_target, local_target, release, up
+from tests.stages.delivery.conftest import docker_target, release, up
 from tests.stages.delivery.daemon import container_image
+from tests.stages.delivery.place import local_target
 from tests.web import browser
 
 AnyTarget = LocalTarget | DockerTarget

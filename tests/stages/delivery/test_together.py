@@ -27,10 +27,10 @@ from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.delivery.together import Deployments, DeployTogether, Service
 from tests.running import run_pipeline
-from tests.stages.delivery.conftest import local_target
 from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.pair import NAMES, Env, deploy_in_another_process, pair
+from tests.stages.delivery.place import local_target
 from tests.stages.delivery.small import gated, image_stage
 from tests.web import get
 
