@@ -99,12 +99,13 @@ class DockerTarget:
             await self._end_what_was_left()
             await self._have_image(release.image)
             (self.state / release.group).mkdir(parents=True, exist_ok=True)
-            durable.write(self.state / DAEMON, json.dumps({"host": self.config.host}).encode())
+            durable.write(self.state / DAEMON, json.dumps({"host": self.config.host, "patience": self.config.patience}).encode())
             self._kept.keep(release)
             await self._remove([one for one in here if one["State"] not in UP])
             for zone in missing.elements():
                 await self._start_one(release, zone)
-        await self._supervise(release)
+        up = [one for one in await self._containers(release.group) if one["State"] in UP]
+        await self._kept.tend(release, {_address(one).port: _zone(one) for one in up}, self.store, self.secret)
         groups = await self.groups()
         self._kept.announce(groups)
         return groups.get(release.group) or Group(release.group, ())
@@ -120,14 +121,14 @@ class DockerTarget:
                 return reason
         return None
 
-    async def ask(self, container: Mapping[str, Any], asked: Probe) -> str | None:
+    async def ask(self, one: Mapping[str, Any], asked: Probe) -> str | None:
         """Why an instance is not well, or None."""
 
         async def run(command: tuple[str, ...]) -> tuple[int, bytes]:
-            return await self._beside(container["Id"], command)
+            return await self._beside(one["Id"], command)
 
-        reason = await failure(asked, _address(container), run)
-        return None if reason is None else (await self._masked(container, reason.encode()))[:300].strip()
+        reason = await failure(asked, _address(one), run)
+        return None if reason is None else (await self._masked(one, reason.encode()))[:300].strip()
 
     async def _beside(self, container: str, command: tuple[str, ...]) -> tuple[int, bytes]:
         made = await self._daemon.post(
@@ -187,7 +188,7 @@ class DockerTarget:
     async def groups(self) -> dict[str, Group]:
         found: dict[str, list[Address]] = {}
         containers = await self._containers()
-        kept = {name: self._looked_after(name) for name in {one["Labels"][GROUP] for one in containers}}
+        kept = {name: self._kept.tended(name) for name in {one["Labels"][GROUP] for one in containers}}
         for one in containers:
             if one["State"] in UP or _address(one).port in kept[one["Labels"][GROUP]]:
                 found.setdefault(one["Labels"][GROUP], []).append(_address(one))
@@ -223,7 +224,7 @@ class DockerTarget:
         """The instances that a supervisor looks after."""
         return self._kept.wanted(group)
 
-    async def container(self, group: str, port: int) -> Mapping[str, Any] | None:
+    async def instance(self, group: str, port: int) -> Mapping[str, Any] | None:
         """The container of an instance, as the daemon lists it."""
         return next((one for one in await self._containers(group) if _address(one).port == port), None)
 
@@ -311,17 +312,20 @@ class DockerTarget:
                 tasks.start_soon(self._end_one, one["Id"])
 
     async def _end_one(self, container: str) -> None:
-        await self.halt(container)
+        await self._halt(container)
         await self._daemon.remove(f"/containers/{container}", force="1", v="1")
 
-    async def halt(self, container: str) -> None:
+    async def halt(self, one: Mapping[str, Any]) -> None:
         """End a container, which can be started again; nothing where there is none."""
+        await self._halt(one["Id"])
+
+    async def _halt(self, container: str) -> None:
         patience = self.config.patience
         await self._daemon.post(f"/containers/{container}/stop", t=str(round(patience)), wait=patience + SOON, missing=True)
 
-    async def resume(self, container: str) -> None:
+    async def resume(self, one: Mapping[str, Any]) -> None:
         """Start a container that was ended; nothing where there is none."""
-        await self._daemon.post(f"/containers/{container}/start", missing=True)
+        await self._daemon.post(f"/containers/{one['Id']}/start", missing=True)
 
     async def _remove(self, containers: Iterable[Mapping[str, Any]]) -> None:
         for one in containers:
@@ -330,23 +334,6 @@ class DockerTarget:
     async def _end_what_was_left(self) -> None:
         """End commands of runs that were killed."""
         await self._remove(await self._containers(kinds=("once",)))
-
-    async def _supervise(self, release: Release) -> None:
-        """The daemon starts instances again that ended; who asks whether they live is a process here."""
-        if release.liveness is None and release.startup is None:
-            return
-        group = release.group
-        containers = [one for one in await self._containers(group) if one["State"] in UP]
-        async with self.wanted(group).held():
-            self.wanted(group).write({_address(one).port: _zone(one) for one in containers})
-        told = {"store": str(self.store.root), "host": self.config.host, "patience": self.config.patience}
-        secrets = {name: self.secret(name) for name in release.secrets}  # it masks them in what instances say
-        await self._kept.supervise(group, "stages.delivery.docker_supervisor", told, secrets)
-
-    def _looked_after(self, group: str) -> Collection[int]:
-        """The ports of instances that the supervisor keeps going, also while it is starting them again."""
-        wanted = self.wanted(group)
-        return wanted.read() if wanted.known and self._kept.supervisors(group) else ()
 
     def _known(self) -> dict[str, Image]:
         """The groups that something is known of, and the image of each."""
@@ -363,8 +350,8 @@ class DockerTarget:
 
 def known(state: Path, store: Store) -> DockerTarget:
     """The target that wrote there which daemon it has its containers at, to take them down."""
-    host = json.loads((state / DAEMON).read_text())["host"]
-    return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=Docker(name=state.name, host=host))
+    told = json.loads((state / DAEMON).read_text())
+    return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=Docker(name=state.name, **told))
 
 
 def limited(limits: Limits) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gates.words import counted
 from pipeline import StageFailed, Store
 from pipeline.project import Project
 from stages.delivery import process
-from stages.delivery.docker import DAEMON, DockerTarget, known
+from stages.delivery.elsewhere import Elsewhere, known
 from stages.delivery.kept import SUPERVISOR
 from stages.delivery.private import sockets
 
@@ -29,25 +29,25 @@ def left(project: Project) -> list[process.Process]:
     return sorted(process.running(str(project.home / "state") + os.sep), key=lambda one: _order(project, one.mark))
 
 
-def containers(project: Project) -> list[DockerTarget]:
-    """The targets that had containers of the project at a daemon."""
-    places = (project.home / "state" / "deploy").glob(f"*/{DAEMON}")
-    return [known(place.parent, Store(project.home / "store")) for place in places]
+def elsewhere(project: Project) -> list[Elsewhere]:
+    """The targets that had instances of the project at a daemon or on another machine."""
+    deployed, store = project.home / "state" / "deploy", Store(project.home / "store")
+    return [target for place in sorted(deployed.glob("*")) if (target := known(place, store)) is not None]
 
 
 async def down(project: Project) -> list[str]:
-    """End all of them; their marks. Raises StageFailed where a daemon that had containers does not answer."""
+    """End all of them; their marks. Raises StageFailed where a daemon or a machine that had instances does not answer."""
     found = left(project)
     for one in found:
         await process.stop(one)
-    gone = [name for target in containers(project) for name in await target.down()]
+    gone = [name for target in elsewhere(project) for name in await target.down()]
     for router in (project.home / "state" / "router").glob("*"):  # also one that was killed
         shutil.rmtree(sockets(router), ignore_errors=True)
     return [*(one.mark for one in found), *gone]
 
 
-async def _containers(project: Project) -> int:
-    return sum([len(group.instances) for target in containers(project) for group in (await target.groups()).values()])
+async def _elsewhere(project: Project) -> int:
+    return sum([len(group.instances) for target in elsewhere(project) for group in (await target.groups()).values()])
 
 
 def _order(project: Project, mark: str) -> int:
@@ -60,12 +60,12 @@ def _order(project: Project, mark: str) -> int:
 def main(directory: str, *words: str) -> int:
     project = Project.at(Path(directory), os.environ)
     if words == ("--check",):
-        found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_containers, project)
+        found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_elsewhere, project)
         print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
         return 0 if found else 1
     try:
         ended = anyio.run(down, project)
-    except StageFailed as error:  # of a Docker daemon: what runs without it was ended before
+    except StageFailed as error:  # of a daemon or another machine: what runs without it was ended before
         print(error, file=sys.stderr)
         return 1
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")

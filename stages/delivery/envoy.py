@@ -91,7 +91,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         async with admin(self._socket) as envoy:
             files, runs = self._told(), bool(self._running())
             await self._need_certificate()
-            before, picked_before = await self._now(), await self._now(PICKED)
+            before, picked_before = await self._now(envoy, runs=runs)
             if self.config.failover is Failover.WARM:
                 after = xds.warmed(before, after)
             picked = _picked(chosen, weights, groups, picked_before)
@@ -116,8 +116,9 @@ class EnvoyRouter(OwnRouter[Envoy]):
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
 
     async def current(self) -> dict[str, int]:
-        chosen = {part.group: part.share for part in await self._now(PICKED)}
-        return told_with(xds.shares(await self._now()), chosen)
+        async with admin(self._socket) as envoy:
+            everybody, picked = await self._now(envoy, runs=bool(self._running()))
+        return told_with(xds.shares(everybody), {part.group: part.share for part in picked})
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
@@ -152,16 +153,16 @@ class EnvoyRouter(OwnRouter[Envoy]):
     async def forget(self, group: str) -> None:
         files, runs = self._told(), bool(self._running())
         async with admin(self._socket) as envoy:
-            for file in (SPLIT, PICKED):
-                left = _split([part for part in await self._now(file) if part.group != group], file)
+            for file, parts in zip((SPLIT, PICKED), await self._now(envoy, runs=runs), strict=True):
+                left = _split([part for part in parts if part.group != group], file)
                 await files.take(envoy, left) if runs else files.write(left)
 
-    async def _now(self, file: File = SPLIT) -> tuple[Part, ...]:
-        """The groups of everybody or of the picked as Envoy tells; as they were kept when it does not run."""
-        if not self._running():
-            return self._kept(file)
-        async with admin(self._socket) as envoy:
-            return await envoy.parts(SERVICE if file == SPLIT else CHOSEN)
+    async def _now(self, envoy: Admin, *, runs: bool) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """The groups of everybody and of the picked as Envoy tells; as they were kept when it does not run."""
+        if not runs:
+            return self._kept(), self._kept(PICKED)
+        told = await envoy.parts()
+        return told[SERVICE], told[CHOSEN]
 
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""

@@ -53,11 +53,12 @@ class Admin:
         """This library's own figures since Envoy started: counters, and the buckets of histograms."""
         return await self._stats(f"^{STATS}\\.")
 
-    async def parts(self, cluster: str = SERVICE) -> tuple[Part, ...]:
-        """The groups of a cluster and their shares."""
+    async def parts(self) -> dict[str, tuple[Part, ...]]:
+        """The groups of each cluster and their shares."""
         dumped = (await self._get("/config_dump", include_eds="", resource="dynamic_endpoint_configs")).json()
         found = [one["endpoint_config"] for one in dumped.get("configs", [])]
-        return next((assigned_parts(one) for one in found if one.get("cluster_name") == cluster), ())
+        told = {one.get("cluster_name"): one for one in found}
+        return {cluster: assigned_parts(told.get(cluster, {})) for cluster in (SERVICE, CHOSEN)}
 
     async def hosts(self) -> dict[str, list[Host]]:
         """The instances of all groups in each cluster."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,20 @@ class Kept:
         argv = (sys.executable, "-m", module, json.dumps({"state": str(self.state), "group": group, **told}))
         own = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         await process.start(self._mark(group), argv, {**secrets, **own}, cwd=self.state, log=self.supervisor_log(group))
+
+    async def tend(self, release: Release, instances: Mapping[int, str], store: Store, secret: Callable[[str], str]) -> None:
+        """Have a process ask whether these instances live, by port and zone, where somebody else starts those that end."""
+        if release.liveness is None and release.startup is None:
+            return
+        async with self.wanted(release.group).held():
+            self.wanted(release.group).write(instances)
+        secrets = {name: secret(name) for name in release.secrets}  # it masks them in what instances say
+        await self.supervise(release.group, "stages.delivery.elsewhere_supervisor", {"store": str(store.root)}, secrets)
+
+    def tended(self, group: str) -> Collection[int]:
+        """The ports of instances that a supervisor keeps going, also while it is starting them again."""
+        wanted = self.wanted(group)
+        return wanted.read() if wanted.known and self.supervisors(group) else ()
 
     async def forget(self, group: str, ports: Collection[int] | None = None) -> None:
         """Nobody starts these instances again, or any of the group; what is about to be ended is off the list first.

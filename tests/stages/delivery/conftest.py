@@ -22,12 +22,15 @@ from stages.delivery.envoy import Envoy, EnvoyRouter, program
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
+from stages.delivery.systemd import Systemd, SystemdTarget
 from stages.delivery.target import Target
 from stages.delivery.tls import Pair, nothing
 from stages.image import Image
 from tests.conftest import RunStage
 from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.daemon import daemon
+from tests.stages.delivery.machine import Machine
+from tests.stages.delivery.machine import machine as own_machine
 from tests.stages.delivery.place import local_target, state
 from tests.stages.delivery.small import image_stage
 
@@ -128,6 +131,23 @@ def docker_host() -> Iterator[str]:
     """Where a Docker daemon listens."""
     with daemon() as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """Another machine with systemd."""
+    with own_machine() as found:
+        yield found
+
+
+def systemd_target(project: Project, store: Store, machine: Machine, **more: Any) -> SystemdTarget:
+    settings = {"host": machine.host, "address": "127.0.0.1", "ssh_config": str(machine.config), "patience": 10.0, **more}
+    return SystemdTarget(
+        state=state(project, "deploy"),
+        store=store,
+        secret=os.environ.__getitem__,
+        config=Systemd(name="app", **settings),
+    )
 
 
 def docker_target(project: Project, store: Store, host: str, **more: Any) -> DockerTarget:

@@ -11,28 +11,16 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gates.judge import ErrorRate, Judge
-from pipeline import Project, StageFailed, Store, WiringError
-from pipeline.engines.local import free_port
+from pipeline import Project, Store, WiringError
 from stages.delivery.docker import Docker, limited
 from stages.delivery.docker_api import Daemon, frames
 from stages.delivery.limits import Limits
 from stages.delivery.model import Address
-from stages.delivery.rollout import Rollout
-from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
 from tests.conftest import RunStage
-from tests.stages.delivery.bench import Make, Notes
 from tests.stages.delivery.conftest import docker_target, release, up
 from tests.stages.delivery.daemon import RUNNING, container_image, started
-from tests.stages.delivery.load import Load
 from tests.web import get
-
-CANARY = Canary(
-    shares=(20, 50, 100),
-    judge=Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_least=0, at_most=30, blind=3),
-    tick=0.2,
-)
 
 
 @pytest.fixture
@@ -43,43 +31,6 @@ def container(run_stage: RunStage) -> Image:
 
 def said(one: Address) -> str:
     return get(one.url).text
-
-
-def test_a_canary_of_containers_gets_all_the_traffic_and_nobody_loses_a_request(
-    project: Project, store: Store, docker_host: str, container: Image, make: Make
-) -> None:
-    target, router, notes = docker_target(project, store, docker_host), make(port=free_port()), Notes()
-
-    async def main() -> None:
-        one, two, three = (release(container, instances=2, version=name) for name in ("one", "two", "three"))
-        await Rollout(target, router, one, notes).forward(BlueGreen())
-        with Load(router.address.port, posts=False, pause=0.002) as load:
-            for wanted in (two, three):
-                await Rollout(target, router, wanted, notes).forward(CANARY)
-            await anyio.to_thread.run_sync(load.more, 20)
-        assert load.failures == []
-        assert set(load.answers) == {"one", "two", "three"}
-        assert sorted(await target.groups()) == sorted([two.group, three.group])
-
-    anyio.run(main)
-
-
-def test_a_container_that_never_gets_ready_goes_back_and_nobody_loses_a_request(
-    project: Project, store: Store, docker_host: str, container: Image, make: Make
-) -> None:
-    target, router, notes = docker_target(project, store, docker_host), make(port=free_port()), Notes()
-
-    async def main() -> None:
-        one = release(container, instances=2)
-        await Rollout(target, router, one, notes).forward(BlueGreen())
-        with Load(router.address.port, posts=False) as load:
-            with pytest.raises(StageFailed, match="cannot go on"):
-                await Rollout(target, router, release(container, CRASHES="1"), notes).forward(BlueGreen(ready=30))
-            await anyio.to_thread.run_sync(load.more, 20)
-        assert load.failures == []
-        assert list(await target.groups()) == [one.group]
-
-    anyio.run(main)
 
 
 def test_after_the_daemon_ended_its_containers_are_found_and_started_again(

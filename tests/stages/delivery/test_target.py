@@ -1,4 +1,4 @@
-"""What holds for every target: processes of this machine, and containers of a real Docker daemon."""
+"""What holds for every target: processes of this machine, containers of a real Docker daemon, units of a real systemd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import anyio
 import httpx
 import pytest
 
+from gates.judge import ErrorRate, Judge
 from pipeline import Project, StageFailed, Store
+from pipeline.engines.local import free_port
 from stages.delivery.docker import DockerTarget
 from stages.delivery.down import down
 from stages.delivery.files import ReleaseFile
@@ -19,15 +21,26 @@ from stages.delivery.limits import Limits
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Release
 from stages.delivery.probe import CommandProbe, HttpProbe, Probe, TcpProbe
+from stages.delivery.rollout import Rollout
+from stages.delivery.strategy import BlueGreen, Canary
+from stages.delivery.systemd import SystemdTarget
 from stages.image import BuildImage, Image
 from tests import web
 from tests.conftest import RunStage
-from tests.stages.delivery.conftest import docker_target, release, up
+from tests.stages.delivery.bench import Make, Notes
+from tests.stages.delivery.conftest import docker_target, release, systemd_target, up
 from tests.stages.delivery.daemon import container_image
+from tests.stages.delivery.load import Load
 from tests.stages.delivery.place import local_target
 from tests.web import browser
 
-AnyTarget = LocalTarget | DockerTarget
+CANARY = Canary(
+    shares=(20, 50, 100),
+    judge=Judge(measures=(ErrorRate(budget=0.05),), warm_up=0, floor=20, at_least=0, at_most=30, blind=3),
+    tick=0.2,
+)
+
+AnyTarget = LocalTarget | DockerTarget | SystemdTarget
 
 
 @dataclass
@@ -38,12 +51,25 @@ class Place:
     image: Image
 
 
-@pytest.fixture(params=["processes", "docker"])
+@pytest.fixture(params=["processes", "docker", "systemd"])
 def place(request: pytest.FixtureRequest, project: Project, store: Store, run_stage: RunStage) -> Place:
     if request.param == "processes":
         return Place(lambda: local_target(project, store), request.getfixturevalue("image"))
+    if request.param == "systemd":
+        machine = request.getfixturevalue("machine")
+        return Place(lambda: systemd_target(project, store, machine), run_stage(container_image()))
     host = request.getfixturevalue("docker_host")
     return Place(lambda: docker_target(project, store, host), run_stage(container_image()))
+
+
+def changed(target: Any, **settings: Any) -> AnyTarget:
+    """The same target with other settings."""
+    found: AnyTarget = (
+        replace(target, **settings)
+        if isinstance(target, LocalTarget)
+        else replace(target, config=replace(target.config, **settings))
+    )
+    return found
 
 
 def get(one: Address, path: str = "/") -> str:
@@ -146,12 +172,7 @@ def test_a_request_in_flight_is_answered_before_its_instance_ends(place: Place) 
 
 def test_what_ignores_that_it_is_asked_to_end_is_killed(place: Place) -> None:
     async def main() -> None:
-        opened = place.open()
-        target: Any = (
-            replace(opened, config=replace(opened.config, patience=1.0))
-            if isinstance(opened, DockerTarget)
-            else replace(opened, patience=1.0)
-        )
+        target = changed(place.open(), patience=1.0)
         wanted = release(place.image, STUBBORN="1")
         await up(target, wanted)
         await target.stop(wanted.group)
@@ -207,12 +228,7 @@ def test_some_instances_of_a_group_are_retired(place: Place) -> None:
 
 def test_zones_get_their_instances(place: Place) -> None:
     async def main() -> None:
-        opened = place.open()
-        target: Any = (
-            replace(opened, config=replace(opened.config, zones=("a", "b")))
-            if isinstance(opened, DockerTarget)
-            else replace(opened, zones=("a", "b"))
-        )
+        target = changed(place.open(), zones=("a", "b"))
         wanted = release(place.image, instances=3)
         await up(target, wanted)
         found = (await target.groups())[wanted.group].instances
@@ -401,5 +417,40 @@ def test_a_daemon_that_is_not_there_is_told(project: Project, store: Store, imag
         with pytest.raises(StageFailed, match="the Docker daemon does not answer") as caught:
             await target.start(release(image))
         assert "docker -H unix:///nowhere/docker.sock version" in str(caught.value)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("place", ["docker", "systemd"], indirect=True)
+def test_a_canary_gets_all_the_traffic_and_nobody_loses_a_request(place: Place, make: Make) -> None:
+    target, router, notes = place.open(), make(port=free_port()), Notes()
+
+    async def main() -> None:
+        one, two, three = (release(place.image, instances=2, version=name) for name in ("one", "two", "three"))
+        await Rollout(target, router, one, notes).forward(BlueGreen())
+        with Load(router.address.port, posts=False, pause=0.002) as load:
+            for wanted in (two, three):
+                await Rollout(target, router, wanted, notes).forward(CANARY)
+            await anyio.to_thread.run_sync(load.more, 20)
+        assert load.failures == []
+        assert set(load.answers) == {"one", "two", "three"}
+        assert sorted(await target.groups()) == sorted([two.group, three.group])
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("place", ["docker", "systemd"], indirect=True)
+def test_what_never_gets_ready_goes_back_and_nobody_loses_a_request(place: Place, make: Make) -> None:
+    target, router, notes = place.open(), make(port=free_port()), Notes()
+
+    async def main() -> None:
+        one = release(place.image, instances=2)
+        await Rollout(target, router, one, notes).forward(BlueGreen())
+        with Load(router.address.port, posts=False) as load:
+            with pytest.raises(StageFailed, match="cannot go on"):
+                await Rollout(target, router, release(place.image, CRASHES="1"), notes).forward(BlueGreen(ready=30))
+            await anyio.to_thread.run_sync(load.more, 20)
+        assert load.failures == []
+        assert list(await target.groups()) == [one.group]
 
     anyio.run(main)

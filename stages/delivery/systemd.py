@@ -1,0 +1,427 @@
+"""A target: instances of an image as units of systemd, on a machine that is reached by SSH."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+
+from pipeline import StageFailed, Store, WiringError, Work
+from pipeline.digest import of_text
+from pipeline.masking import Masker
+from pipeline.scratch import Scratch
+from stages.delivery import durable, unit
+from stages.delivery.acts import Acts
+from stages.delivery.kept import Kept
+from stages.delivery.local import ZONE, group_env
+from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.probe import Probe, Ready, probe
+from stages.delivery.probing import failure
+from stages.delivery.ssh import Ssh
+from stages.delivery.wanted import Wanted
+from stages.rootfs import unpack_image
+
+MACHINE = "systemd.json"
+"""The file that says on which machine the units are."""
+
+UNITS, TRANSIENT = "/etc/systemd/system", "/run/systemd/system"
+"""Where units are that outlive a reboot, and those that do not."""
+
+PORTS = range(20_000, 32_768)
+"""Of these an instance gets one that nobody listens on: below those that Linux gives to who asks for any."""
+
+UP = frozenset({"active", "activating", "reloading", "deactivating"})
+"""States of units that run or are about to."""
+
+ZONED = re.compile(r"[A-Za-z0-9_.]*")
+"""What a zone may be called where it is a part of a unit's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Systemd:
+    """Runs each instance as a unit of systemd on `host`, a machine that `ssh` reaches as a user who may do so, as root may.
+
+    `address` is where instances listen there, and where the router finds them; `place` is the directory of their files. An
+    instance finds `PORT`, `HOST` and the rest as with `LocalProcesses`, its files below /run/lockgate, and sees the image's own
+    file system. It comes back after a reboot. It is asked to end with SIGTERM, and killed after `patience` seconds.
+    """
+
+    name: str
+    host: str
+    address: str
+    place: str = "/var/lib/lockgate"
+    ssh_config: str = ""
+    """The file in the place of ~/.ssh/config, where there is another one."""
+    patience: float = 30.0
+    zones: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"Systemd(name={self.name!r})"
+        if not self.host or self.host.startswith("-"):
+            raise WiringError(f"{where}.host is {self.host!r}", right="a machine as ssh is told it: user@address")
+        if not re.fullmatch(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_-]", self.place):
+            raise WiringError(f"{where}.place is {self.place!r}", right="an absolute path of letters, digits, _, -, . and /")
+        if wrong := [zone for zone in self.zones if not zone or not ZONED.fullmatch(zone)]:
+            raise WiringError(f"{where}.zones has {wrong[0]!r}", right="names of letters, digits, _ and .")
+
+    def open(self, work: Work) -> SystemdTarget:
+        return SystemdTarget(
+            state=work.state(f"deploy/{self.name}"),
+            store=work.store,
+            secret=work.project.secret,
+            config=self,
+        )
+
+
+@dataclass(frozen=True, order=True)
+class Instance:
+    """An instance by what its unit's name says of it."""
+
+    group: str
+    port: int
+    zone: str
+
+    @property
+    def called(self) -> str:
+        """What stands behind the @."""
+        return f"{self.port}-{self.zone}" if self.zone else str(self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemdTarget:
+    """Below `state`: a directory for each group with its release. The rest is the other machine's to tell."""
+
+    state: Path
+    store: Store
+    secret: Callable[[str], str]
+    config: Systemd
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        return self.config.zones
+
+    @property
+    def _kept(self) -> Kept:
+        return Kept(self.state)
+
+    @property
+    def ssh(self) -> Ssh:
+        return Ssh(self.config.host, self.state, self.config.ssh_config)
+
+    @property
+    def _machine(self) -> dict[str, str]:
+        return {name: getattr(self.config, name) for name in ("host", "address", "place", "ssh_config")}
+
+    @property
+    def _mine(self) -> str:
+        """How the names of units begin that are this target's."""
+        return f"lockgate-{of_text(str(self.state))[:12]}"
+
+    def _template(self, group: str) -> str:
+        return f"{self._mine}-{group}@"
+
+    def _unit(self, one: Instance) -> str:
+        return f"{self._template(one.group)}{one.called}.service"
+
+    def _place(self, group: str = "") -> str:
+        top = f"{self.config.place}/{self._mine}"
+        return f"{top}/{group}" if group else top
+
+    async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
+        here = await self._units(release.group)
+        missing = wanted - Counter(one.zone for one, state in here.items() if state in UP)
+        if missing:
+            (self.state / release.group).mkdir(parents=True, exist_ok=True)
+            durable.write(self.state / MACHINE, json.dumps(self._machine).encode())
+            self._kept.keep(release)
+            await self._have(release)
+            await self._remove([one for one, state in here.items() if state not in UP])
+            ports = await self._free(missing.total())
+            places = zip(ports, missing.elements(), strict=True)
+            await self._begin(release, [Instance(release.group, port, zone) for port, zone in places])
+        up = {one.port: one.zone for one, state in (await self._units(release.group)).items() if state in UP}
+        await self._kept.tend(release, up, self.store, self.secret)
+        groups = await self.groups()
+        self._kept.announce(groups)
+        return groups.get(release.group) or Group(release.group, ())
+
+    async def unready(self, group: str, ready: Ready) -> str | None:
+        units = {one: state for one, state in (await self._units(group)).items() if state in UP}
+        if not units:
+            return "none of its instances runs"
+        for one, state in units.items():
+            if state != "active":
+                return f"{self._address(one).summary()}: it is {state}"
+            if (reason := await self.ask(one, probe(ready))) is not None:
+                return reason
+        return None
+
+    async def ask(self, one: Instance, asked: Probe) -> str | None:
+        """Why an instance is not well, or None."""
+        release = self._kept.release(one.group)
+
+        async def run(command: tuple[str, ...]) -> tuple[int, bytes]:
+            settings = [
+                *unit.inside(release, self._place(one.group)),
+                f"EnvironmentFile={self._place(one.group)}/{one.called}.env",
+            ]
+            return await self._to_its_end(f"{self._mine}-asked-{os.urandom(4).hex()}", settings, command)
+
+        reason = await failure(asked, self._address(one), run)
+        return None if reason is None else self._masked(release, reason.encode())[:300].strip()
+
+    async def readiness(self, group: str) -> Ready | None:
+        return self._kept.readiness(group)
+
+    async def ended(self, release: Release, wanted: int | None = None) -> str | None:
+        wanted = release.instances if wanted is None else wanted
+        units = await self._units(release.group)
+        running = {one for one, state in units.items() if state in UP}
+        if len(running) >= wanted:
+            return None
+        said = await self.ssh.run(_last_words(self._place(release.group), sorted(running)))
+        words = self._masked(release, said.output).strip() if said.code == 0 else ""
+        return f"{wanted - len(running)} of {wanted} instances ended; last words: {words or 'it said nothing'}"
+
+    async def retire(self, group: str, instances: Collection[Address]) -> None:
+        ports = {one.port for one in instances}
+        await self._kept.forget(group, ports)
+        await self._remove([one for one in await self._units(group) if one.port in ports])
+        self._kept.announce(await self.groups())
+
+    async def rest(self, group: str) -> None:
+        if not self._kept.file(group).exists():
+            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._kept.file(group)))
+        self._kept.let_rest(group)  # first: what has ended otherwise is removed
+        await self._kept.forget(group)
+        await self._remove(await self._units(group))
+        self._kept.announce(await self.groups())
+
+    async def resting(self) -> frozenset[str]:
+        return self._kept.resting(await self.groups())
+
+    async def again(self, group: str) -> Group:
+        return await self.start(self._kept.startable(group))
+
+    async def stop(self, group: str) -> None:
+        await self._kept.forget(group)
+        await self._remove(await self._units(group))
+        running = await self.groups()
+        self._kept.announce(running)
+        known = {place.parent.name for place in self.state.glob("*/release.json")}
+        for name in {group} | {name for name in known if name not in running and not self._kept.rests(name)}:
+            await self._remove(await self._units(name))
+            template = f"{UNITS}/{self._template(name)}.service"
+            await self.ssh.must(f"rm -rf {shlex.quote(template)} {shlex.quote(self._place(name))} && systemctl daemon-reload")
+            shutil.rmtree(self.state / name, ignore_errors=True)
+
+    async def groups(self) -> dict[str, Group]:
+        found: dict[str, list[Address]] = {}
+        units = await self._units()
+        kept = {name: self._kept.tended(name) for name in {one.group for one in units}}
+        for one, state in sorted(units.items()):
+            if state in UP or one.port in kept[one.group]:
+                found.setdefault(one.group, []).append(self._address(one))
+        return {name: Group(name, tuple(found[name])) for name in sorted(found)}
+
+    async def unlimited(self, release: Release) -> Mapping[str, str]:
+        needed = {name: unit.CONTROLLERS[name] for name in release.limits.given if name in unit.CONTROLLERS}
+        if not needed:
+            return {}
+        told = await self.ssh.must(
+            "cat /sys/fs/cgroup/cgroup.controllers 2>/dev/null || awk '$4 == 1 { print $1 }' /proc/cgroups"
+        )
+        return {name: "the machine's kernel has no such controller" for name, one in needed.items() if one not in told.split()}
+
+    async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
+        once = replace(release, files=())
+        name = f"{self._mine}-once"
+        await self.ssh.must(f"systemctl stop '{name}*'")  # of a run that was killed
+        with Scratch(self.state, ".once-") as scratch:
+            place = f"{self._place()}/{scratch.path.name}"
+            try:
+                await self._lay_out(once, place)
+                code, said = await self._to_its_end(name, unit.inside(once, place), command)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.ssh.run(f"systemctl stop '{name}*'; rm -rf {shlex.quote(place)}")
+        return code, self._masked(release, said)
+
+    def acts(self, group: str) -> Acts:
+        return self._kept.acts(group)
+
+    def wanted(self, group: str) -> Wanted:
+        """The instances that a supervisor looks after."""
+        return self._kept.wanted(group)
+
+    async def instance(self, group: str, port: int) -> Instance | None:
+        """The one with this port, whatever it does."""
+        return next((one for one in await self._units(group) if one.port == port), None)
+
+    async def halt(self, one: Instance) -> None:
+        """End an instance, which can be started again."""
+        await self.ssh.must(f"systemctl stop {shlex.quote(self._unit(one))}")
+
+    async def resume(self, one: Instance) -> None:
+        """Start an instance that was ended."""
+        await self.ssh.must(f"systemctl start --no-block {shlex.quote(self._unit(one))}")
+
+    async def down(self) -> list[str]:
+        """End and remove every unit of this target, and its files; the names of units."""
+        units = await self._units()
+        await self._remove(units)
+        left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service"
+        await self.ssh.must(f"systemctl stop '{self._mine}-*'; rm -rf {left} && systemctl daemon-reload")
+        return [self._unit(one) for one in sorted(units)]
+
+    async def _units(self, group: str = "") -> dict[Instance, str]:
+        """The instances that there are, and what systemd says of each; those that ended are there until they are removed."""
+        place, template = shlex.quote(self._place()), self._template(group or "*")
+        listed = await self.ssh.must(
+            f"systemctl list-units --all --plain --no-legend '{template}*.service' | awk '{{ print $1, $3 }}';"
+            f" cd {place} 2>/dev/null && find . -path './{group or '*'}/*.env' || true"
+        )
+        found: dict[Instance, str] = {}
+        for line in listed.splitlines():
+            if line.startswith("./"):
+                _, name, called = line.split("/")
+                found.setdefault(_instance(name, called.removesuffix(".env")), "inactive")
+            elif line:
+                unit_name, state = line.split()
+                name, _, called = unit_name.removeprefix(f"{self._mine}-").removesuffix(".service").partition("@")
+                found[_instance(name, called)] = state
+        return found
+
+    async def _have(self, release: Release) -> None:
+        """The machine has the files of the group, and its unit."""
+        place = self._place(release.group)
+        if (await self.ssh.run(f"test -d {shlex.quote(place)}")).code != 0:
+            await self._lay_out(release, place)
+        template = f"{UNITS}/{self._template(release.group)}.service"
+        text = unit.service(release, place, self.config.patience)
+        await self.ssh.must(f"cat > {shlex.quote(template)} && systemctl daemon-reload", text.encode())
+
+    async def _lay_out(self, release: Release, place: str) -> None:
+        """The image's file system, the release's files and its environment, in one step."""
+        with Scratch(self.state, ".image-") as scratch:
+            await unpack_image(self.store, release.image, scratch.path / "rootfs")
+            archive = scratch.path / "all.tar"
+            await anyio.to_thread.run_sync(self._pack, release, scratch.path / "rootfs", archive)
+            fresh = shlex.quote(f"{place}.unfinished")
+            await self.ssh.must(
+                f"rm -rf {fresh} && mkdir -p {fresh} && chmod 700 {shlex.quote(self._place())} {fresh}"
+                f" && tar -xpf - -C {fresh} --no-same-owner && mv {fresh} {shlex.quote(place)}",
+                archive,
+            )
+
+    def _pack(self, release: Release, rootfs: Path, archive: Path) -> None:
+        secrets = {name: self.secret(name) for name in release.secrets}
+        found = self._kept.files(release, self.store)
+        told = {name: value for one, _ in found for name, value in one.env.items()}
+        inside = {one.variable: f"{unit.FILES}/{one.variable}/{one.name}" for one, _ in found}
+        env = unit.environment({**release.image.env, **release.env, **secrets, **told, **inside})
+        with tarfile.open(archive, "w") as tar:
+            tar.add(rootfs, "rootfs")
+            for name in ("files", "rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/run", "rootfs/tmp", "rootfs/etc"):
+                if name == "files" or not (rootfs.parent / name).exists():
+                    tar.addfile(_directory(name))
+            for one, path in found:
+                tar.add(path, f"files/{one.variable}/{one.name}")
+            about = tarfile.TarInfo("env")
+            about.size, about.mode = len(env.encode()), 0o600
+            tar.addfile(about, io.BytesIO(env.encode()))
+
+    async def _begin(self, release: Release, instances: Collection[Instance]) -> None:
+        place = self._place(release.group)
+        for one in instances:
+            own = {**group_env(release, one.port), "HOST": self.config.address, "PORT": str(one.port)}
+            own |= {ZONE: one.zone} if one.zone else {}
+            await self.ssh.must(f"umask 077 && cat > {shlex.quote(f'{place}/{one.called}.env')}", unit.environment(own).encode())
+        units = " ".join(shlex.quote(self._unit(one)) for one in instances)
+        await self.ssh.must(f"systemctl enable --quiet {units} && systemctl start --no-block {units}")
+
+    async def _remove(self, instances: Iterable[Instance]) -> None:
+        """End instances, which nobody starts again, and forget them; what they said stays as long as their group."""
+        gone = sorted(instances)
+        if not gone:
+            return
+        units = " ".join(shlex.quote(self._unit(one)) for one in gone)
+        files = " ".join(shlex.quote(f"{self._place(one.group)}/{one.called}.env") for one in gone)
+        await self.ssh.must(
+            f"systemctl disable --quiet --now {units}; systemctl reset-failed {units} 2>/dev/null || true; rm -f {files}"
+        )
+
+    async def _free(self, many: int) -> list[int]:
+        """Ports that nobody listens on there."""
+        told = await self.ssh.must("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || cat /proc/net/tcp")
+        taken = {
+            int(fields[1].rpartition(":")[2], 16)
+            for line in told.splitlines()
+            if len(fields := line.split()) > 3 and ":" in fields[1]
+        }
+        taken |= {one.port for one in await self._units()}
+        return random.sample(sorted(set(PORTS) - taken), many)  # nosec B311 - no secret
+
+    async def _to_its_end(self, name: str, settings: Iterable[str], command: tuple[str, ...]) -> tuple[int, bytes]:
+        """Run a command of an image to its end; exit code, or minus the signal it died of, and what it said."""
+        file, output = f"{TRANSIENT}/{name}.service", f"/run/{name}.output"
+        script = "; ".join(
+            (
+                f"trap 'rm -f {file} {output}' EXIT",
+                f"cat > {file}",
+                "systemctl daemon-reload",
+                f"systemctl start {name}.service 2>/dev/null || true",
+                f"systemctl show --property=ExecMainCode --property=ExecMainStatus --value {name}.service",
+                f"cat {output}",
+                f"systemctl reset-failed {name}.service 2>/dev/null || true",
+            )
+        )
+        done = await self.ssh.run(script, unit.once(settings, command, output).encode())
+        lines = done.output.split(b"\n", 2)
+        if done.code != 0 or len(lines) < 3:
+            raise StageFailed(f"{self.config.host}: {name} does not run: {done.said}", where=self.config.host)
+        status = int(lines[1])
+        return (status if int(lines[0]) == os.CLD_EXITED else -status), lines[2]
+
+    def _address(self, one: Instance) -> Address:
+        return Address(host=self.config.address, port=one.port, zone=one.zone)
+
+    def _masked(self, release: Release, said: bytes) -> str:
+        return Masker([self.secret(name) for name in release.secrets]).mask(said).decode(errors="replace")
+
+
+def _last_words(place: str, running: Iterable[Instance]) -> str:
+    """What to run for the last line that any instance said which does not run."""
+    others = " ".join(f"! -name {shlex.quote(f'{one.called}.log')}" for one in running)
+    youngest = f"find . -name '*.log' {others} -printf '%T@ %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2-"
+    return f'cd {shlex.quote(place)} && tail -n 1 "$({youngest})"'
+
+
+def _instance(group: str, called: str) -> Instance:
+    port, _, zone = called.partition("-")
+    return Instance(group, int(port), zone)
+
+
+def _directory(name: str) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type, found.mode = tarfile.DIRTYPE, 0o755
+    return found
+
+
+def known(state: Path, store: Store) -> SystemdTarget:
+    """The target that wrote there on which machine it has its units, to take them down."""
+    told = json.loads((state / MACHINE).read_text())
+    config = Systemd(name=state.name, **told)
+    return SystemdTarget(state=state, store=store, secret=os.environ.__getitem__, config=config)
