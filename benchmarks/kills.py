@@ -122,6 +122,7 @@ def measure(*, seeds: int = 10, strategies: tuple[str, ...] = tuple(EVENTS), eve
             service = Service.at(Path(place), strategy)
             try:
                 events = range(1, EVENTS[strategy] + 1, every)
+                service.deploy("a", "a")
                 yield from _killed(service, seeds, events)
                 yield _without_router(service, events)
             finally:
@@ -131,10 +132,10 @@ def measure(*, seeds: int = 10, strategies: tuple[str, ...] = tuple(EVENTS), eve
 
 def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
     draw, runs, ended = random.Random(service.strategy), 0, 0
-    before = [service.deploy(version, version) for version in ("a", "b")][-1]
-    assert before is not None
     version = "b"
-    with Load(service.port, posts=False, pause=0.01) as load:
+    with Load(service.port, posts=False, pause=0.01) as load:  # who judges needs users
+        before = service.deploy(version, version)
+        assert before is not None
         for seed in range(seeds):
             for event in events:
                 at = f"event {event}, seed {seed}"
@@ -161,10 +162,11 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
 
 def _without_router(service: Service, events: range) -> Figure:
     service.wrong.clear()
-    went_on, (version, before) = 0, ("r", service.deploy("r", "r"))
-    assert before is not None
-    service.journal.listen(service.see)
+    version, went_on = "r", 0
     with Load(service.port, posts=False, pause=0.01) as load:
+        before = service.deploy(version, version)
+        assert before is not None
+        service.journal.listen(service.see)
         for event in events:
             fresh = f"r{event}"
             service.left = event

@@ -6,28 +6,25 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from pipeline import StageFailed, Store, Work
+from pipeline import Store, Work
 from pipeline.digest import of_text
 from pipeline.engines.local import free_port
-from pipeline.masking import Masker
 from stages.delivery import durable
-from stages.delivery.acts import Acts
 from stages.delivery.docker_api import SOON, Daemon, Refused
 from stages.delivery.docker_image import archive, identities, reference
-from stages.delivery.kept import Kept
+from stages.delivery.hosted import HostedTarget
 from stages.delivery.limits import Limits
 from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
-from stages.delivery.wanted import Wanted
 from stages.image import Image
 
 STATE, GROUP, PORT, ZONED, KIND = (f"lockgate.{name}" for name in ("state", "group", "port", "zone", "kind"))
@@ -71,21 +68,8 @@ class Docker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DockerTarget:
+class DockerTarget(HostedTarget[Docker]):
     """Below `state`: a directory for each group with what its containers are made of. The rest is the daemon's to tell."""
-
-    state: Path
-    store: Store
-    secret: Callable[[str], str]
-    config: Docker
-
-    @property
-    def zones(self) -> tuple[str, ...]:
-        return self.config.zones
-
-    @property
-    def _kept(self) -> Kept:
-        return Kept(self.state)
 
     @property
     def _daemon(self) -> Daemon:
@@ -128,7 +112,10 @@ class DockerTarget:
             return await self._beside(one["Id"], command)
 
         reason = await failure(asked, _address(one), run)
-        return None if reason is None else (await self._masked(one, reason.encode()))[:300].strip()
+        return None if reason is None else self._masked(self._release(one), reason.encode())[:300].strip()
+
+    def _release(self, one: Mapping[str, Any]) -> Release:
+        return self._kept.release(one["Labels"][GROUP])
 
     async def _beside(self, container: str, command: tuple[str, ...]) -> tuple[int, bytes]:
         made = await self._daemon.post(
@@ -136,9 +123,6 @@ class DockerTarget:
         )
         said = await self._daemon.stream(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
         return int((await self._daemon.get(f"/exec/{made['Id']}/json"))["ExitCode"]), said
-
-    async def readiness(self, group: str) -> Ready | None:
-        return self._kept.readiness(group)
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
         wanted = release.instances if wanted is None else wanted
@@ -150,30 +134,12 @@ class DockerTarget:
         words = "it said nothing"
         for one in dead[:1]:  # the daemon lists the youngest first
             said = await self._daemon.text(f"/containers/{one['Id']}/logs", stdout="1", stderr="1", tail="5")
-            lines = (await self._masked(one, said)).strip().splitlines()
+            lines = self._masked(release, said).strip().splitlines()
             words = lines[-1] if lines else words
         return f"{wanted - len(running)} of {wanted} instances ended; last words: {words}"
 
-    async def retire(self, group: str, instances: Collection[Address]) -> None:
-        ports = {one.port for one in instances}
-        await self._end([one for one in await self._containers(group) if _address(one).port in ports], group, ports)
-        self._kept.announce(await self.groups())
-
-    async def rest(self, group: str) -> None:
-        if not self._kept.file(group).exists():
-            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._kept.file(group)))
-        self._kept.let_rest(group)  # first: what has ended otherwise is removed
-        await self._end(await self._containers(group), group)
-        self._kept.announce(await self.groups())
-
-    async def resting(self) -> frozenset[str]:
-        return self._kept.resting(await self.groups())
-
-    async def again(self, group: str) -> Group:
-        return await self.start(self._kept.startable(group))
-
     async def stop(self, group: str) -> None:
-        await self._end(await self._containers(group), group)
+        await self._forgotten(group)
         running = await self.groups()
         self._kept.announce(running)
         known = self._known()
@@ -208,7 +174,7 @@ class DockerTarget:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._daemon.remove(f"/containers/{made['Id']}", force="1", v="1")
-        return int(ended["StatusCode"]), self._masker(release.secrets).mask(said).decode(errors="replace")
+        return int(ended["StatusCode"]), self._masked(release, said)
 
     async def unlimited(self, release: Release) -> Mapping[str, str]:
         if not release.limits.given:
@@ -216,13 +182,6 @@ class DockerTarget:
         told = await self._daemon.get("/info")
         can = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
         return {name: "the daemon's kernel cannot" for name in release.limits.given if name in can and not told[can[name]]}
-
-    def acts(self, group: str) -> Acts:
-        return self._kept.acts(group)
-
-    def wanted(self, group: str) -> Wanted:
-        """The instances that a supervisor looks after."""
-        return self._kept.wanted(group)
 
     async def instance(self, group: str, port: int) -> Mapping[str, Any] | None:
         """The container of an instance, as the daemon lists it."""
@@ -304,12 +263,11 @@ class DockerTarget:
         finally:
             place.unlink(missing_ok=True)
 
-    async def _end(self, containers: Iterable[Mapping[str, Any]], group: str, ports: Collection[int] | None = None) -> None:
-        """End containers of a group and remove them; nobody starts them again."""
-        await self._kept.forget(group, ports)
+    async def _end(self, group: str, ports: Collection[int] | None = None) -> None:
         async with anyio.create_task_group() as tasks:
-            for one in containers:
-                tasks.start_soon(self._end_one, one["Id"])
+            for one in await self._containers(group):
+                if ports is None or _address(one).port in ports:
+                    tasks.start_soon(self._end_one, one["Id"])
 
     async def _end_one(self, container: str) -> None:
         await self._halt(container)
@@ -338,14 +296,6 @@ class DockerTarget:
     def _known(self) -> dict[str, Image]:
         """The groups that something is known of, and the image of each."""
         return {place.parent.name: Release.read(place.read_text()).image for place in self.state.glob("*/release.json")}
-
-    async def _masked(self, container: Mapping[str, Any], said: bytes) -> str:
-        """What an instance said, without its secrets; all of it is left out where they are not known any more."""
-        release = self._kept.release(container["Labels"][GROUP])
-        return self._masker(release.secrets).mask(said).decode(errors="replace")
-
-    def _masker(self, secrets: Iterable[str]) -> Masker:
-        return Masker([self.secret(name) for name in secrets])
 
 
 def known(state: Path, store: Store) -> DockerTarget:

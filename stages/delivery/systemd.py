@@ -11,7 +11,7 @@ import shlex
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +19,14 @@ import anyio
 
 from pipeline import StageFailed, Store, WiringError, Work
 from pipeline.digest import of_text
-from pipeline.masking import Masker
 from pipeline.scratch import Scratch
 from stages.delivery import durable, unit
-from stages.delivery.acts import Acts
-from stages.delivery.kept import Kept
+from stages.delivery.hosted import HostedTarget
 from stages.delivery.local import ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
 from stages.delivery.ssh import Ssh
-from stages.delivery.wanted import Wanted
 from stages.rootfs import unpack_image
 
 MACHINE = "systemd.json"
@@ -99,21 +96,8 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemdTarget:
+class SystemdTarget(HostedTarget[Systemd]):
     """Below `state`: a directory for each group with its release. The rest is the other machine's to tell."""
-
-    state: Path
-    store: Store
-    secret: Callable[[str], str]
-    config: Systemd
-
-    @property
-    def zones(self) -> tuple[str, ...]:
-        return self.config.zones
-
-    @property
-    def _kept(self) -> Kept:
-        return Kept(self.state)
 
     @property
     def ssh(self) -> Ssh:
@@ -182,9 +166,6 @@ class SystemdTarget:
         reason = await failure(asked, self._address(one), run)
         return None if reason is None else self._masked(release, reason.encode())[:300].strip()
 
-    async def readiness(self, group: str) -> Ready | None:
-        return self._kept.readiness(group)
-
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
         wanted = release.instances if wanted is None else wanted
         units = await self._units(release.group)
@@ -195,29 +176,8 @@ class SystemdTarget:
         words = self._masked(release, said.output).strip() if said.code == 0 else ""
         return f"{wanted - len(running)} of {wanted} instances ended; last words: {words or 'it said nothing'}"
 
-    async def retire(self, group: str, instances: Collection[Address]) -> None:
-        ports = {one.port for one in instances}
-        await self._kept.forget(group, ports)
-        await self._remove([one for one in await self._units(group) if one.port in ports])
-        self._kept.announce(await self.groups())
-
-    async def rest(self, group: str) -> None:
-        if not self._kept.file(group).exists():
-            raise StageFailed(f"nothing is known by which {group} could be started again", where=str(self._kept.file(group)))
-        self._kept.let_rest(group)  # first: what has ended otherwise is removed
-        await self._kept.forget(group)
-        await self._remove(await self._units(group))
-        self._kept.announce(await self.groups())
-
-    async def resting(self) -> frozenset[str]:
-        return self._kept.resting(await self.groups())
-
-    async def again(self, group: str) -> Group:
-        return await self.start(self._kept.startable(group))
-
     async def stop(self, group: str) -> None:
-        await self._kept.forget(group)
-        await self._remove(await self._units(group))
+        await self._forgotten(group)
         running = await self.groups()
         self._kept.announce(running)
         known = {place.parent.name for place in self.state.glob("*/release.json")}
@@ -258,13 +218,6 @@ class SystemdTarget:
                 with anyio.CancelScope(shield=True):
                     await self.ssh.run(f"systemctl stop '{name}*'; rm -rf {shlex.quote(place)}")
         return code, self._masked(release, said)
-
-    def acts(self, group: str) -> Acts:
-        return self._kept.acts(group)
-
-    def wanted(self, group: str) -> Wanted:
-        """The instances that a supervisor looks after."""
-        return self._kept.wanted(group)
 
     async def instance(self, group: str, port: int) -> Instance | None:
         """The one with this port, whatever it does."""
@@ -352,6 +305,9 @@ class SystemdTarget:
         units = " ".join(shlex.quote(self._unit(one)) for one in instances)
         await self.ssh.must(f"systemctl enable --quiet {units} && systemctl start --no-block {units}")
 
+    async def _end(self, group: str, ports: Collection[int] | None = None) -> None:
+        await self._remove(one for one in await self._units(group) if ports is None or one.port in ports)
+
     async def _remove(self, instances: Iterable[Instance]) -> None:
         """End instances, which nobody starts again, and forget them; what they said stays as long as their group."""
         gone = sorted(instances)
@@ -397,9 +353,6 @@ class SystemdTarget:
 
     def _address(self, one: Instance) -> Address:
         return Address(host=self.config.address, port=one.port, zone=one.zone)
-
-    def _masked(self, release: Release, said: bytes) -> str:
-        return Masker([self.secret(name) for name in release.secrets]).mask(said).decode(errors="replace")
 
 
 def _last_words(place: str, running: Iterable[Instance]) -> str:
