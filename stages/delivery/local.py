@@ -333,9 +333,9 @@ class LocalTarget:
         return {**base, **release.env, **secrets}
 
 
-def group_env(release: Release, port: int) -> dict[str, str]:
+def group_env(release: Release, port: int, host: str = HOST) -> dict[str, str]:
     """By what an instance tells which one it is, and of which group; the attributes as OpenTelemetry's SDKs read them."""
-    own = {"release.group": release.group, "service.instance.id": f"{HOST}:{port}"}
+    own = {"release.group": release.group, "service.instance.id": f"{host}:{port}"}
     given = release.env.get(ATTRIBUTES, "")
     named = {pair.partition("=")[0].strip() for pair in given.split(",")}
     attributes = [*filter(None, [given]), *(f"{name}={value}" for name, value in own.items() if name not in named)]

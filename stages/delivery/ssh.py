@@ -55,8 +55,7 @@ class Ssh:
     async def run(self, script: str, given: bytes | Path = b"") -> Done:
         """Run a script of the remote shell; `given` is what it reads. Raises StageFailed where the machine is not reached."""
         private(sockets(self.state), "ssh")
-        settings = ["-F", self.config] if self.config else []
-        argv = [self._program(), *settings, *self._options(), "--", self.host, f"sh -euc {shlex.quote(script)}"]
+        argv = [self._program(), *self._options(), "--", self.host, f"sh -euc {shlex.quote(script)}"]
         if isinstance(given, Path):
             with given.open("rb") as file:
                 done = await anyio.run_process(argv, stdin=file, check=False, stderr=subprocess.PIPE)
@@ -79,10 +78,17 @@ class Ssh:
             raise StageFailed(f"{self.host}: {done.said}", where=self.host, right="a user who may do this there, as root may")
         return done.text
 
+    async def close(self) -> None:
+        """End the connection that is kept, where there is one."""
+        argv = [self._program(), *self._options(), "-O", "exit", "--", self.host]
+        await anyio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
+        shutil.rmtree(sockets(self.state), ignore_errors=True)
+
     def _options(self) -> list[str]:
         socket = sockets(self.state) / "ssh"
         kept = ("ControlMaster=auto", f"ControlPath={socket}", f"ControlPersist={KEPT}")
-        return [word for option in ("BatchMode=yes", "ConnectTimeout=10", *kept) for word in ("-o", option)]
+        settings = ["-F", self.config] if self.config else []
+        return settings + [word for option in ("BatchMode=yes", "ConnectTimeout=10", *kept) for word in ("-o", option)]
 
     def _program(self) -> str:
         found = shutil.which("ssh", path=os.environ.get("PATH", os.defpath))

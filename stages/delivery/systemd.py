@@ -22,7 +22,7 @@ from pipeline.digest import of_text
 from pipeline.scratch import Scratch
 from stages.delivery import durable, unit
 from stages.delivery.hosted import HostedTarget
-from stages.delivery.local import ZONE, group_env
+from stages.delivery.local import ONCE, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
@@ -67,6 +67,8 @@ class Systemd:
         where = f"Systemd(name={self.name!r})"
         if not self.host or self.host.startswith("-"):
             raise WiringError(f"{where}.host is {self.host!r}", right="a machine as ssh is told it: user@address")
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", self.address):
+            raise WiringError(f"{where}.address is {self.address!r}", right="an IPv4 address of the machine, or its name")
         if not re.fullmatch(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_-]", self.place):
             raise WiringError(f"{where}.place is {self.place!r}", right="an absolute path of letters, digits, _, -, . and /")
         if wrong := [zone for zone in self.zones if not zone or not ZONED.fullmatch(zone)]:
@@ -77,7 +79,7 @@ class Systemd:
             state=work.state(f"deploy/{self.name}"),
             store=work.store,
             secret=work.project.secret,
-            config=self,
+            config=replace(self, ssh_config=str(work.project.root / self.ssh_config) if self.ssh_config else ""),
         )
 
 
@@ -208,8 +210,9 @@ class SystemdTarget(HostedTarget[Systemd]):
     async def run_once(self, release: Release, command: tuple[str, ...]) -> tuple[int, str]:
         once = replace(release, files=())
         name = f"{self._mine}-once"
-        await self.ssh.must(f"systemctl stop '{name}*'")  # of a run that was killed
-        with Scratch(self.state, ".once-") as scratch:
+        left = shlex.quote(f"{self._place()}/{ONCE}")
+        await self.ssh.must(f"systemctl stop '{name}*'; rm -rf {left}*")  # of a run that was killed
+        with Scratch(self.state, ONCE) as scratch:
             place = f"{self._place()}/{scratch.path.name}"
             try:
                 await self._lay_out(once, place)
@@ -237,6 +240,7 @@ class SystemdTarget(HostedTarget[Systemd]):
         await self._remove(units)
         left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service"
         await self.ssh.must(f"systemctl stop '{self._mine}-*'; rm -rf {left} && systemctl daemon-reload")
+        await self.ssh.close()
         return [self._unit(one) for one in sorted(units)]
 
     async def _units(self, group: str = "") -> dict[Instance, str]:
@@ -299,7 +303,7 @@ class SystemdTarget(HostedTarget[Systemd]):
     async def _begin(self, release: Release, instances: Collection[Instance]) -> None:
         place = self._place(release.group)
         for one in instances:
-            own = {**group_env(release, one.port), "HOST": self.config.address, "PORT": str(one.port)}
+            own = {**group_env(release, one.port, self.config.address), "HOST": self.config.address, "PORT": str(one.port)}
             own |= {ZONE: one.zone} if one.zone else {}
             await self.ssh.must(f"umask 077 && cat > {shlex.quote(f'{place}/{one.called}.env')}", unit.environment(own).encode())
         units = " ".join(shlex.quote(self._unit(one)) for one in instances)

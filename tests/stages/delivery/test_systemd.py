@@ -115,9 +115,17 @@ def test_a_machine_that_is_not_reached_or_not_known_is_said(
     assert caught.value.next == f"ssh {target.config.host} true"
 
 
-@pytest.mark.parametrize(
-    "settings", [{"host": ""}, {"host": "-oProxyCommand=x"}, {"place": "relative"}, {"place": "/a b"}, {"zones": ("a-b",)}]
+WRONG: tuple[dict[str, Any], ...] = (
+    {"host": ""},
+    {"host": "-oProxyCommand=x"},
+    {"address": "::1"},
+    {"place": "relative"},
+    {"place": "/a b"},
+    {"zones": ("a-b",)},
 )
+
+
+@pytest.mark.parametrize("settings", WRONG, ids=str)
 def test_what_could_be_no_machine_or_name_of_a_unit_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(WiringError, match="Systemd"):
         Systemd(**{"name": "app", "host": "root@app", "address": "10.0.0.1", **settings})
