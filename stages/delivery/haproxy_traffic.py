@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import socket as sockets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 from gates.window import Histogram, Window
 from pipeline import StageFailed
@@ -81,6 +82,8 @@ class Traffic:
     _reading: bool = False
     _whole: bool = False
     """Whether it could be read ever since the last look."""
+    _ring: sockets.socket | None = None
+    _over: anyio.Event = field(default_factory=anyio.Event)
 
     def windows(self, *sides: Collection[str]) -> list[Window | None]:
         tallies, whole = self._tallies, self._whole
@@ -108,22 +111,33 @@ class Traffic:
 
     async def look(self, counters: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
         """Look at the counters now and again; where they cannot be had, nothing is known."""
-        while True:
+        while not self._over.is_set():
             try:
                 self.see_counters(await counters())
             except StageFailed:
                 self._whole = False
-            await anyio.sleep(LOOKS)
+            with anyio.move_on_after(LOOKS):
+                await self._over.wait()
 
     async def read(self, socket: Path, begun: anyio.Event) -> None:
         """Follow the ring; where it breaks off, nothing is known until it is followed again."""
-        while True:
+        while not self._over.is_set():
             with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
                 async with await anyio.connect_unix(str(socket)) as stream:
+                    self._ring = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 # nosec B610
                     await self._follow(stream, begun)
             self._reading = self._whole = False
             begun.set()
-            await anyio.sleep(0.2)
+            with anyio.move_on_after(0.2):
+                await self._over.wait()
+
+    def end(self) -> None:
+        """Have `look` and `read` return. The ring is hung up on: asyncio complains of a reader that is cancelled while it has
+        something to read (anyio 4.16, UNIXSocketStream)."""
+        self._over.set()
+        if self._ring is not None:
+            with contextlib.suppress(OSError):
+                self._ring.shutdown(sockets.SHUT_RDWR)
 
     async def _follow(self, stream: ByteStream, begun: anyio.Event) -> None:
         await stream.send(f"show events {RING} -w -n\n".encode())
@@ -158,4 +172,4 @@ async def watching(
         await begun.wait()
         found.windows()
         yield found
-        tasks.cancel_scope.cancel()
+        found.end()
