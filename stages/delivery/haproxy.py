@@ -99,6 +99,11 @@ class Slot:
         weight: int = getattr(self, BACKENDS[backend])
         return weight
 
+    @property
+    def settled(self) -> Slot:
+        """What it is to be where it stays: a server that is elsewhere comes back without a weight."""
+        return Slot(self.group, self.address, *(max(0, one) for one in (self.weight, self.chosen, self.control, self.spare)))
+
 
 @dataclass(frozen=True)
 class Armed:
@@ -161,7 +166,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
 
     async def forget(self, group: str) -> None:
         before = await self._now()
-        after = tuple(Slot() if slot.group == group else slot for slot in before)
+        after = tuple(Slot() if slot.group == group else slot.settled for slot in before)
         await self._change(before, after)
 
     async def _now(self) -> tuple[Slot, ...]:
@@ -433,9 +438,7 @@ def weighed(weights: Mapping[str, int], groups: Mapping[str, Group]) -> dict[str
 def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The groups and addresses of `after` with the weights that are still those of `before`."""
     return tuple(
-        Slot(new.group, new.address, max(0, old.weight), max(0, old.chosen), max(0, old.control), max(0, old.spare))
-        if old.address == new.address
-        else Slot(new.group, new.address)
+        replace(old.settled, group=new.group) if old.address == new.address else Slot(new.group, new.address)
         for old, new in zip(before, after, strict=True)
     )
 

@@ -26,8 +26,9 @@ from stages.delivery.haproxy import BACKEND, ELSEWHERE, HAProxy, Slot, commands,
 from stages.delivery.haproxy_audience import CONTROL
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
+from stages.delivery.strategy import BlueGreen
 from stages.image import Image
-from tests.stages.delivery.bench import AnyRouter, Make
+from tests.stages.delivery.bench import AnyRouter, Bench, Make
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.test_haproxy import moves
@@ -315,3 +316,23 @@ def test_routers_are_told_of_spares_only_where_they_are_wanted(failover: Failove
     routed = json.dumps(routes(Envoy(name="app", port=8080, failover=failover), timeout=30, serves=True))
     found = {"backup" in text, "observe" in text, "previous_priorities" in routed}
     assert found == {failover is Failover.WARM}
+
+
+def test_release_follows_release_with_the_one_before_warm_and_goes_back_to_it(
+    target: LocalTarget, make: Make, image: Image
+) -> None:
+    bench = Bench(target, make(port=free_port(), failover=Failover.WARM))
+
+    async def main() -> None:
+        versions = [release(image, version=name, instances=number) for name, number in (("a", 3), ("b", 2), ("c", 3), ("d", 2))]
+        await bench.rollout(versions[0]).forward(BlueGreen())
+        with Load(bench.router.config.port, posts=False) as load:
+            for wanted in versions[1:]:
+                await bench.rollout(wanted).forward(BlueGreen())
+            assert bench.answer() == "d"
+            await bench.router.split({versions[2].group: 100}, await target.groups())
+            assert bench.answer() == "c"
+            await anyio.to_thread.run_sync(load.more, 10)
+        assert load.failures == []
+
+    anyio.run(main)
