@@ -177,6 +177,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part], picked: Sequence[Part]) -> None:
         """Start Envoy with this split, and no audience yet; returns when it has all its files."""
+        self._need_alone()
         private(self._sockets, "Envoy")
         self._socket.unlink(missing_ok=True)
         first = {

@@ -56,6 +56,9 @@ from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 from stages.delivery.tls import Pair, reading
 
+WITHIN = 5.0
+"""Seconds in which HAProxy has to answer."""
+
 SLOTS = 16
 BACKEND = "service"
 BACKENDS = {BACKEND: "weight", CHOSEN: "chosen", CONTROL: "control"}
@@ -209,6 +212,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
             return
+        self._need_alone()
         await self._need_certificate()
         private(self._sockets, "HAProxy")
         durable.write(self._page, self.config.maintenance.encode())
@@ -276,13 +280,14 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     async def _ask(self, command: str) -> str:
         answer = bytearray()
         try:
-            async with await anyio.connect_unix(str(self._socket)) as stream:
-                await stream.send(command.encode() + b"\n")
-                async for piece in stream:
-                    answer += piece
+            with anyio.fail_after(WITHIN):
+                async with await anyio.connect_unix(str(self._socket)) as stream:
+                    await stream.send(command.encode() + b"\n")
+                    async for piece in stream:
+                        answer += piece
         except (OSError, anyio.BrokenResourceError) as error:
             raise StageFailed(
-                f"HAProxy does not answer: {error}",
+                f"HAProxy does not answer: {error or f'it takes more than {WITHIN:g} s'}",
                 where=str(self._socket),
                 right="the socket of the HAProxy that runs",
                 next=f"end the process with {process.MARK}={self._mark} in its environment, and run again",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,7 +236,7 @@ class LocalTarget:
 
     async def groups(self) -> dict[str, Group]:
         found: dict[str, set[Address]] = {}
-        for one in process.running(str(self.state)):
+        for one in _first_of_each(process.running(str(self.state))):
             if one.mark.startswith(f"{self.state}:"):
                 found.setdefault(self._group(one), set()).add(_address(one))
             elif one.mark.startswith(f"{self.state}/") and one.mark.endswith(f":{SUPERVISOR}"):
@@ -276,7 +276,7 @@ class LocalTarget:
         return Masker([self.secret(name) for name in release.secrets])
 
     def _running(self, group: str) -> list[process.Process]:
-        return list(process.running(f"{self.state}:{group}:"))
+        return list(_first_of_each(process.running(f"{self.state}:{group}:")))
 
     async def _unpacked(self, release: Release) -> Path:
         """The image's files below the group's directory, laid out once."""
@@ -342,8 +342,18 @@ def group_env(release: Release, port: int, host: str = HOST) -> dict[str, str]:
     return {GROUP: release.group, ATTRIBUTES: ",".join(attributes)}
 
 
+def _first_of_each(running: Iterable[process.Process]) -> Iterator[process.Process]:
+    """One process for each mark, the oldest: another one was started by it, and has another parent by now."""
+    seen = set[str]()
+    for one in running:
+        if one.mark not in seen:
+            seen.add(one.mark)
+            yield one
+
+
 def _address(instance: process.Process) -> Address:
-    return Address(host=HOST, port=int(instance.env["PORT"]), zone=instance.env.get(ZONE, ""))
+    """By its mark, which has the port: of its environment a process that an instance started may have made anything."""
+    return Address(host=HOST, port=int(instance.mark.rpartition(":")[2]), zone=instance.env.get(ZONE, ""))
 
 
 def _quoted(instance: process.Process, text: str) -> str:

@@ -24,6 +24,9 @@ from stages.delivery.tls import Pair
 
 C = TypeVar("C", bound=Entrance)
 
+PROGRAMS = {"haproxy": "HAProxy", "envoy": "Envoy"}
+"""The kinds of routers, by the program that runs."""
+
 
 @dataclass(kw_only=True)
 class OwnRouter(ABC, Generic[C]):
@@ -48,6 +51,7 @@ class OwnRouter(ABC, Generic[C]):
         return Address(host=self.config.host, port=self.config.port)
 
     async def check(self) -> str:
+        self._need_alone()
         running = self._running()
         found = [checked(one, self.called, self.config.name, running) for one in self._places]
         if self.config.tls is not None:
@@ -119,7 +123,22 @@ class OwnRouter(ABC, Generic[C]):
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _running(self) -> list[process.Process]:
-        return list(process.running(self._mark))
+        return [one for one in process.running(self._mark) if not self._stranger(one)]
+
+    def _need_alone(self) -> None:
+        """Raises StageFailed where the port is in the hands of a router of another kind that this project started."""
+        if other := next((name for one in process.running(self._mark) if (name := self._stranger(one))), ""):
+            raise StageFailed(
+                f"{other} runs where {self.called} {self.config.name} is to: neither takes over from the other",
+                where=f"{self.called}(name={self.config.name!r})",
+                right=f"{self.called} with another name and port, or no {other}",
+                next="python -m stages.delivery.down DIRECTORY, which takes down what runs, and run again",
+            )
+
+    def _stranger(self, one: process.Process) -> str:
+        """The kind of a router that is not of this kind."""
+        found = PROGRAMS.get(process.program(one), "")
+        return found if found != self.called else ""
 
     @property
     def _mark(self) -> str:

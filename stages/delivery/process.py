@@ -107,6 +107,14 @@ async def stop(process: Process, patience: float = 10.0) -> None:
     _reap(process.pid)
 
 
+def program(process: Process) -> str:
+    """The name of the file it executes; empty where it has ended, or that is not to be known."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{process.pid}/exe")).removesuffix(" (deleted)")
+    except OSError:
+        return ""
+
+
 def alive(process: Process) -> bool:
     """Whether anything of that very family still runs (not a zombie, nor another process with its number)."""
     return any(True for _ in _family(process))

@@ -28,9 +28,10 @@ from stages.delivery.lock import alone
 from stages.delivery.private import sockets
 from stages.delivery.process import Process
 from stages.image import Image
+from tests.conftest import RunStage
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.place import local_target
-from tests.stages.delivery.small import TOP
+from tests.stages.delivery.small import TOP, image_stage
 from tests.web import browser
 
 
@@ -647,3 +648,32 @@ def test_who_listens_on_a_port_is_known(tmp_path: Path) -> None:
         assert f"socket:[{next(process._listeners(port))}]" in process._files(os.getpid())
         assert not process.listens(Process(os.getpid(), f"{tmp_path}:", {}), port)
     assert not list(process._listeners(port))
+
+
+LEAVES = """
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.execve("/bin/sleep", ["sleep", "600"], {**os.environ, "PORT": "unix", "ZONE": "elsewhere"})
+    os._exit(0)
+os.wait()
+
+"""
+
+
+def test_what_an_instance_left_is_no_instance_whatever_its_environment_says_and_ends_with_it(
+    target: LocalTarget, project: Project, run_stage: RunStage
+) -> None:
+    program = project.root / "serve.py"
+    program.write_text(program.read_text().replace("asked = itertools", LEAVES + "asked = itertools", 1))
+    leaving: Image = run_stage(image_stage())
+
+    async def main() -> None:
+        wanted = release(leaving, instances=2)
+        found = await up(target, wanted)
+        assert len(found.instances) == 2
+        assert len([one for one in process.running(f"{target.state}:") if one.env["PORT"] == "unix"]) == 2
+        assert await target.ended(wanted) is None
+        await target.stop(wanted.group)
+        assert list(process.running(f"{target.state}:")) == []
+
+    anyio.run(main)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import anyio
 import pytest
 
-from pipeline import Journal, Pipeline, Project, Store
+from pipeline import Journal, Pipeline, Project, StageFailed, Store
 from pipeline.engines.local import free_port
+from stages.delivery.envoy import Envoy, EnvoyRouter
 from stages.delivery.haproxy import HAProxy
+from stages.delivery.model import Address, Group
 from stages.delivery.preflight import Preflight
 from tests.conftest import RunStage, StageDidNotPass
 from tests.pipeline.toys import Constant
 from tests.running import run_pipeline
+from tests.stages.delivery.conftest import need_envoy
 from tests.stages.delivery.small import delivery, deployment
 
 
@@ -66,3 +70,23 @@ def test_a_router_that_is_to_listen_elsewhere_needs_that_place(
     assert outcome.failed == {}
     with pytest.raises(StageDidNotPass, match="Address already in use"):
         run_stage(preflight(taken))
+
+
+def test_a_router_of_another_kind_that_this_project_runs_is_not_clear_and_not_taken_for_it(
+    project: Project, store: Store, journal: Journal
+) -> None:
+    need_envoy()
+    port = free_port()
+    outcome, _ = run_pipeline(delivery(deployment(port, "one"), "one"), project, store, journal)
+    assert outcome.failed == {}
+    config = Envoy(name="app", port=port)
+    check = Preflight(router=config)
+    outcome, _ = run_pipeline(Pipeline("x", check=check), project, store, journal)
+    assert "HAProxy runs where Envoy app is to" in outcome.failed["check"]
+    assert "stages.delivery.down" in outcome.failed["check"]
+    envoy = EnvoyRouter(config=config, ready="/readyz", state=project.home / "state" / "router" / "app")
+    one = Group("one", (Address(host="127.0.0.1", port=port),))
+    with pytest.raises(StageFailed, match="HAProxy runs where Envoy app is to"):
+        anyio.run(envoy.split, {"one": 100}, {"one": one})
+    outcome, _ = run_pipeline(delivery(deployment(port, "two"), "two"), project, store, journal)
+    assert outcome.failed == {}

@@ -510,3 +510,25 @@ def test_a_websocket_and_a_request_that_waits_stay_with_their_instance_while_sha
         assert polled == ["blue"]
 
     anyio.run(main)
+
+
+def test_a_router_that_does_not_react_is_said_and_nothing_waits_for_it_for_ever(
+    target: LocalTarget, make: Make, image: Image
+) -> None:
+    router = make(port=free_port())
+
+    async def main() -> None:
+        blue, green, groups = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, groups)
+        (found,) = process.running(f"{router.state}:")
+        os.kill(found.pid, signal.SIGSTOP)
+        try:
+            with anyio.fail_after(30), pytest.raises(StageFailed, match="does not answer"):
+                await router.split({green.name: 100}, groups)
+        finally:
+            os.kill(found.pid, signal.SIGCONT)
+        await router.split({green.name: 100}, groups)
+        async with browser() as client:
+            assert (await client.get(router.address.url)).text == "green"
+
+    anyio.run(main)
