@@ -19,10 +19,11 @@ from pipeline.engines.local import free_port
 from stages.delivery import durable
 from stages.delivery.docker_api import SOON, Daemon, Refused
 from stages.delivery.docker_image import archive, identities, reference
-from stages.delivery.hosted import HostedTarget
+from stages.delivery.hosted import RECORDS, HostedTarget
 from stages.delivery.limits import Limits
 from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
 from stages.image import Image
@@ -30,7 +31,7 @@ from stages.image import Image
 STATE, GROUP, PORT, ZONED, KIND = (f"lockgate.{name}" for name in ("state", "group", "port", "zone", "kind"))
 """The labels by which containers are found again."""
 
-DAEMON = "docker.json"
+DAEMON = RECORDS["Docker"]
 """The file that says which daemon has the containers."""
 
 FILES = "/run/lockgate"
@@ -58,6 +59,9 @@ class Docker:
     patience: float = 30.0
     zones: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_name("Docker", self.name)
+
     def open(self, work: Work) -> DockerTarget:
         return DockerTarget(
             state=work.state(f"deploy/{self.name}"),
@@ -76,6 +80,7 @@ class DockerTarget(HostedTarget[Docker]):
         return Daemon(self.config.host)
 
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        self._need_free("Docker")
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         here = await self._containers(release.group)
         missing = wanted - Counter(_zone(one) for one in here if one["State"] in UP)
@@ -193,6 +198,7 @@ class DockerTarget(HostedTarget[Docker]):
         async with anyio.create_task_group() as tasks:
             for one in found:
                 tasks.start_soon(self._end_one, one["Id"])
+        (self.state / DAEMON).unlink()
         return [one["Names"][0] for one in found]
 
     async def _containers(self, group: str = "", kinds: Collection[str] = ("instance",)) -> list[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from pipeline import WiringError
 from stages.delivery.balance import Balance, RoundRobin
 from stages.delivery.cache import Cache
 from stages.delivery.failover import Failover
+from stages.delivery.name import check_name
 from stages.delivery.page import MAINTENANCE
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import NO_LIMITS, RequestLimits
@@ -37,6 +38,7 @@ class Entrance:
     """Where users go when nobody is left who should serve them."""
 
     def __post_init__(self) -> None:
+        check_name(type(self).__name__, self.name)
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):
             raise WiringError(
                 f"{type(self).__name__} {self.name}: HTTP and HTTPS on one port, {self.port}", right="another port for Tls"

@@ -16,6 +16,9 @@ from stages.delivery.model import Address, Group, Release
 from stages.delivery.probe import Ready
 from stages.delivery.wanted import Wanted
 
+RECORDS = {"Docker": "docker.json", "systemd": "systemd.json"}
+"""The files in which targets write down who has their instances."""
+
 
 class Zoned(Protocol):
     """The settings of a target."""
@@ -58,6 +61,17 @@ class HostedTarget(ABC, Generic[C]):
     async def _end(self, group: str, ports: Collection[int] | None = None) -> None:
         """End these instances of a group, or all, and remove them."""
         ...
+
+    def _need_free(self, kind: str, elsewhere: str = "") -> None:
+        """Raises StageFailed where instances of this name are with somebody else, whom nobody would ask any more."""
+        others = [name for name, file in RECORDS.items() if name != kind and (self.state / file).exists()]
+        if others or elsewhere:
+            raise StageFailed(
+                f"instances of {self.state.name} are {elsewhere or f'with {others[0]}'} by now, and would be left there",
+                where=str(self.state),
+                right="another name for another place, or none there",
+                next="python -m stages.delivery.down DIRECTORY, which ends what runs there, and run again",
+            )
 
     async def readiness(self, group: str) -> Ready | None:
         return self._kept.readiness(group)

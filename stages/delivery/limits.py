@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from pipeline import WiringError
 
+MOST = 1 << 30
+"""More than any machine has of anything that is limited (a petabyte of memory), so that it could be no limit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -17,8 +20,10 @@ class Limits:
     open_files: int | None = None
 
     def __post_init__(self) -> None:
-        if any(value is not None and value <= 0 for value in vars(self).values()):
-            raise WiringError(f"{self}", right="more than 0 of everything that is limited")
+        if any(value is not None and not 0 < value <= MOST for value in vars(self).values()):
+            raise WiringError(f"{self}", right=f"more than 0 of everything that is limited, and no more than {MOST:,}")
+        if not all(isinstance(value, int | None) for value in (self.memory, self.pids, self.open_files)):
+            raise WiringError(f"{self}", right="whole numbers of MiB, processes and open files")
 
     @property
     def given(self) -> dict[str, int | float]:

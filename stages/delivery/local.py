@@ -21,6 +21,7 @@ from stages.delivery.kept import SUPERVISOR, Kept
 from stages.delivery.limits import bounded, unbounded
 from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import accepts, failure
 from stages.delivery.wanted import Wanted
@@ -56,6 +57,9 @@ class LocalProcesses:
     name: str
     patience: float = 30.0
     zones: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("LocalProcesses", self.name)
 
     def open(self, work: Work) -> LocalTarget:
         return LocalTarget(

@@ -15,10 +15,14 @@ from pathlib import Path
 import anyio
 
 from pipeline import StageFailed
+from pipeline.digest import of_text
 from stages.delivery.private import private, sockets
 
 KEPT = 30
 """Seconds for which a connection is kept after the last command."""
+
+HEARD = ("ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
+"""A machine of which nothing is heard for 15 seconds is not reached any more."""
 
 UNREACHED = 255
 """The exit code of ssh itself, where a command's own is passed on (ssh(1))."""
@@ -85,10 +89,10 @@ class Ssh:
         shutil.rmtree(sockets(self.state), ignore_errors=True)
 
     def _options(self) -> list[str]:
-        socket = sockets(self.state) / "ssh"
+        socket = sockets(self.state) / of_text(f"{self.host} {self.config}")[:12]
         kept = ("ControlMaster=auto", f"ControlPath={socket}", f"ControlPersist={KEPT}")
         settings = ["-F", self.config] if self.config else []
-        return settings + [word for option in ("BatchMode=yes", "ConnectTimeout=10", *kept) for word in ("-o", option)]
+        return settings + [word for option in ("BatchMode=yes", *HEARD, *kept) for word in ("-o", option)]
 
     def _program(self) -> str:
         found = shutil.which("ssh", path=os.environ.get("PATH", os.defpath))

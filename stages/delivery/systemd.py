@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,22 +19,31 @@ from pathlib import Path
 import anyio
 
 from pipeline import StageFailed, Store, WiringError, Work
-from pipeline.digest import of_text
 from pipeline.scratch import Scratch
 from stages.delivery import durable, unit
-from stages.delivery.hosted import HostedTarget
+from stages.delivery.hosted import RECORDS, HostedTarget
 from stages.delivery.local import ONCE, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
+from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.probing import failure
 from stages.delivery.ssh import Ssh
 from stages.rootfs import unpack_image
 
-MACHINE = "systemd.json"
+MACHINE = RECORDS["systemd"]
 """The file that says on which machine the units are."""
+
+SETTINGS = ("host", "address", "place", "ssh_config")
+"""What is written down of the settings there."""
+
+NOBODY = "nobody"
+"""What stands in the names of units of a target that never had any."""
 
 UNITS, TRANSIENT = "/etc/systemd/system", "/run/systemd/system"
 """Where units are that outlive a reboot, and those that do not."""
+
+WANTS = f"{UNITS}/multi-user.target.wants"
+"""Where it says which of them a boot starts."""
 
 PORTS = range(20_000, 32_768)
 """Of these an instance gets one that nobody listens on: below those that Linux gives to who asks for any."""
@@ -64,13 +74,17 @@ class Systemd:
     zones: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name("Systemd", self.name)
         where = f"Systemd(name={self.name!r})"
+        if not self.patience > 0:
+            raise WiringError(f"{where}.patience is {self.patience}", right="more than 0 seconds")
         if not self.host or self.host.startswith("-"):
             raise WiringError(f"{where}.host is {self.host!r}", right="a machine as ssh is told it: user@address")
         if not re.fullmatch(r"[A-Za-z0-9.-]+", self.address):
             raise WiringError(f"{where}.address is {self.address!r}", right="an IPv4 address of the machine, or its name")
-        if not re.fullmatch(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_-]", self.place):
-            raise WiringError(f"{where}.place is {self.place!r}", right="an absolute path of letters, digits, _, -, . and /")
+        if not re.fullmatch(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,}", self.place):
+            right = "a directory of its own: an absolute path of two names or more, of letters, digits, _, - and ."
+            raise WiringError(f"{where}.place is {self.place!r}", right=right)
         if wrong := [zone for zone in self.zones if not zone or not ZONED.fullmatch(zone)]:
             raise WiringError(f"{where}.zones has {wrong[0]!r}", right="names of letters, digits, _ and .")
 
@@ -107,12 +121,21 @@ class SystemdTarget(HostedTarget[Systemd]):
 
     @property
     def _machine(self) -> dict[str, str]:
-        return {name: getattr(self.config, name) for name in ("host", "address", "place", "ssh_config")}
+        return {name: getattr(self.config, name) for name in SETTINGS}
 
     @property
     def _mine(self) -> str:
-        """How the names of units begin that are this target's."""
-        return f"lockgate-{of_text(str(self.state))[:12]}"
+        """How the names of units begin that are this target's; nobody else's do, wherever that one has its state."""
+        told = recorded(self.state)
+        return f"lockgate-{told['identity'] if told else NOBODY}"
+
+    def _claim(self) -> None:
+        """Write down where the units are. Raises StageFailed where the target had its instances elsewhere."""
+        told = recorded(self.state)
+        other = [f"{name} {told[name]}" for name in ("host", "place") if told and told[name] != getattr(self.config, name)]
+        self._need_free("systemd", f"with {' and '.join(other)}" if other else "")
+        identity = told["identity"] if told else os.urandom(8).hex()
+        durable.write(self.state / MACHINE, json.dumps({**self._machine, "identity": identity}).encode())
 
     def _template(self, group: str) -> str:
         return f"{self._mine}-{group}@"
@@ -125,12 +148,13 @@ class SystemdTarget(HostedTarget[Systemd]):
         return f"{top}/{group}" if group else top
 
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        unit.need_plain(release)
+        self._claim()
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         here = await self._units(release.group)
         missing = wanted - Counter(one.zone for one, state in here.items() if state in UP)
         if missing:
             (self.state / release.group).mkdir(parents=True, exist_ok=True)
-            durable.write(self.state / MACHINE, json.dumps(self._machine).encode())
             self._kept.keep(release)
             await self._have(release)
             await self._remove([one for one, state in here.items() if state not in UP])
@@ -163,7 +187,8 @@ class SystemdTarget(HostedTarget[Systemd]):
                 *unit.inside(release, self._place(one.group)),
                 f"EnvironmentFile={self._place(one.group)}/{one.called}.env",
             ]
-            return await self._to_its_end(f"{self._mine}-asked-{os.urandom(4).hex()}", settings, command)
+            name = f"{self._mine}-asked-{os.urandom(4).hex()}"
+            return await self._to_its_end(name, settings, unit.found(release, command), asked.within)
 
         reason = await failure(asked, self._address(one), run)
         return None if reason is None else self._masked(release, reason.encode())[:300].strip()
@@ -186,7 +211,8 @@ class SystemdTarget(HostedTarget[Systemd]):
         for name in {group} | {name for name in known if name not in running and not self._kept.rests(name)}:
             await self._remove(await self._units(name))
             template = f"{UNITS}/{self._template(name)}.service"
-            await self.ssh.must(f"rm -rf {shlex.quote(template)} {shlex.quote(self._place(name))} && systemctl daemon-reload")
+            place = shlex.quote(self._place(name))
+            await self.ssh.must(f"rm -rf {shlex.quote(template)} {place} {place}.unfinished && systemctl daemon-reload")
             shutil.rmtree(self.state / name, ignore_errors=True)
 
     async def groups(self) -> dict[str, Group]:
@@ -216,7 +242,7 @@ class SystemdTarget(HostedTarget[Systemd]):
             place = f"{self._place()}/{scratch.path.name}"
             try:
                 await self._lay_out(once, place)
-                code, said = await self._to_its_end(name, unit.inside(once, place), command)
+                code, said = await self._to_its_end(name, unit.inside(once, place), unit.found(once, command))
             finally:
                 with anyio.CancelScope(shield=True):
                     await self.ssh.run(f"systemctl stop '{name}*'; rm -rf {shlex.quote(place)}")
@@ -238,9 +264,11 @@ class SystemdTarget(HostedTarget[Systemd]):
         """End and remove every unit of this target, and its files; the names of units."""
         units = await self._units()
         await self._remove(units)
-        left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service"
-        await self.ssh.must(f"systemctl stop '{self._mine}-*'; rm -rf {left} && systemctl daemon-reload")
+        left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service {WANTS}/{self._mine}-*.service"
+        gone = f"rm -rf {left}; systemctl daemon-reload; systemctl reset-failed '{self._mine}-*' 2>/dev/null || true"
+        await self.ssh.must(f"systemctl stop '{self._mine}-*'; {gone}")
         await self.ssh.close()
+        (self.state / MACHINE).unlink()
         return [self._unit(one) for one in sorted(units)]
 
     async def _units(self, group: str = "") -> dict[Instance, str]:
@@ -248,17 +276,19 @@ class SystemdTarget(HostedTarget[Systemd]):
         place, template = shlex.quote(self._place()), self._template(group or "*")
         listed = await self.ssh.must(
             f"systemctl list-units --all --plain --no-legend '{template}*.service' | awk '{{ print $1, $3 }}';"
-            f" cd {place} 2>/dev/null && find . -path './{group or '*'}/*.env' || true"
+            f" cd {place} 2>/dev/null && find . -mindepth 2 -maxdepth 2 -path './{group or '*'}/*.env' || true"
         )
         found: dict[Instance, str] = {}
         for line in listed.splitlines():
             if line.startswith("./"):
-                _, name, called = line.split("/")
-                found.setdefault(_instance(name, called.removesuffix(".env")), "inactive")
+                name, called = line.removeprefix("./").removesuffix(".env").split("/")
+                if (one := _instance(name, called)) is not None:
+                    found.setdefault(one, "inactive")
             elif line:
                 unit_name, state = line.split()
                 name, _, called = unit_name.removeprefix(f"{self._mine}-").removesuffix(".service").partition("@")
-                found[_instance(name, called)] = state
+                if (one := _instance(name, called)) is not None:
+                    found[one] = state
         return found
 
     async def _have(self, release: Release) -> None:
@@ -319,9 +349,15 @@ class SystemdTarget(HostedTarget[Systemd]):
             return
         units = " ".join(shlex.quote(self._unit(one)) for one in gone)
         files = " ".join(shlex.quote(f"{self._place(one.group)}/{one.called}.env") for one in gone)
-        await self.ssh.must(
-            f"systemctl disable --quiet --now {units}; systemctl reset-failed {units} 2>/dev/null || true; rm -f {files}"
+        links = " ".join(shlex.quote(f"{WANTS}/{self._unit(one)}") for one in gone)
+        script = (
+            f"systemctl stop {units} 2>/dev/null || true",  # one that never loaded is none that could be stopped
+            f"left=$(systemctl is-active {units} | grep -cvE '^(inactive|failed|unknown)$' || true)",
+            'test "$left" = 0 || { echo "$left of the units do not end" >&2; exit 1; }',
+            f"rm -f {files} {links}",
+            f"systemctl reset-failed {units} 2>/dev/null || true",
         )
+        await self.ssh.must("; ".join(script))
 
     async def _free(self, many: int) -> list[int]:
         """Ports that nobody listens on there."""
@@ -334,8 +370,11 @@ class SystemdTarget(HostedTarget[Systemd]):
         taken |= {one.port for one in await self._units()}
         return random.sample(sorted(set(PORTS) - taken), many)  # nosec B311 - no secret
 
-    async def _to_its_end(self, name: str, settings: Iterable[str], command: tuple[str, ...]) -> tuple[int, bytes]:
-        """Run a command of an image to its end; exit code, or minus the signal it died of, and what it said."""
+    async def _to_its_end(
+        self, name: str, settings: Iterable[str], command: tuple[str, ...], within: float | None = None
+    ) -> tuple[int, bytes]:
+        """Run a command of an image to its end, which is ended after so many seconds; exit code, or minus the signal it died of,
+        and what it said. Nothing is left of it, whatever happens here meanwhile."""
         file, output = f"{TRANSIENT}/{name}.service", f"/run/{name}.output"
         script = "; ".join(
             (
@@ -348,7 +387,13 @@ class SystemdTarget(HostedTarget[Systemd]):
                 f"systemctl reset-failed {name}.service 2>/dev/null || true",
             )
         )
-        done = await self.ssh.run(script, unit.once(settings, command, output).encode())
+        try:
+            done = await self.ssh.run(script, unit.once(settings, command, output, within).encode())
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(StageFailed):  # the machine ends it where it is not reached
+                stop = f"systemctl stop '{name}*'; systemctl reset-failed '{name}*' 2>/dev/null || true"
+                await self.ssh.run(f"{stop}; rm -f {file} {output}")
+            raise
         lines = done.output.split(b"\n", 2)
         if done.code != 0 or len(lines) < 3:
             raise StageFailed(f"{self.config.host}: {name} does not run: {done.said}", where=self.config.host)
@@ -366,9 +411,10 @@ def _last_words(place: str, running: Iterable[Instance]) -> str:
     return f'cd {shlex.quote(place)} && tail -n 1 "$({youngest})"'
 
 
-def _instance(group: str, called: str) -> Instance:
+def _instance(group: str, called: str) -> Instance | None:
+    """The instance that is called so; None where that is no name of one."""
     port, _, zone = called.partition("-")
-    return Instance(group, int(port), zone)
+    return Instance(group, int(port), zone) if port.isdecimal() else None
 
 
 def _directory(name: str) -> tarfile.TarInfo:
@@ -377,8 +423,27 @@ def _directory(name: str) -> tarfile.TarInfo:
     return found
 
 
+def recorded(state: Path) -> dict[str, str]:
+    """What was written down of the machine that has the units, and how these are called; nothing where there never was any."""
+    try:
+        text = (state / MACHINE).read_text()
+    except FileNotFoundError:
+        return {}
+    try:
+        told = json.loads(text)
+        return {name: str(told[name]) for name in (*SETTINGS, "identity")}
+    except (ValueError, TypeError, LookupError) as error:
+        raise StageFailed(
+            f"it cannot be read on which machine the instances are: {error}",
+            where=str(state / MACHINE),
+            right="what this library wrote there",
+            next="systemctl list-units 'lockgate-*' on that machine, which tells what runs there",
+        ) from error
+
+
 def known(state: Path, store: Store) -> SystemdTarget:
     """The target that wrote there on which machine it has its units, to take them down."""
-    told = json.loads((state / MACHINE).read_text())
-    config = Systemd(name=state.name, **told)
+    told = recorded(state)
+    host, address, place, ssh_config = (told[name] for name in SETTINGS)
+    config = Systemd(name=state.name, host=host, address=address, place=place, ssh_config=ssh_config)
     return SystemdTarget(state=state, store=store, secret=os.environ.__getitem__, config=config)

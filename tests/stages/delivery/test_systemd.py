@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import Project, StageFailed, Store, WiringError
 from stages.delivery import unit
 from stages.delivery.limits import Limits
+from stages.delivery.probe import CommandProbe
 from stages.delivery.systemd import Systemd
-from stages.image import Image
+from stages.image import Image, Placed
+from stages.source import WorkingCopy
 from tests.conftest import RunStage
-from tests.stages.delivery.conftest import release, systemd_target, up
-from tests.stages.delivery.daemon import container_image
+from tests.stages.delivery.conftest import docker_target, release, systemd_target, up
+from tests.stages.delivery.daemon import MachinePython, container_image
 from tests.stages.delivery.machine import Machine
 from tests.web import get
 
@@ -122,6 +128,13 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"place": "relative"},
     {"place": "/a b"},
     {"zones": ("a-b",)},
+    {"place": "/etc"},
+    {"place": "/var/../etc"},
+    {"patience": 0},
+    {"patience": float("nan")},
+    {"name": "../evil"},
+    {"name": "team/app"},
+    {"name": ""},
 )
 
 
@@ -135,3 +148,120 @@ def test_limits_are_said_as_systemd_takes_them() -> None:
     assert unit.bounds(Limits()) == []
     limits = Limits(memory=64, cpu=1.5, pids=20, open_files=100)
     assert unit.bounds(limits) == ["MemoryMax=64M", "MemorySwapMax=0", "CPUQuota=150%", "TasksMax=20", "LimitNOFILE=100"]
+
+
+def test_files_of_an_image_and_of_others_are_no_instances(
+    project: Project, store: Store, machine: Machine, run_stage: RunStage
+) -> None:
+    (project.root / "prod.env").write_text("A=1")
+    source = WorkingCopy(include=("serve.py", "prod.env"))
+    built: Image = run_stage(replace(container_image(), layers=(MachinePython(), Placed(tree=source, at="/app"))))
+
+    async def main() -> None:
+        target = systemd_target(project, store, machine)
+        wanted = release(built)
+        found = await up(target, wanted)
+        machine(f"touch {target._place(wanted.group)}/backup.env")
+        assert await target.groups() == {wanted.group: found}
+        await target.stop(wanted.group)
+        assert await target.groups() == {}
+
+    anyio.run(main)
+
+
+def test_two_projects_with_the_same_path_on_two_machines_have_units_of_their_own(
+    project: Project, store: Store, machine: Machine, container: Image, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        first = systemd_target(project, store, machine)
+        wanted = release(container)
+        (one,) = (await up(first, wanted)).instances
+        elsewhere = first.state.rename(tmp_path / "elsewhere")
+        first.state.mkdir()
+        second = systemd_target(project, store, machine)
+        assert await second.groups() == {}
+        await up(second, wanted)
+        await second.down()
+        assert get(one.url).text == "one"
+        first.state.rmdir() if not list(first.state.iterdir()) else shutil.rmtree(first.state)
+        elsewhere.rename(first.state)
+        assert list(await first.groups()) == [wanted.group]
+
+    anyio.run(main)
+
+
+def test_another_machine_or_a_daemon_under_the_same_name_is_refused_until_all_is_taken_down(
+    project: Project, store: Store, machine: Machine, container: Image
+) -> None:
+    async def main() -> None:
+        target, wanted = systemd_target(project, store, machine), release(container)
+        await up(target, wanted)
+        for changed in ({"host": "root@elsewhere"}, {"place": "/var/lib/another"}):
+            with pytest.raises(StageFailed, match="would be left there"):
+                await systemd_target(project, store, machine, **changed).start(wanted)
+        with pytest.raises(StageFailed, match="with systemd by now"):
+            await docker_target(project, store, "unix:///nowhere").start(wanted)
+        assert len(await target.down()) == 1
+        moved = systemd_target(project, store, machine, place="/var/lib/another")
+        await up(moved, wanted)
+        await moved.stop(wanted.group)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("entrypoint", [("./usr/local/bin/python", "/app/serve.py"), ("python", "/app/serve.py")])
+def test_a_program_is_found_as_the_image_says(
+    project: Project, store: Store, machine: Machine, run_stage: RunStage, entrypoint: tuple[str, ...]
+) -> None:
+    built: Image = run_stage(replace(container_image(), entrypoint=entrypoint))
+
+    async def main() -> None:
+        target = systemd_target(project, store, machine)
+        (one,) = (await up(target, release(built))).instances
+        assert get(one.url).text == "one"
+
+    anyio.run(main)
+
+
+def test_a_unit_that_systemd_does_not_load_goes_back_and_leaves_nothing(
+    project: Project, store: Store, machine: Machine, container: Image
+) -> None:
+    async def main() -> None:
+        target, wanted = systemd_target(project, store, machine), release(container)
+        await up(target, wanted)
+        assert machine(f"echo '[Service' > /etc/systemd/system/{target._template(wanted.group)}.service; systemctl daemon-reload")
+        await target.stop(wanted.group)
+        assert await target.groups() == {}
+        assert machine(f"ls -d {target._place(wanted.group)} /etc/systemd/system/{target._mine}*").stdout == ""
+
+    anyio.run(main)
+
+
+def test_a_command_that_does_not_end_is_ended_and_leaves_nothing(
+    project: Project, store: Store, machine: Machine, container: Image
+) -> None:
+    hangs = CommandProbe(("python", "-c", "import time; time.sleep(600)"), within=0.5)
+
+    async def main() -> None:
+        target, wanted = systemd_target(project, store, machine), release(container)
+        await up(target, wanted)
+        assert "takes more than 0.5 s" in (await target.unready(wanted.group, hangs) or "")
+        assert machine(f"systemctl list-units --all --plain --no-legend '{target._mine}-asked*'; ls /run/*.output").stdout == ""
+
+    anyio.run(main)
+
+
+def test_what_a_unit_cannot_say_is_refused_before_anything_is_changed(
+    project: Project, store: Store, machine: Machine, container: Image
+) -> None:
+    target = systemd_target(project, store, machine)
+    escapes = container.model_copy(update={"workdir": "/\nExecStartPre=+/bin/touch /pwned"})
+    for wanted in (release(escapes), replace(release(container), env={"my.setting": "1"})):
+        with pytest.raises(StageFailed, match=r"working directory|no variable"):
+            anyio.run(target.start, wanted)
+    assert not target.state.joinpath("systemd.json").exists()
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1))
+def test_no_argument_ends_the_line_of_its_unit(argv: list[str]) -> None:
+    assert unit.command(argv).isprintable() or not set("\n\r") & set(unit.command(argv))
