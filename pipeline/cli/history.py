@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.cli.deployments import as_data, details, line, when
-from pipeline.cli.paint import Paint
+from pipeline.cli.paint import Paint, shown
 from pipeline.errors import Exit
 from pipeline.order import Order
 from pipeline.project import Project
@@ -35,4 +35,4 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _ordered(order: Order) -> str:
     words = [order.verb, *(["--end"] if order.end else []), *([order.of] if order.of else [])]
-    return f"{when(order.at)} {order.by}: {' '.join(words)}{f', {order.why}' if order.why else ''}"
+    return shown(f"{when(order.at)} {order.by}: {' '.join(words)}{f', {order.why}' if order.why else ''}")

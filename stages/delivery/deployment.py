@@ -73,6 +73,12 @@ async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, re
         if interrupted:
             return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
         weights = await _warm(rollout, result, ready)
+    gone = sorted(name for name, share in weights.items() if share and name not in groups and name not in now.resting)
+    if gone:  # said before anything is changed, or half of a way back would stand
+        raise StageFailed(
+            f"{result.group} goes on serving: there is nothing to go back to, as {', '.join(gone)} was removed",
+            right="a release that is kept warm: a CleanUp removes it",
+        )
     await rollout.back(strategy, State(groups=groups, weights=weights), result.group)
     return None
 

@@ -1,10 +1,11 @@
-"""Take down everything a project left running on this machine: python -m stages.delivery.down DIRECTORY.
+"""Take down all that a project left running, also at its daemon and on other machines: python -m stages.delivery.down DIRECTORY.
 
 With --check after the directory nothing is taken down: it says what runs, and the exit code is 0 when something does, else 1.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import anyio
 
 from gates.words import counted
-from pipeline import StageFailed, Store
+from pipeline import Store
+from pipeline.errors import LockgateError
 from pipeline.project import Project
 from stages.delivery import process
 from stages.delivery.elsewhere import Elsewhere, known
@@ -57,17 +59,25 @@ def _order(project: Project, mark: str) -> int:
     return {"router": 0, "deploy": 2}.get(kind, 3)
 
 
-def main(directory: str, *words: str) -> int:
-    project = Project.at(Path(directory), os.environ)
-    if words == ("--check",):
+def main(*words: str) -> int:
+    about, usage = (__doc__ or "").split("\n\n"), "python -m stages.delivery.down [-h] [--check] DIRECTORY"
+    parser = argparse.ArgumentParser(usage=usage, description=about[0], epilog=about[1])
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
+    parser.add_argument("--check", action="store_true", help="take nothing down, say what runs")
+    found = parser.parse_args(words)
+    try:
+        return _down(Project.at(found.directory, os.environ), check=found.check)
+    except LockgateError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _down(project: Project, *, check: bool) -> int:
+    if check:
         found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_elsewhere, project)
         print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
         return 0 if found else 1
-    try:
-        ended = anyio.run(down, project)
-    except StageFailed as error:  # of a daemon or another machine: what runs without it was ended before
-        print(error, file=sys.stderr)
-        return 1
+    ended = anyio.run(down, project)  # where a daemon or another machine does not answer, what runs without it was ended before
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")
     return 0
 

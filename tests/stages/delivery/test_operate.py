@@ -9,14 +9,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
-from pipeline import Journal, Project
+from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port
 from pipeline.order import operator
 from tests import warm
 from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.place import local_target
 from tests.stages.delivery.small import TOP
 
 FILE = """
@@ -148,6 +150,19 @@ def test_a_run_that_does_not_react_is_taken_over_and_can_do_nothing_more(desk: D
     assert run.wait() == -signal.SIGKILL
     assert (desk.answer(), desk.rollouts[1].state) == ("one", "taken back")
     assert f"{operator()}: take-over" in desk("history")
+
+
+def test_where_what_was_before_is_removed_undo_says_so_and_changes_nothing(desk: Desk, store: Store) -> None:
+    desk("run")
+    desk("run", version="two")
+    target = local_target(desk.project, store)
+    (warm_one,) = set(anyio.run(target.groups)) - {desk.rollouts[-1].group}
+    anyio.run(target.stop, warm_one)
+    before = desk("deployments")
+    said = desk("undo", code=2, version="two")
+    assert "goes on serving: there is nothing to go back to" in said
+    assert desk("deployments") == before
+    assert desk.answer() == "two"
 
 
 def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
