@@ -172,6 +172,8 @@ class Judge:
                     f"Judge: {measure.name} tolerates {measure.tolerated:g} times as many, and {measure.harm:g} times are harm",
                     right="harm above what is tolerated, and that above 0",
                 )
+            if not 0 <= measure.budget < 1:
+                raise WiringError(f"Judge: {measure.name} has a budget of {measure.budget:g}", right="a share of 1: 0.01 is 1 %")
 
     def begin(self, before: Iterable[Window] = ()) -> Trial:
         """A trial in which nothing was seen yet but the old release on its own."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -29,8 +31,17 @@ class Acts:
     file: Path
 
     def note(self, act: Act) -> None:
-        with self.file.open("a") as file:
-            file.write(json.dumps(asdict(act)) + "\n")
+        """Raises OSError where it cannot be, and nothing of it is there: the next one would be written behind half a line."""
+        line = json.dumps(asdict(act)).encode() + b"\n"
+        with self.file.open("ab", buffering=0) as file:
+            size, written = file.tell(), 0
+            try:
+                written = file.write(line)
+            finally:
+                if written != len(line):
+                    file.truncate(size)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
 
     def all(self) -> Iterator[Act]:
         """Those that are written to the end of their line."""

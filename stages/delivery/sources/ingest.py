@@ -76,12 +76,12 @@ def parsed(path: str, content: bytes) -> Report:
     """What was posted. Raises Refused."""
     try:
         found: Any = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(400, "it is no JSON") from error
     if not isinstance(found, dict) or not NAME.fullmatch(str(found.get("group", ""))):
         raise Refused(400, 'an object with "group", the value of RELEASE_GROUP, is wanted')
     texts = {name: found.get(name, "") for name in ("type", "message", "stack")}
-    if not all(isinstance(text, str) for text in texts.values()):
+    if not all(isinstance(text, str) and _whole(text) for text in texts.values()):
         raise Refused(400, '"type", "message" and "stack" are texts')
     if path == "/feedback":
         if not isinstance(found.get("ok"), bool):
@@ -96,6 +96,11 @@ def parsed(path: str, content: bytes) -> Report:
     raise Refused(404, "POST /feedback or /errors")
 
 
+def _whole(text: str) -> bool:
+    """Whether it is a text that can be written: JSON can name halves of characters (surrogates)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass
 class Bucket:
     """How many reports of a release may still be taken: it fills with time (a token bucket)."""
@@ -103,6 +108,10 @@ class Bucket:
     left: float = BURST
     at: float = 0.0
     refused: int = 0
+
+    def full(self, now: float) -> bool:
+        """Whether one that is new could take no more."""
+        return self.left + RATE * (now - self.at) >= BURST
 
     def take(self, now: float) -> bool:
         self.left = min(BURST, self.left + RATE * (now - self.at)) if self.at else BURST
@@ -121,6 +130,8 @@ class Reports:
     place: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _buckets: dict[str, Bucket] = field(default_factory=dict)
+    _turned_away: int = 0
+    """Reports that nobody knows the share of: each may have been one of any release."""
     _database: sqlite3.Connection = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,17 +143,23 @@ class Reports:
     def add(self, one: Report) -> None:
         """Raises Refused for more of one release than are taken."""
         with self._lock:
-            bucket = self._buckets.get(one.release)
-            if bucket is None:
-                if len(self._buckets) >= RELEASES:
-                    raise Refused(429, "too many releases")
-                bucket = self._buckets[one.release] = Bucket()
-            if not bucket.take(time.monotonic()):
+            if not self._bucket(one.release, time.monotonic()).take(time.monotonic()):
                 raise Refused(429, "too many reports of this release")
             self._database.execute(
                 "insert into report (at, release, bad, fingerprint, title, message, stack) values (?, ?, ?, ?, ?, ?, ?)",
                 (time.time(), one.release, one.bad, one.fingerprint, one.title, one.message, one.stack),
             )
+
+    def _bucket(self, release: str, now: float) -> Bucket:
+        """That of a release; those that are full again make room. Raises Refused where none does."""
+        if release not in self._buckets:
+            if len(self._buckets) >= RELEASES:
+                self._buckets = {name: one for name, one in self._buckets.items() if one.refused or not one.full(now)}
+            if len(self._buckets) >= RELEASES:
+                self._turned_away += 1
+                raise Refused(429, "too many releases")
+            self._buckets[release] = Bucket()
+        return self._buckets[release]
 
     def stats(self, release: str) -> dict[str, int]:
         with self._lock:
@@ -150,7 +167,7 @@ class Reports:
                 "select coalesce(sum(bad), 0), count(*) from report where release = ?", (release,)
             ).fetchone()
             bucket = self._buckets.get(release)
-            return {"bad": bad, "all": every, "refused": bucket.refused if bucket else 0}
+            return {"bad": bad, "all": every, "refused": self._turned_away + (bucket.refused if bucket else 0)}
 
     def errors(self) -> list[dict[str, Any]]:
         """The groups of errors, the newest first, with how often each was reported of which release."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import pytest
 
 from pipeline import Project, StageFailed, Store
 from stages.delivery import process
+from stages.delivery.acts import Acts, act
 from stages.delivery.down import down, left
 from stages.delivery.kept import Kept
 from stages.delivery.local import LocalTarget
@@ -305,3 +307,19 @@ def test_until_it_has_started_only_startup_is_asked() -> None:
     startup, alive = HttpProbe("/s", every=0.001, failures=3), HttpProbe("/l", every=0.001, failures=1)
     assert anyio.run(ill, startup, alive, ask) == "hangs"
     assert asked == [startup, startup, startup, alive]
+
+
+def test_what_was_done_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    acts = Acts(tmp_path / "acts.jsonl")
+    acts.note(act(1, "started"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (acts.file.stat().st_size + 10, limit[1]))
+        with pytest.raises(OSError, match=str(acts.file)):
+            acts.note(act(2, "started"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    acts.note(act(3, "started"))
+    assert [one.port for one in acts.all()] == [1, 3]

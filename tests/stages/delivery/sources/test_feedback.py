@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.down import down, left
 from stages.delivery.sources.feedback import CollectFeedback, Feedback, FeedbackMetrics
-from stages.delivery.sources.ingest import BURST, LARGEST, RATE, Bucket
+from stages.delivery.sources.ingest import BURST, LARGEST, RATE, RELEASES, Bucket, Refused, Report, Reports
 from tests import web
 from tests.running import run_pipeline
 from tests.stages.delivery.sources.conftest import Pages
@@ -139,6 +140,8 @@ def test_what_was_answered_is_kept_though_the_endpoint_is_killed_under_load(endp
         ("/feedback", {"json": {"group": "one", "ok": True, "message": "x" * LARGEST}}, 413),
         ("/errors", {"json": {"group": "one"}}, 400),
         ("/errors", {"json": {"group": "one", "type": 5}}, 400),
+        ("/feedback", {"content": b"[" * 30_000, "headers": {"Content-Type": "application/json"}}, 400),
+        ("/errors", {"content": b'{"group": "one", "type": "\\ud800"}', "headers": {"Content-Type": "application/json"}}, 400),
         ("/nowhere", {"json": {"group": "one", "ok": True}}, 404),
     ],
 )
@@ -161,6 +164,20 @@ def test_no_more_reports_of_a_release_are_taken_than_it_may_send_in_a_time() -> 
     assert sum(bucket.take(100.0) for _ in range(1000)) == BURST
     assert bucket.refused == 1000 - BURST
     assert sum(bucket.take(102.0) for _ in range(1000)) == 2 * RATE
+
+
+def test_releases_that_were_invented_hide_no_report_of_one_that_is_there(tmp_path: Path) -> None:
+    reports = Reports(tmp_path)
+    for number in range(RELEASES):
+        for _ in range(2):
+            reports.add(Report(f"fake-{number}", bad=False, message=""))
+    with pytest.raises(Refused, match="too many releases"):
+        reports.add(Report("real", bad=True, message="it counts nobody"))
+    assert reports.stats("real") == {"bad": 0, "all": 0, "refused": 1}
+    reports._bucket("another", time.monotonic() + 60)  # by then they have said nothing for a while
+    reports.add(Report("real", bad=True, message="it counts nobody"))
+    assert reports.stats("real") == {"bad": 1, "all": 1, "refused": 1}
+    reports.close()
 
 
 def test_refused_reports_are_unknown_to_the_judge(pages: Pages) -> None:
