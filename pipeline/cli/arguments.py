@@ -173,7 +173,7 @@ def _orders(made: dict[str, Parser]) -> None:
     made["promote"].add_argument("--all", action="store_true", help="all its steps: nothing more is judged")
     for verb in ("pause", "freeze"):
         made[verb].add_argument("--end", action="store_true", help=f"the {verb} is over")
-    made["freeze"].add_argument("--for", dest="during", default="", metavar="TIME", help="90m, 8h or 2d (until it is ended)")
+    made["freeze"].add_argument("--for", dest="during", metavar="TIME", help="90m, 8h or 2d (until it is ended)")
 
 
 def _occasion(command: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from pipeline.cli.paint import shown
 from pipeline.errors import ConfigError, Exit, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
@@ -19,6 +20,8 @@ from pipeline.rollouts import RolloutHistory, all_rollouts, current
 from pipeline.session import Session, make_home, open_journal
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400}
+LONGEST = 36_525 * 86_400
+"""Seconds of a century: the clocks of this machine can tell what is then."""
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -76,7 +79,9 @@ def going_on(journal: Journal, home: Path, stage: str) -> list[RolloutHistory]:
 
 def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
     now = time.time()
-    order = _order(arguments)._replace(end=arguments.end, until=now + seconds(arguments.during) if arguments.during else 0.0)
+    order = _order(arguments)._replace(
+        end=arguments.end, until=0.0 if arguments.during is None else now + seconds(arguments.during)
+    )
     before = freeze(orders(journal, project.settings.operators, stage=arguments.stage), now)
     whose = arguments.stage or "all deployments"
     if order.end and before is None:
@@ -84,7 +89,8 @@ def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, o
     make_home(project.home)
     give(journal, order, new_id(now), arguments.stage, project.settings.operators)
     until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(order.until))}" if order.until else ""
-    return _said(f"{whose}: {'not frozen any more' if order.end else f'frozen{until}'}", order, arguments, out)
+    other = f", no more as {before.by} said{f': {before.why}' if before.why else ''}" if before is not None else ""
+    return _said(f"{whose}: {'not frozen any more' if order.end else f'frozen{until}{shown(other)}'}", order, arguments, out)
 
 
 def seconds(text: str) -> float:
@@ -94,8 +100,8 @@ def seconds(text: str) -> float:
     5400.0
     """
     unit = UNITS.get(text[-1:])
-    if unit is None or not text[:-1].isdigit() or int(text[:-1]) < 1:
-        raise ConfigError(f"{text!r} is no time", where="--for", right="minutes, hours or days: 90m, 8h, 2d")
+    if unit is None or not text[:-1].isdecimal() or not 0 < int(text[:-1]) * unit <= LONGEST:
+        raise ConfigError(f"{text!r} is no time", where="--for", right="minutes, hours or days, a century at most: 90m, 8h, 2d")
     return float(int(text[:-1]) * unit)
 
 

@@ -186,6 +186,7 @@ def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
     assert f"{operator()} has frozen deployments until" in said
     assert "a holiday" in desk("deployments")
     assert desk.answer() == "one"
+    assert f", no more as {operator()} said: a holiday" in desk("freeze", "--for", "1h")
     assert desk("freeze", "--end") == "all deployments: not frozen any more\n"
     assert desk("freeze", "--end") == "all deployments: not frozen\n"
     desk("run", version="two")
@@ -193,7 +194,8 @@ def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
 
 
 def test_a_freeze_that_is_over_freezes_nothing(desk: Desk) -> None:
-    assert "is no time" in desk("freeze", "--for", "0h", code=2)
+    for wrong in ("0h", "", "9" * 25 + "d"):
+        assert "is no time" in desk("freeze", "--for", wrong, code=2)
     desk("freeze", "deploy", "--for", "1m")
     journal = Journal(desk.project.home / "journal.db")
     (event,) = journal.events(kind="operator.ordered")
