@@ -6,7 +6,7 @@ import re
 
 from pipeline import WiringError
 
-NAME = re.compile(r"\w[\w.-]{0,99}")
+NAME = re.compile(r"(?=.{1,100}$)\w([\w. -]*[\w.-])?")
 
 
 def check_name(kind: str, name: str) -> None:
@@ -15,5 +15,5 @@ def check_name(kind: str, name: str) -> None:
         raise WiringError(
             f"{kind}.name is {name[:120]!r}",
             where=kind,
-            right="up to 100 letters, digits, `_`, `-` and `.`, the first of them no `-` or `.`, as in 'camera-counting'",
+            right="up to 100 letters, digits, spaces, `_`, `-` and `.`, a letter, digit or `_` first, as in 'camera-counting'",
         )

@@ -268,7 +268,7 @@ def test_services_that_share_what_each_needs_for_itself_are_refused() -> None:
     gate = gated(image_stage())
 
     def service(name: str, target: Opens, port: int) -> Service:
-        return Service(name=name, release=gate, target=target, router=HAProxy(name=name, port=port))
+        return Service(name=name, release=gate, target=target, router=HAProxy(name=name or "c", port=port))
 
     one, two = LocalProcesses(name="one"), LocalProcesses(name="two")
     with pytest.raises(WiringError, match="fewer than two"):
