@@ -93,11 +93,10 @@ class DockerTarget(HostedTarget[Docker]):
             await self._remove([one for one in here if one["State"] not in UP])
             for zone in missing.elements():
                 await self._start_one(release, zone)
-        up = [one for one in await self._containers(release.group) if one["State"] in UP]
-        await self._kept.tend(release, {_address(one).port: _zone(one) for one in up}, self.store, self.secret)
-        groups = await self.groups()
-        self._kept.announce(groups)
-        return groups.get(release.group) or Group(release.group, ())
+        return await self._started(release)
+
+    async def _up(self, group: str) -> dict[int, str]:
+        return {_address(one).port: _zone(one) for one in await self._containers(group) if one["State"] in UP}
 
     async def unready(self, group: str, ready: Ready) -> str | None:
         containers = [one for one in await self._containers(group) if one["State"] in UP]

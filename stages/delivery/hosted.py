@@ -100,6 +100,19 @@ class HostedTarget(ABC, Generic[C]):
         """The instances that a supervisor looks after."""
         return self._kept.wanted(group)
 
+    @abstractmethod
+    async def _up(self, group: str) -> dict[int, str]:
+        """Port and zone of each instance of a group that runs, or is about to."""
+        ...
+
+    async def _started(self, release: Release) -> Group:
+        """The group, once its instances were started. Where it is to be asked whether they live, somebody does by then."""
+        if release.liveness is not None or release.startup is not None:
+            await self._kept.tend(release, await self._up(release.group), self.store, self.secret)
+        groups = await self.groups()
+        self._kept.announce(groups)
+        return groups.get(release.group) or Group(release.group, ())
+
     async def _forgotten(self, group: str, ports: Collection[int] | None = None) -> None:
         """End instances that nobody is to start again."""
         await self._kept.forget(group, ports)

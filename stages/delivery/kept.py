@@ -126,8 +126,6 @@ class Kept:
 
     async def tend(self, release: Release, instances: Mapping[int, str], store: Store, secret: Callable[[str], str]) -> None:
         """Have a process ask whether these instances live, by port and zone, where somebody else starts those that end."""
-        if release.liveness is None and release.startup is None:
-            return
         async with self.wanted(release.group).held():
             self.wanted(release.group).write(instances)
         secrets = {name: secret(name) for name in release.secrets}  # it masks them in what instances say

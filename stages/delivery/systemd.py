@@ -161,11 +161,10 @@ class SystemdTarget(HostedTarget[Systemd]):
             ports = await self._free(missing.total())
             places = zip(ports, missing.elements(), strict=True)
             await self._begin(release, [Instance(release.group, port, zone) for port, zone in places])
-        up = {one.port: one.zone for one, state in (await self._units(release.group)).items() if state in UP}
-        await self._kept.tend(release, up, self.store, self.secret)
-        groups = await self.groups()
-        self._kept.announce(groups)
-        return groups.get(release.group) or Group(release.group, ())
+        return await self._started(release)
+
+    async def _up(self, group: str) -> dict[int, str]:
+        return {one.port: one.zone for one, state in (await self._units(group)).items() if state in UP}
 
     async def unready(self, group: str, ready: Ready) -> str | None:
         units = {one: state for one, state in (await self._units(group)).items() if state in UP}
@@ -209,7 +208,8 @@ class SystemdTarget(HostedTarget[Systemd]):
         self._kept.announce(running)
         known = {place.parent.name for place in self.state.glob("*/release.json")}
         for name in {group} | {name for name in known if name not in running and not self._kept.rests(name)}:
-            await self._remove(await self._units(name))
+            if name != group:
+                await self._end(name)
             template = f"{UNITS}/{self._template(name)}.service"
             place = shlex.quote(self._place(name))
             await self.ssh.must(f"rm -rf {shlex.quote(template)} {place} {place}.unfinished && systemctl daemon-reload")
