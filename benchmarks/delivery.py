@@ -35,11 +35,14 @@ from stages.delivery.envoy import Envoy, EnvoyRouter
 from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Group, Release
+from stages.delivery.rolling import Rolling
 from stages.delivery.rollout import Rollout
+from stages.delivery.router import Mirrors
 from stages.delivery.strategy import BlueGreen, Canary, Recreate
 from stages.image import BuildImage, Image, ImageSize, Placed
 from stages.source import WorkingCopy
 from tests.running import run_pipeline
+from tests.stages.delivery.papers import Authority, Files, fingerprint, shown
 from tests.stages.delivery.place import local_target
 
 RATE = 2_000.0
@@ -84,6 +87,10 @@ def measure(*, switches: int = 200, rate: float = RATE, requests: int = 10_500) 
 def _all(bench: Bench, switches: int, requests: int) -> Iterator[Figure]:
     yield from flips(bench, switches)
     yield from canaries(bench, switches)
+    yield from rolled(bench, switches)
+    if isinstance(bench.router, Mirrors):
+        yield from shadowed(bench, switches)
+    yield from certificates(bench, switches)
     yield from others(bench, switches)
     yield from split(bench, requests)
     yield from aborts(bench, max(switches // 20, 1))
@@ -130,12 +137,17 @@ class Bench:
         return [(moment, data) for moment, found, data in self.events if found == kind]
 
     @contextmanager
-    def users(self) -> Iterator[Users]:
-        """Users who ask all the time; what they met is known at the end."""
+    def users(self, authority: Authority | None = None) -> Iterator[Users]:
+        """Users who ask all the time; what they met is known at the end. By HTTPS, with an authority that they trust."""
         found = Users()
         with tempfile.TemporaryDirectory() as place:
-            file = Path(place, "met")
-            command = python("-m", "benchmarks.load", str(self.router.config.port), str(self.rate), str(file))
+            file, trusted = Path(place, "met"), Path(place, "trusted.pem")
+            port = self.router.config.port
+            secured: list[str] = []
+            if authority is not None and self.router.config.tls is not None:
+                trusted.write_bytes(authority.pem)
+                port, secured = self.router.config.tls.port, [str(trusted)]
+            command = python("-m", "benchmarks.load", str(port), str(self.rate), str(file), *secured)
             with subprocess.Popen(command, cwd=ROOT) as load:
                 try:
                     time.sleep(1.0)  # so many requests are to be under way
@@ -196,21 +208,83 @@ def canaries(bench: Bench, switches: int) -> Iterator[Figure]:
     yield lost("canary", switches, users)
 
 
+def rolled(bench: Bench, switches: int) -> Iterator[Figure]:
+    """Rolling: instance after instance of one release is replaced by one of the other."""
+    a, b = bench.release("a"), bench.release("b")
+
+    async def begin() -> None:
+        for one in (a, b):
+            await bench.rollout(one).forward(BlueGreen())
+
+    async def main() -> None:
+        for number in range(switches):
+            await bench.rollout((a, b)[number % 2]).forward(Rolling())
+
+    anyio.run(begin)
+    with bench.users() as users:
+        anyio.run(main)
+    yield lost("rolling", switches, users)
+
+
+def shadowed(bench: Bench, switches: int) -> Iterator[Figure]:
+    """Shadow: copies of half of the requests are sent to the other release, and no more, again and again."""
+    a, b = bench.release("a"), bench.release("b")
+
+    async def main() -> None:
+        groups = await _both(bench, a, b)
+        await bench.router.split({a.group: 100}, groups)
+        for _ in range(switches):
+            async with bench.router.mirror(groups[b.group].instances[0], 50):  # type: ignore[union-attr]  # one that can
+                await anyio.sleep(0.05)
+
+    with bench.users() as users:
+        anyio.run(main)
+    yield lost("shadow", switches, users)
+
+
+def certificates(bench: Bench, switches: int) -> Iterator[Figure]:
+    """The certificate that users are shown is another one, again and again; each is seen before the next."""
+    plain, authority = bench.router.config, Authority()
+    files = Files(bench.project.home, free_port())
+    a = bench.release("a")
+    wrong = 0
+
+    async def begin() -> None:
+        files.write(authority.pair("localhost"))
+        bench.router.config, bench.router.pair = replace(plain, tls=files.tls), files.read
+        await bench.rollout(a).forward(BlueGreen())
+        await bench.router.certify()
+
+    async def main() -> None:
+        nonlocal wrong
+        for _ in range(switches):
+            pair = authority.pair("localhost")
+            files.write(pair)
+            await bench.router.certify()
+            wrong += await anyio.to_thread.run_sync(shown, files.port, authority.trusting) != fingerprint(pair)
+
+    anyio.run(begin)
+    with bench.users(authority) as users:
+        anyio.run(main)
+    yield lost("certificates, users by HTTPS", switches, users)
+    yield Figure(f"certificates, {switches} times: who connects after a switch and sees another one", wrong, "", 0)
+    bench.router.config = plain
+
+
 def others(bench: Bench, switches: int) -> Iterator[Figure]:
     """What else happens: other settings of the router, which a new process takes over, and instances that are killed."""
     a, b = bench.release("a"), bench.release("b")
-    few = max(switches // 4, 1)
 
     async def reloads() -> None:
         groups = await _both(bench, a, b)
-        for number in range(few):
+        for number in range(switches):
             bench.router.config = replace(bench.router.config, timeout=30.0 + number % 2)
             await bench.router.split({a.group: 100}, groups)
             await anyio.sleep(0.1)
 
     async def kills() -> None:
         await _both(bench, a, b)
-        for _ in range(few):
+        for _ in range(switches):
             victim = next(iter(process.running(f"{bench.target.state}:{a.group}:")))
             os.kill(victim.pid, signal.SIGKILL)
             while process.alive(victim):  # or it would be taken for one of those that run
@@ -223,7 +297,7 @@ def others(bench: Bench, switches: int) -> Iterator[Figure]:
     for name, happens in (("settings of the router taken over", reloads), ("instances killed", kills)):
         with bench.users() as users:
             anyio.run(happens)
-        yield lost(name, few, users)
+        yield lost(name, switches, users)
 
 
 def split(bench: Bench, requests: int) -> Iterator[Figure]:

@@ -38,6 +38,8 @@ class Order(NamedTuple):
     """Seconds since the epoch when it ends by itself; 0: never."""
     at: float = 0.0
     seq: int = 0
+    refused: str = ""
+    """Why nothing came of it."""
 
     @staticmethod
     def told(event: Event) -> Order:
@@ -47,7 +49,7 @@ class Order(NamedTuple):
 
     def event(self, run: str, stage: str) -> Event:
         """To be written; empty words are left out."""
-        said = {name: value for name, value in self._asdict().items() if value and name not in ("at", "seq")}
+        said = {name: value for name, value in self._asdict().items() if value and name not in ("at", "seq", "refused")}
         return Event(run=run, kind=ORDERED, stage=stage, data=said)
 
 
@@ -107,9 +109,14 @@ def give(journal: Journal, order: Order, run: str, stage: str, operators: Mappin
     try:
         check_allowed(order, operators)
     except NotAllowed as error:
-        journal.append(Event(run=run, kind=REFUSED, stage=stage, data={"verb": order.verb, "by": order.by, "why": error.what}))
+        refuse(journal, order, error.what, run, stage)
         raise
     journal.append(order.event(run, stage))
+
+
+def refuse(journal: Journal, order: Order, why: str, run: str, stage: str) -> None:
+    """Write that nothing comes of an order: it was not theirs to give, or could not be followed."""
+    journal.append(Event(run=run, kind=REFUSED, stage=stage, data={"verb": order.verb, "by": order.by, "why": why}))
 
 
 def orders(journal: Journal, operators: Mapping[str, Sequence[str]], *, stage: str, run: str = "", after: int = 0) -> list[Order]:

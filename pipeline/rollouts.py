@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.frozen import Frozen
 from pipeline.journal import Event, Journal
 from pipeline.lease import is_at_work
-from pipeline.order import ORDERED, Order
+from pipeline.order import ORDERED, REFUSED, Order
 
 KINDS = (
     "rollout.started",
     "rollout.intended",
     "rollout.done",
     "rollout.judged",
+    "rollout.compared",
     "rollout.paused",
     "rollout.resumed",
     "rollout.promoted",
@@ -27,8 +29,14 @@ KINDS = (
     "effect.failed",
     "undo.intended",
     "undo.failed",
+    "experiment.started",
+    "experiment.ended",
     ORDERED,
+    REFUSED,
 )
+BEGINS = ("rollout.started", "experiment.started")
+LOOKS = ("rollout.looked", "experiment.looked")
+"""What a judge has seen, and an experiment: as many events as there are seconds, of which the last one tells all."""
 
 
 class Step(Frozen):
@@ -43,7 +51,10 @@ class Step(Frozen):
 
 @dataclass(slots=True, kw_only=True)
 class RolloutHistory:
-    """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, stuck half way, or cut off."""
+    """One rollout. `state` is going on, paused, going back, deployed, verified, taken back, stuck half way, or cut off.
+
+    An experiment is told as one too, which is going on, ended or cut off.
+    """
 
     stage: str
     service: str
@@ -61,6 +72,7 @@ class RolloutHistory:
     by: str = ""
     """Who paused or aborted it."""
     orders: list[Order] = field(default_factory=list)
+    experiment: bool = False
 
     @property
     def name(self) -> str:
@@ -80,7 +92,9 @@ class RolloutHistory:
     def add(self, event: Event) -> None:
         """Take one more event into account."""
         data = event.data
-        if event.kind != ORDERED:  # which may come long after
+        if event.kind == "effect.failed" and event.run != self.run:
+            return  # of a run that did not come to a rollout of its own, as while all are frozen
+        if event.kind not in (ORDERED, REFUSED):  # which may come long after
             self.ended = event.at
         self.state = STATES.get(event.kind, self.state)
         self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
@@ -99,6 +113,21 @@ class RolloutHistory:
                 self.state = "verified" if self.state == "deployed" else self.state
             case "operator.ordered":
                 self.orders.append(Order.told(event))
+            case "operator.refused":
+                self._refuse(event)
+
+    def see(self, event: Event) -> None:
+        """Take the last look into account that there was at what is still open."""
+        self.said = event.data.get("said") or weighed(event.data)
+
+    def _refuse(self, event: Event) -> None:
+        """An order that was not theirs to give, or one that was given and could not be followed."""
+        refused = Order.told(event)._replace(why="", refused=event.data["why"])
+        last = self.orders[-1] if self.orders else None
+        if last is not None and not last.refused and (last.verb, last.by) == (refused.verb, refused.by):
+            self.orders[-1] = last._replace(refused=refused.refused)
+        else:
+            self.orders.append(refused)
 
 
 STATES = {
@@ -106,11 +135,13 @@ STATES = {
     "rollout.resumed": "going on",
     "rollout.back": "going back",
     "rollout.stuck": "stuck half way",
+    "experiment.ended": "ended",
 }
 """What a rollout is in after an event of the kind."""
 
 SAYS = {
     "rollout.judged": "said",
+    "rollout.compared": "said",
     "rollout.paused": "why",
     "rollout.aborted": "why",
     "rollout.stuck": "error",
@@ -131,11 +162,19 @@ def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
     for event in events:
         data, service = event.data, event.data.get("service", "")
         of_stage = latest.setdefault(event.stage, {})
-        if event.kind == "rollout.started":
+        if event.kind in BEGINS:
             if any(one.run != event.run for one in of_stage.values()):
                 of_stage.clear()  # what is told from now on is not of those
-            about = {"stage": event.stage, "service": service, "run": event.run, "group": data["group"]}
-            one = RolloutHistory(**about, started=event.at, ended=event.at, weights=dict(data["weights"]))
+            one = RolloutHistory(
+                stage=event.stage,
+                service=service,
+                run=event.run,
+                group=data["group"],
+                started=event.at,
+                ended=event.at,
+                weights=dict(data["weights"]),
+                experiment=event.kind == "experiment.started",
+            )
             found.append(one)
             of_stage[service] = one
         elif service in of_stage:
@@ -157,4 +196,25 @@ def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
     for one in found.values():
         if one.open and not is_at_work(journal, home, one.run):
             one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"
+        elif one.open and one.state == "going on" and (seen := _last_look(journal, one)) is not None:
+            one.see(seen)
     return found
+
+
+def _last_look(journal: Journal, one: RolloutHistory) -> Event | None:
+    """The last that was seen of it, of a stage that deploys several of any of them."""
+    event = journal.latest(one.stage, LOOKS, run=one.run)
+    return event if event is not None and event.data["group"].startswith(one.group) and event.at >= one.started else None
+
+
+def weighed(data: Mapping[str, Any]) -> str:
+    """What a judge has seen so far, in words: of each measure how many of how many, new and before. Pure.
+
+    >>> weighed({"share": 5, "seconds": 12.1, "unknown": 0.0, "measures": {"errors": [2, 400, 1, 20, 0.1, 0.2]}})
+    'weighed for 12 s, 5 % by now: errors: 1 of 20, before 2 of 400'
+    """
+    seen = "; ".join(
+        f"{name}: {k1:,} of {n1:,}, before {k0:,} of {n0:,}" for name, (k0, n0, k1, n1, *_) in data["measures"].items()
+    )
+    unknown = f"; nothing is known for {data['unknown']:.0f} s" if data["unknown"] else ""
+    return f"weighed for {data['seconds']:.0f} s, {data['share']} % by now: {seen}{unknown}"

@@ -166,6 +166,13 @@ class Stage(Frozen, ABC, Generic[T_co]):
         """What it would do, for `run --dry-run`: it looks and changes nothing. Inputs may have no results yet."""
         return ()
 
+    async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
+        """What runs of what it has brought about, for `deployments`: it looks and changes nothing. A few lines for each service.
+
+        A stage that brings about one only calls that by an empty name.
+        """
+        return {}
+
     async def obey(self, work: Work, order: Order) -> str:
         """Do what an operator orders about what it has brought about, outside of a run; what came of it.
 

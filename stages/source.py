@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import Entry, Project, Result, Stage, StageFailed, Store, Tree, Work
@@ -12,6 +13,9 @@ from pipeline.digest import of_text
 from pipeline.patterns import Patterns
 from pipeline.repository import git, submodules
 from pipeline.snapshot import take
+
+SOME = 3
+"""Files that are named where more have changed."""
 
 
 class WorkingCopy(Stage[Tree]):
@@ -45,7 +49,7 @@ class WorkingCopy(Stage[Tree]):
                 if locks
                 else "",
             )
-        _need_unchanged(tree.digest, work)
+        _need_unchanged(tree.digest, work, lambda: _changed(tree, work))
         if not work.store.has(tree):  # the index remembers files whose content has been pruned since
             index(work.project).unlink(missing_ok=True)
             tree = self._take(work.project, work.store)
@@ -163,12 +167,24 @@ def provenance(root: Path) -> Provenance:
     )
 
 
-def _need_unchanged(found: str, work: Work) -> None:
-    """What is read now has to be what the plan saw: its key is made of that. Raises StageFailed otherwise."""
+def _need_unchanged(found: str, work: Work, changed: Callable[[], str] = lambda: "") -> None:
+    """What is read now has to be what the plan saw, of which its key is made. Raises StageFailed with what `changed`."""
     if found != work.observed:
         raise StageFailed(
-            "the project changed while the run was under way", right="the files the plan was made from", next="run again"
+            f"the project changed while the run was under way{changed()}",
+            right="the files the plan was made from",
+            next="run again",
         )
+
+
+def _changed(now: Tree, work: Work) -> str:
+    """Some of the files that are not as the plan saw them."""
+    if work.observed is None or not work.store.has_object(work.observed):
+        return ""
+    before = Tree(digest=work.observed, files=0, size=0)
+    then, here = ({entry.path: entry for entry in work.store.entries(tree)} for tree in (before, now))
+    paths = sorted(path for path in {*then, *here} if then.get(path) != here.get(path))
+    return f": {', '.join(paths[:SOME])}{f' and {len(paths) - SOME} more' if len(paths) > SOME else ''}"
 
 
 def index(project: Project) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.arguments import COMMANDS, parser
+from pipeline.engines.local import free_port
+from tests.web import get
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -118,6 +122,55 @@ def test_the_commands_of_the_tutorial_show_what_the_page_says(tmp_path: Path) ->
     assert ": 1 JSON file, 0 broken" in done.stdout, done.stdout + done.stderr
     logs = run(sys.executable, "-m", "pipeline", "logs", "parsed", cwd=tmp_path)
     assert logs.stdout.splitlines() == ["== parsed: passed", "good.json: parsed"]
+
+
+def test_the_first_deployment_goes_as_the_page_says(tmp_path: Path) -> None:
+    port = free_port()
+    for name, text in files(ROOT / "docs" / "delivery" / "first.md").items():
+        (tmp_path / name).write_text(text.replace("port=8080", f"port={port}"))
+    (tmp_path / "pyproject.toml").write_text('[tool.pipeline]\nengine = "host"\n')
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    app = (tmp_path / "app.py").read_text()
+    try:
+        for greeting, code, answer in (
+            ("hello, one", 0, "hello, one"),
+            ("hello, two", 0, "hello, two"),
+            ("good day", 1, "hello, two"),
+        ):
+            (tmp_path / "app.py").write_text(app.replace("hello, one", greeting))
+            done = run(sys.executable, "-m", "pipeline", "run", cwd=tmp_path)
+            assert done.returncode == code, done.stdout + done.stderr
+            assert get(f"http://127.0.0.1:{port}/").text == f"{answer}\n"
+        assert "the answer does not contain 'hello': good day" in done.stdout
+        told = run(sys.executable, "-m", "pipeline", "deployments", cwd=tmp_path).stdout
+        assert re.search(rf"taken back .*\n.*\n    HAProxy listens on 127.0.0.1:{port}\n    r-\w+: 2 instances, 100 % ", told)
+    finally:
+        ended = run(sys.executable, "-m", "stages.delivery.down", ".", cwd=tmp_path)
+    assert ended.stdout == "took down 3 processes\n"
+
+
+def blocks(page: Path) -> list[ast.Module]:
+    """The code of a page that is Python; what stands for something (`...`) is Python too."""
+    return [ast.parse(textwrap.dedent(code)) for code in re.findall(r"^ *```python\n(.*?)^ *```$", page.read_text(), re.M | re.S)]
+
+
+DELIVERY = sorted((ROOT / "docs" / "delivery").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", DELIVERY, ids=names(DELIVERY))
+def test_what_code_of_a_page_on_delivery_uses_is_imported_there_from_where_it_is(page: Path) -> None:
+    """Classes, which begin with a capital: what is called otherwise is the reader's own."""
+    nodes = [node for block in blocks(page) for node in ast.walk(block)]
+    known = {name for node in nodes if isinstance(node, ast.ClassDef) for name in [node.name]}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            ours = (node.module or "").startswith(("gates", "pipeline", "stages"))
+            for alias in node.names:
+                assert not ours or hasattr(import_module(node.module or ""), alias.name), f"{node.module} has no {alias.name}"
+                known.add(alias.asname or alias.name)
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used = {name for name in names if re.match(r"[A-Z][a-z]", name) or name in ("all_passed", "all_probes_passed", "no_findings")}
+    assert used <= known, f"not imported: {', '.join(sorted(used - known))}"
 
 
 MODULES = sorted(

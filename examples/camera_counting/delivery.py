@@ -250,7 +250,8 @@ ROUTERS = {"haproxy": HAProxy, "envoy": Envoy}
 router = ROUTERS[os.environ.get("CAMERA_COUNTING_ROUTER", "haproxy")](
     name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080"))
 )
-preflight = Preflight(router=router)  # a taken port is found at once, not after the migration
+# A taken port is found at once, not after the migration.
+preflight = Preflight(router=router, target=target)
 local_database = LocalService(service=database, keep=(("PGDATA", "pgdata"),))
 database_url = Bound(
     address=local_database,

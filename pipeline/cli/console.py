@@ -199,6 +199,9 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
             return f"{paint('yellow', '↻')} {name}: {shown(first_line(stage.error))}"
         case "gate.decided":
             return "\n".join(verdicts(stage, paint))
+        case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
+            to = ", ".join(f"{share} % to {group}" for group, share in event.data["to"].items() if share > 0)
+            return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
         case "undo.intended":
             return f"{paint('yellow', '↩')} {name} goes back: {shown(event.data['reason'])}"
         case "undo.done" | "undo.failed":

@@ -1,4 +1,4 @@
-"""`deployments`: what each stage that deploys has brought about, and what goes on."""
+"""`deployments`: what each stage that deploys has brought about, what of it runs, and what goes on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.cli.paint import Paint, shown
-from pipeline.errors import Exit
-from pipeline.order import freeze, orders
+from pipeline.errors import Exit, LockgateError
+from pipeline.order import Order, freeze, orders
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, current
-from pipeline.session import open_journal
+from pipeline.session import Session, open_journal
 
-COLOURS = {"verified": "green", "deployed": "green", "going on": "cyan", "paused": "yellow", "going back": "yellow"}
+COLOURS = {
+    "verified": "green",
+    "deployed": "green",
+    "going on": "cyan",
+    "paused": "yellow",
+    "going back": "yellow",
+    "ended": "green",
+}
+
+Standing = Mapping[str, Sequence[str]]
+"""What runs, a few lines for each service."""
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
@@ -26,26 +37,63 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if not found and arguments.output == "text":
         print("nothing was deployed yet; python -m pipeline run", file=out)
     paint = Paint.on_stream(out, arguments.color)
-    now = time.time()
+    now, runs = time.time(), standing(Path(arguments.directory), {one.stage for one in found.values()})
     for one in found.values():
         frozen = freeze(orders(journal, project.settings.operators, stage=one.stage), now)
+        of_stage = runs[one.stage]
+        lines = list(of_stage.get(one.service) or of_stage.get("", ()))
         if arguments.output == "json":
-            print(json.dumps({**as_data(one), "frozen": frozen._asdict() if frozen else None}), file=out)
+            about = {"standing": lines, "frozen": frozen._asdict() if frozen else None}
+            print(json.dumps({**as_data(one), **about}), file=out)
             continue
         print(line(one, paint), file=out)
         if one.open or one.state in ("taken back", "stuck half way", "cut off"):
             for text in details(one):
                 print(paint("dim", f"    {text}"), file=out)
-        if frozen is not None:
-            until = f" until {when(frozen.until)}" if frozen.until else ""
-            print(f"    frozen by {frozen.by}{until}{f': {shown(frozen.why)}' if frozen.why else ''}", file=out)
+        for text in (*lines, *([_frozen(frozen)] if frozen else [])):
+            print(f"    {shown(text)}", file=out)
     return Exit.PASSED
+
+
+def standing(directory: Path, stages: Iterable[str]) -> dict[str, Standing]:
+    """What stages say that runs now of what they brought about, or why that cannot be told."""
+    stages = sorted(stages)
+    if not stages:
+        return {}
+    try:
+        session = Session.open(directory, os.environ)
+    except LockgateError as error:
+        return {name: _untold(error) for name in stages}
+    return {name: _of_stage(session, name) for name in stages}
+
+
+def _of_stage(session: Session, name: str) -> Standing:
+    import anyio
+
+    from pipeline.operation import Operation
+
+    try:
+        stage = session.pipeline[name]
+        work = Operation(session, stage, "", lambda _line: None).work(stage)
+        return anyio.run(stage.standing, work)
+    except LockgateError as error:
+        return _untold(error)
+
+
+def _untold(error: LockgateError) -> Standing:
+    return {"": [f"what runs cannot be told: {error.what}"]}
+
+
+def _frozen(order: Order) -> str:
+    until = f" until {when(order.until)}" if order.until else ""
+    return f"frozen by {order.by}{until}{f': {order.why}' if order.why else ''}"
 
 
 def line(one: RolloutHistory, paint: Paint) -> str:
     """A rollout in one line."""
     state = paint(COLOURS.get(one.state, "red"), one.state.ljust(14))
-    return f"{one.name}  {when(one.started)}  {state}  {one.group}  {one.share:3d} %  run {one.run}"
+    share = "experiment" if one.experiment else f"{one.share:3d} %"
+    return f"{one.name}  {when(one.started)}  {state}  {one.group}  {share}  run {one.run}"
 
 
 def details(one: RolloutHistory) -> list[str]:
@@ -61,6 +109,7 @@ def as_data(one: RolloutHistory) -> dict[str, object]:
         "kind": "rollout",
         "stage": one.stage,
         "service": one.service,
+        "experiment": one.experiment,
         "run": one.run,
         "group": one.group,
         "state": one.state,

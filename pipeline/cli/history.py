@@ -35,4 +35,5 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _ordered(order: Order) -> str:
     words = [order.verb, *(["--end"] if order.end else []), *([order.of] if order.of else [])]
-    return shown(f"{when(order.at)} {order.by}: {' '.join(words)}{f', {order.why}' if order.why else ''}")
+    refused = f"; nothing came of it: {order.refused}" if order.refused else ""
+    return shown(f"{when(order.at)} {order.by}: {' '.join(words)}{f', {order.why}' if order.why else ''}{refused}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +15,7 @@ from pipeline.errors import ConfigError, Exit, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
 from pipeline.lease import end_work
-from pipeline.order import Order, freeze, give, operator, orders
+from pipeline.order import Order, freeze, give, operator, orders, refuse
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, all_rollouts, current
 from pipeline.session import Session, make_home, open_journal
@@ -40,6 +41,12 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namespace, out: TextIO) -> int:
     """Promote, pause or abort: the executor of the rollout reads it from the journal."""
     rollouts = going_on(journal, project.home, arguments.stage)
+    if arguments.command != "abort" and rollouts[0].experiment:
+        raise ConfigError(
+            f"{rollouts[0].stage} is an experiment, which goes on as it is until it ends by itself",
+            right="a rollout",
+            next=f"python -m pipeline abort {shlex.quote(rollouts[0].stage)}, which ends it now",
+        )
     going = max(rollouts, key=lambda one: one.step.left)  # others wait for those that are not as far
     order = _order(arguments)._replace(
         number=going.step.left if arguments.command == "promote" else 0,
@@ -138,7 +145,8 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
 
     try:
         said = anyio.run(act)
-    except StageFailed as error:
+    except (StageFailed, ConfigError) as error:
+        refuse(session.journal, order, error.what, run, name)
         raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
     return _said(f"{name}: {said}", order, arguments, out)
 
@@ -169,7 +177,7 @@ def _order(arguments: argparse.Namespace) -> Order:
 
 def _said(text: str, order: Order, arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.output == "json":
-        about = {name: value for name, value in order._asdict().items() if name not in ("at", "seq")}
+        about = {name: value for name, value in order._asdict().items() if name not in ("at", "seq", "refused")}
         text = json.dumps({"kind": "order", "said": text, **about})
     print(text, file=out)
     return Exit.PASSED

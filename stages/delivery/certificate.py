@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from pipeline import Result, StageFailed, Work
+from pipeline import Result, Work
 from stages.delivery import durable
 from stages.delivery.router import Router
 from stages.delivery.tls import Pair, told
@@ -84,15 +84,7 @@ class Certificates:
         path = self.state / name
         if not path.exists():
             return None
-        try:
-            return Pair.of(path.read_bytes())
-        except ValueError as error:
-            raise StageFailed(
-                f"the certificate of the router cannot be read: {error}",
-                where=str(path),
-                right="what this library wrote there",
-                next=f"rm {path}, and run again",
-            ) from error
+        return durable.read(path, Pair.of, "the certificate of the router", next="rm {place}, and run again")
 
 
 async def show(router: Router, work: Work) -> Shown | None:

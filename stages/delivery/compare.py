@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gates.judge import Trial
 from gates.window import Window
 from pipeline import StageFailed
 from stages.delivery.comparer import comparing
+from stages.delivery.evidence import looked
 from stages.delivery.hearing import Hearing
 from stages.delivery.model import Address, Group
 from stages.delivery.router import Mirrors, Router
 from stages.delivery.step import Compare
+from stages.delivery.visitors import visiting
 
 
 async def compare(step: Compare, router: Router, groups: Mapping[str, Group], hearing: Hearing) -> None:
@@ -21,13 +24,17 @@ async def compare(step: Compare, router: Router, groups: Mapping[str, Group], he
     async with (
         comparing(old, _instances(groups, step.group), step.ignored) as (place, comparison),
         router.mirror(place, step.share),
+        visiting(step.visitors, router.address.url),
     ):
 
         async def look() -> tuple[Window | None, Window | None]:
             then, now = comparison.windows()
             return then, now
 
-        trial, promoted, pause = await hearing.hold(step.judge.begin(), look, lambda _trial: None)
+        def noted(now: Trial) -> None:
+            hearing.note("rollout.looked", group=step.group, share=step.share, **looked(now))
+
+        trial, promoted, pause = await hearing.hold(step.judge.begin(), look, noted)
     said = f"{trial.said()}; {comparison.said()}"
     counts = {"compared": comparison.compared, "different": comparison.different, "skipped": comparison.skipped}
     noise = sorted(comparison.noise.found)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -25,6 +25,26 @@ class Orders(Protocol):
 def nobody(*, after: int) -> list[Order]:
     """For a rollout that nobody can give orders to."""
     return []
+
+
+async def heeding(
+    work: Callable[[], Awaitable[None]], *watches: Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]
+) -> bool:
+    """Whether the work came to its end before one of those that watch it cancelled it. Raises what the work raises."""
+    failed: Exception | None = None
+    finished = False
+    async with anyio.create_task_group() as tasks:
+        for watch in watches:
+            tasks.start_soon(watch, tasks.cancel_scope)
+        try:
+            await work()
+            finished = True
+        except Exception as error:
+            failed = error  # as it is, not as one of a group
+        tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return finished
 
 
 @dataclass(kw_only=True)

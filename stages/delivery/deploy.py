@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.deployment import deployment, ended, settle, take_back
+from stages.delivery.deployment import deployment, ended, settle, standing, take_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
@@ -111,7 +111,7 @@ class Releases(Stage[D_co], Generic[D_co]):
     def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
         """Only the way forward needs the release with its secrets."""
         target, router = self.target.open(work), self.router.open(work, self.ready)
-        return Rollout(target, router, release or self.release_sealed(work, ""), work.record)
+        return Rollout(target, router, release or self.release_sealed(work, ""), work.record, Control(say=work.say))
 
 
 class Preview(Releases[Previewed]):
@@ -219,6 +219,9 @@ class Deploy(Releases[Deployment]):
         """From what runs now to another release, whatever it is called."""
         now = replace(await state(self.target.open(work), self.router.open(work, self.ready)), wanted=self.instances)
         return [str(step) for step in self.strategy.forward(now, "green")]
+
+    async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
+        return {"": await standing(self.target.open(work), self.router.open(work, self.ready))}
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group: it gets no new request, and its share goes to the others that serve."""

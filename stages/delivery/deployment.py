@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gates.words import counted
 from pipeline import BrokenOff, StageFailed, Work
 from stages.delivery.model import Deployment, State
 from stages.delivery.probe import Ready
-from stages.delivery.rollout import Rollout, unfinished
+from stages.delivery.rollout import Rollout, state, unfinished
+from stages.delivery.router import Router
 from stages.delivery.strategy import Strategy
+from stages.delivery.target import Target
 from stages.image import Image
 
 if TYPE_CHECKING:
@@ -57,6 +60,28 @@ async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterabl
         before=dict(weights),
         started=group not in groups,
     )
+
+
+async def standing(target: Target, router: Router) -> list[str]:
+    """What runs now, as target and router say: where users come in, then each group. Raises StageFailed where nobody can look."""
+    now = await state(target, router)
+    if not (now.groups or now.resting):
+        return ["nothing runs"]
+    try:
+        users = await router.check()
+    except StageFailed as error:
+        users = error.what
+    order = sorted(now.groups, key=lambda name: (-now.weights.get(name, 0), name))
+    return [
+        users,
+        *(f"{name}: {counted(len(now.groups[name].instances), 'instance')}, {_traffic(now, name)}" for name in order),
+        *(f"{name}: rests, to be started again for a way back" for name in sorted(now.resting)),
+    ]
+
+
+def _traffic(now: State, group: str) -> str:
+    share = now.weights.get(group, 0)
+    return f"{share} % of the traffic" if share > 0 else "kept warm"
 
 
 async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, ready: Ready, *, interrupted: bool) -> str | None:

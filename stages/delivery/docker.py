@@ -61,6 +61,7 @@ class Docker:
 
     def __post_init__(self) -> None:
         check_name("Docker", self.name)
+        Daemon(self.host)  # which says what is wrong with it
 
     def open(self, work: Work) -> DockerTarget:
         return DockerTarget(
@@ -305,8 +306,14 @@ class DockerTarget(HostedTarget[Docker]):
 
 def known(state: Path, store: Store) -> DockerTarget:
     """The target that wrote there which daemon it has its containers at, to take them down."""
-    told = json.loads((state / DAEMON).read_text())
-    return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=Docker(name=state.name, **told))
+    runs = f"docker ps --filter label={STATE}={state}, which tells what runs"
+    config = durable.read(
+        state / DAEMON,
+        lambda content: Docker(name=state.name, **json.loads(content)),
+        "the file that says at which daemon the instances are",
+        next=runs,
+    )
+    return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=config)
 
 
 def limited(limits: Limits) -> dict[str, Any]:

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from pipeline import StageFailed
 from pipeline.store import unwritable
+
+T = TypeVar("T")
+
+AGAIN = "take down what runs (python -m stages.delivery.down), rm {place}, and run again"
+
+
+def read(place: Path, meaning: Callable[[bytes], T], what: str, *, next: str = AGAIN) -> T:  # noqa: A002 - as of errors
+    """What the file means. Raises StageFailed for one that was damaged, FileNotFoundError where there is none."""
+    content = place.read_bytes()
+    try:
+        return meaning(content)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StageFailed(
+            f"{what} cannot be read: {error}",
+            where=str(place),
+            right="what this library wrote there",
+            next=next.format(place=place),
+        ) from error
 
 
 def write(place: Path, content: bytes, *, mode: int = 0o666) -> None:

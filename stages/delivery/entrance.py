@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pipeline import WiringError
 from stages.delivery.balance import Balance, RoundRobin
@@ -10,6 +11,7 @@ from stages.delivery.cache import Cache
 from stages.delivery.failover import Failover
 from stages.delivery.name import check_name
 from stages.delivery.page import MAINTENANCE
+from stages.delivery.port import check_port
 from stages.delivery.rate import RateLimit
 from stages.delivery.request_limits import NO_LIMITS, RequestLimits
 from stages.delivery.tls import Tls
@@ -18,6 +20,9 @@ from stages.delivery.tls import Tls
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
     """What can be said of any router: users come to it by HTTP at `host`:`port`."""
+
+    mirrors: ClassVar[bool] = False
+    """Whether it can send copies of requests to somebody else too."""
 
     name: str
     port: int
@@ -39,6 +44,7 @@ class Entrance:
 
     def __post_init__(self) -> None:
         check_name(type(self).__name__, self.name)
+        check_port(f"{type(self).__name__} {self.name}", self.port)
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):
             raise WiringError(
                 f"{type(self).__name__} {self.name}: HTTP and HTTPS on one port, {self.port}", right="another port for Tls"

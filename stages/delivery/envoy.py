@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from typing import ClassVar
 
 import anyio
 
@@ -56,6 +57,8 @@ OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-ti
 @dataclass(frozen=True, kw_only=True)
 class Envoy(Entrance):
     """The proxy users talk to, on `host`:`port`; it outlives the run. It can also send copies of requests (`Shadow`)."""
+
+    mirrors: ClassVar[bool] = True
 
     timeout: float = 30.0
     """Seconds in which nothing may happen before a request is given up."""
@@ -251,17 +254,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     def _kept(self, file: File = SPLIT) -> tuple[Part, ...]:
         path = self._files / file.name
-        if not path.exists():
-            return ()
-        try:
-            return xds.parts(path.read_bytes())
-        except (ValueError, TypeError, LookupError) as error:
-            raise StageFailed(
-                f"the split of Envoy cannot be read: {error}",
-                where=str(path),
-                right="what this library wrote there",
-                next=f"take down what runs (python -m stages.delivery.down), rm {path}, and run again",
-            ) from error
+        return durable.read(path, xds.parts, "the split of Envoy") if path.exists() else ()
 
 
 def _split(parts: Sequence[Part], file: File = SPLIT) -> dict[File, bytes]:

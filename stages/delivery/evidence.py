@@ -1,7 +1,8 @@
-"""The evidence of a judged rollout as a picture: python -m stages.delivery.evidence DIRECTORY [RUN] > evidence.svg
+"""The evidence of judged rollouts as a picture: python -m stages.delivery.evidence DIRECTORY [RUN] > evidence.svg
 
-Over the seconds since the new release first served: its share of the traffic, by each measure what both releases did, and how
-much evidence there is that the new one is worse, and that it does no harm, beside what the judge needs.
+Over the seconds since the new release first served: its share of the traffic (in shadow: of the requests of which it got copies),
+by each measure what both releases did, and how much evidence there is that the new one is worse, and that it does no harm, beside
+what the judge needs. Of the last run in which a judge looked, or of RUN: all that was judged in it, one below the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gates.judge import Trial
+from stages.delivery.model import in_shadow
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
@@ -30,7 +32,10 @@ BUCKETS = 60
 ERRORS = 5
 """New errors that are named."""
 
-KINDS = ("rollout.started", "rollout.looked", "rollout.judged", "rollout.error")
+ORDERS = {"rollout.paused": "paused", "rollout.promoted": "promoted", "rollout.aborted": "aborted"}
+"""Events of what operators did about it, and what that is called."""
+
+KINDS = ("rollout.started", "rollout.looked", "rollout.judged", "rollout.compared", "rollout.error", *ORDERS)
 """Events from which the picture is drawn."""
 
 OLD, NEW, WORSE, HARMLESS, FAINT, TEXT = "#7a8290", "#1f6feb", "#c62828", "#2e7d32", "#d7dbe0", "#24292f"
@@ -76,6 +81,7 @@ class Judged:
     """A rollout before its judge: a fold over the events of one run."""
 
     group: str
+    run: str = ""
     shares: list[tuple[float, int]] = field(default_factory=list)
     """From when on the new release had how many percent."""
     unknown: list[tuple[float, float]] = field(default_factory=list)
@@ -86,13 +92,18 @@ class Judged:
     """What the judge found last."""
     errors: dict[str, str] = field(default_factory=dict)
     """Fingerprint to title of the errors that users reported of the new release alone."""
+    orders: list[str] = field(default_factory=list)
+    """What operators did about it, and when."""
 
     @property
     def seconds(self) -> float:
         return max((seen[-1].seconds for seen in self.measures.values()), default=0.0)
 
     def see(self, event: Event) -> None:
-        if event.kind == "rollout.judged":
+        if event.kind in ORDERS:
+            self._obey(event)
+            return
+        if event.kind in ("rollout.judged", "rollout.compared"):
             self.said = event.data["said"]
             return
         if event.kind == "rollout.error":
@@ -108,6 +119,11 @@ class Judged:
         for name, (k0, n0, k1, n1, found, against) in data["measures"].items():
             self.measures.setdefault(name, []).append(Seen(data["seconds"], (k0, n0, k1, n1), found, against))
 
+    def _obey(self, event: Event) -> None:
+        by, why = event.data["by"], event.data["why"]
+        if by != "the judge":  # whose reason is the evidence itself
+            self.orders.append(f"{ORDERS[event.kind]} by {by} at {self.seconds:.0f} s{f': {why}' if why else ''}")
+
 
 def judged(events: Iterable[Event]) -> list[Judged]:
     """The rollouts that a judge looked at, the oldest first. Pure."""
@@ -117,33 +133,46 @@ def judged(events: Iterable[Event]) -> list[Judged]:
         group = event.data["group"]
         if event.kind == "rollout.started":
             latest.pop(group, None)
+            latest.pop(in_shadow(group), None)
             continue
         if event.kind in ("rollout.looked", "rollout.error") and group not in latest:
-            latest[group] = Judged(group)
+            latest[group] = Judged(group, event.run)
             found.append(latest[group])
         if group in latest:
             latest[group].see(event)
     return found
 
 
-def picture(one: Judged) -> str:
-    """SVG. Pure."""
+def picture(*found: Judged) -> str:
+    """SVG, one below the other. Pure."""
+    body: list[str] = []
+    high = 0
+    for one in found:
+        drawn, below = _drawn(one)
+        body += [f'<g transform="translate(0,{high})">', *drawn, "</g>"]
+        high += below
+    box = f'viewBox="0 0 {WIDTH} {high}" width="{WIDTH}" height="{high}"'
+    font = f'font-family="system-ui, sans-serif" font-size="12" fill="{TEXT}"'
+    begin = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" {font}>'
+    title = f"<title>Evidence about {escape(', '.join(one.group for one in found))}</title>"
+    return "\n".join([begin, title, f'<rect width="{WIDTH}" height="{high}" fill="white"/>', *body, "</svg>\n"])
+
+
+def _drawn(one: Judged) -> tuple[list[str], int]:
+    """What is drawn of one, and how high that is."""
     panels = [_traffic(one)]
     for name, seen in one.measures.items():
         panels += [_shares(name, seen), _evidence(name, seen, one.needed)]
     lines = _wrapped(f"{one.group}: {one.said or 'not decided yet'}", 140)
     lines += [f"new error: {error}"[:140] for error in list(one.errors.values())[:ERRORS]]
     lines += [f"and {len(one.errors) - ERRORS} more"] if len(one.errors) > ERRORS else []
+    lines += [line for order in one.orders for line in _wrapped(order, 140)]
     head = 26 + 16 * len(lines)
     high = head + len(panels) * (HIGH + GAP) + 10
     body = [text(LEFT, 24 + 16 * number, line) for number, line in enumerate(lines)]
     for number, panel in enumerate(panels):
         body += panel.drawn(one, head + number * (HIGH + GAP) + 14)
-    box = f'viewBox="0 0 {WIDTH} {high}" width="{WIDTH}" height="{high}"'
-    font = f'font-family="system-ui, sans-serif" font-size="12" fill="{TEXT}"'
-    begin = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" {font}>'
-    title = f"<title>{escape(f'Evidence about {one.group}')}</title>"
-    return "\n".join([begin, title, f'<rect width="{WIDTH}" height="{high}" fill="white"/>', *body, "</svg>\n"])
+    return body, high
 
 
 @dataclass(frozen=True)
@@ -200,7 +229,7 @@ class Panel:
 
 def _traffic(one: Judged) -> Panel:
     points = [*one.shares, (one.seconds, one.shares[-1][1])] if one.shares else []
-    return Panel("traffic of the new release", " %", (Line("share", NEW, points, steps=True),), 0, 100)
+    return Panel("share of the new release", " %", (Line("share", NEW, points, steps=True),), 0, 100)
 
 
 def _shares(name: str, seen: Sequence[Seen]) -> Panel:
@@ -272,7 +301,7 @@ def main(directory: str, run: str = "", *, env: Mapping[str, str] = os.environ) 
     if not found:
         print("no judge has looked at a rollout" + (f" in run {run}" if run else ""), file=sys.stderr)
         return 1
-    sys.stdout.write(picture(found[-1]))
+    sys.stdout.write(picture(*(one for one in found if one.run == found[-1].run)))
     return 0
 
 

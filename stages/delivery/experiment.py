@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from html import escape
@@ -23,14 +23,16 @@ from gates.judge import NOTHING, Business, ErrorRate, Judge
 from gates.window import Window
 from pipeline import StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
+from stages.delivery.control import Control, heeding
 from stages.delivery.deploy import Releases
 from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, stroke, text
 from stages.delivery.freeze import check_not_frozen
+from stages.delivery.hearing import because
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, measured, need_sources
 from stages.delivery.model import Release, State
-from stages.delivery.rollout import Rollout, recovered
-from stages.delivery.step import Split, Start, WaitReady
+from stages.delivery.rollout import Rollout, recovered, state
+from stages.delivery.step import Split, Start, Step, WaitReady
 from stages.delivery.strategy import back, shared
 
 
@@ -41,7 +43,7 @@ class Experiment(Releases[ExperimentReport]):
     for a `Check`, by which a later `Deploy` may be held back. `measures` are what should not happen; all their intervals hold
     at once with a chance of 1 - `alpha`. Sides that are uneven are noticed by what sources count, not by requests: those of one
     user go together. Seconds: `lasts`, `tick` from one look to the next, `within` to get ready, `drain`. Fails where nothing
-    serves.
+    serves, where a measure has nothing to compare in all the time, and when an operator aborts it.
     """
 
     timeout: float = 30 * 86_400.0
@@ -71,13 +73,27 @@ class Experiment(Releases[ExperimentReport]):
             if not blue or group in blue:
                 raise StageFailed(f"{group} has nobody to be compared with", right="another release that serves")
             work.record("experiment.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
-            rest = shared(100, blue)
-            chosen = Chosen(self.audience, ((group, self.share), *shared(100 - self.share, blue)))
+            rollout.control.begin()
             async with self._ended(work, rollout, before, group):
-                await rollout.run((Start(group), WaitReady(group, self.within), Split(rest, chosen)))
-                report = await self._observe(rollout, group, tuple(blue))
+                await rollout.run(self._begins(group, blue))
+                report = await self._heeding(rollout, group, tuple(blue))
         work.record("experiment.finished", report=report.model_dump(mode="json"))
         return report
+
+    def _begins(self, group: str, blue: Mapping[str, int]) -> tuple[Step, ...]:
+        """The steps to where both sides are asked."""
+        chosen = Chosen(self.audience, ((group, self.share), *shared(100 - self.share, blue)))
+        return Start(group), WaitReady(group, self.within), Split(shared(100, blue), chosen)
+
+    async def steps(self, work: Work) -> Sequence[str]:
+        """From what runs now, to another release beside it, and back."""
+        now = await state(self.target.open(work), self.router.open(work, self.ready))
+        blue = {name: now.weights[name] for name in now.serving}
+        if not blue:
+            return ["nothing serves that a release could be compared with"]
+        observes = f"compare green with {', '.join(blue)}, at most {self.lasts:g} s"
+        ends = back(now, "green", self.within, self.drain)
+        return [*map(str, self._begins("green", blue)), observes, *map(str, ends)]
 
     async def undo(self, work: Work, result: Any) -> str | None:
         return "traffic is as it was before: an experiment ends by itself"
@@ -101,6 +117,24 @@ class Experiment(Releases[ExperimentReport]):
             with anyio.CancelScope(shield=True):
                 await rollout.run(back(before, group, self.within, self.drain))
                 work.record("experiment.ended", group=group)
+
+    async def _heeding(self, rollout: Rollout, group: str, blue: tuple[str, ...]) -> ExperimentReport:
+        """What was observed. Raises StageFailed where that is nothing, and when an operator says so."""
+        found: list[ExperimentReport] = []
+
+        async def observe() -> None:
+            found.append(await self._observe(rollout, group, blue))
+
+        control = rollout.control
+        if not await heeding(observe, control.watch) and (order := control.aborted) is not None:
+            raise StageFailed(f"{order.by} aborted the experiment with {group}{because(order.why)}")
+        (report,) = found
+        if nothing := [one.measure for one in report.compared if not (one.n0 and one.n1)]:
+            raise StageFailed(
+                f"{group}: nothing was compared by {', '.join(nothing)} in {report.seconds:.0f} s",
+                right=f"what is counted of {self.audience} on both sides",
+            )
+        return report
 
     async def _observe(self, rollout: Rollout, group: str, blue: tuple[str, ...]) -> ExperimentReport:
         """Count both sides until what is known of every measure is sure, or the time is over."""
@@ -133,8 +167,9 @@ class Experiment(Releases[ExperimentReport]):
         return experiment.compared(measure.name, counts, alpha=self.alpha / len(self.measures), share=share)
 
     def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
-        """With what is counted besides requests."""
-        return replace(super().rollout_of(work, release), metrics=tuple(one.open(work) for one in self.metrics))
+        """With the orders of operators, and what is counted besides requests."""
+        control = Control(orders=work.orders, say=work.say)
+        return replace(super().rollout_of(work, release), control=control, metrics=tuple(one.open(work) for one in self.metrics))
 
 
 def added(measure: ErrorRate | Business, counts: Counts, old: Window | None, new: Window | None) -> Counts:

@@ -106,6 +106,12 @@ class RolloutFlag(Stage[FlagRolledOut]):
         now = State(groups=await variants.groups(), weights=live.shares(self.flag))
         return [str(step) for step in self._steps.forward(now, self.variant)]
 
+    async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
+        live = self.flags.file(work)
+        if not live.path.exists():
+            return {"": [f"there is no {live.path}"]}
+        return {"": [f"{name}: {share} % of the users" for name, share in live.shares(self.flag).items()]}
+
     @property
     def _steps(self) -> Shares:
         return Shares(self.strategy)

@@ -306,15 +306,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         path = self.state / "slots.json"
         if not path.exists():
             return (Slot(),) * SLOTS
-        try:
-            return tuple(Slot(**slot) for slot in json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise StageFailed(
-                f"the slots of HAProxy cannot be read: {error}",
-                where=str(path),
-                right="what this library wrote there",
-                next=f"take down what runs (python -m stages.delivery.down), rm {path}, and run again",
-            ) from error
+        return durable.read(path, lambda content: tuple(Slot(**slot) for slot in json.loads(content)), "the slots of HAProxy")
 
     def _keep(self, slots: tuple[Slot, ...]) -> None:
         """Write slots and configuration, each in one step."""
@@ -326,10 +318,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     def _audience(self) -> Armed:
         """The kind of audience that HAProxy can tell, as it was kept."""
         path = self.state / "audience.json"
-        if not path.exists():
-            return Armed()
-        found = json.loads(path.read_text())
-        return Armed(Rule(tuple(found["lines"]), tuple(found["networks"])), found["share"])
+        return durable.read(path, _armed, "the audience of HAProxy") if path.exists() else Armed()
 
     def _keep_audience(self, armed: Armed) -> None:
         """Write it, and what HAProxy reads when it starts; unless that is what is there."""
@@ -342,6 +331,11 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             ("audience.json", json.dumps(said)),
         ):
             durable.write(self.state / name, content.encode())
+
+
+def _armed(content: bytes) -> Armed:
+    found = json.loads(content)
+    return Armed(Rule(tuple(found["lines"]), tuple(found["networks"])), found["share"])
 
 
 def program() -> str:

@@ -14,6 +14,9 @@ from pipeline.order import Order
 from stages.delivery.control import Control
 from stages.delivery.lockstep import Round
 
+TELLS = 10.0
+"""Seconds, at least, from one time that is told what a trial has come to so far to the next."""
+
 Note = Callable[..., None]
 """Writes one event to the journal: `note(kind, **data)`."""
 
@@ -54,6 +57,25 @@ class Pause:
         self._since, self._by = None, ""
 
 
+@dataclass
+class Telling:
+    """Tells people what a trial has come to: every `TELLS` seconds, and as soon as it may go on. Ends are told with reasons."""
+
+    say: Callable[[str], None]
+    _told: float
+    _may_go_on: bool = False
+
+    def tell(self, trial: Trial, now: float) -> None:
+        may_go_on = trial.advice is Advice.PROMOTE
+        news = (may_go_on and not self._may_go_on) or (
+            trial.advice in (Advice.PROMOTE, Advice.HOLD) and now - self._told >= TELLS
+        )
+        if news:
+            self.say(trial.said())
+            self._told = now
+        self._may_go_on = may_go_on
+
+
 def because(why: str) -> str:
     return f": {why}" if why else ""
 
@@ -75,6 +97,7 @@ class Hearing:
         """
         pause = Pause(self.group, self.control, self.note)
         last = anyio.current_time()
+        telling = Telling(self.control.say, last)
         while trial.advice is not Advice.ABORT and not pause.too_long:
             with anyio.move_on_after(last + self.tick - anyio.current_time()):
                 await self.round.opened()
@@ -85,6 +108,8 @@ class Hearing:
             trial = trial.after(Tick(seconds=last - before, old=old, new=new))
             looked(trial)
             promoted, paused = self.control.promoted(self.round.number), self.control.paused
+            if paused is None:
+                telling.tell(trial, last)
             if self.round.may(promoted is not None or (paused is None and trial.advice is Advice.PROMOTE)):
                 return trial, promoted, pause
             if paused is not None:

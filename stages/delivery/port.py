@@ -6,9 +6,15 @@ import errno
 import socket
 from collections.abc import Iterable
 
-from pipeline import StageFailed
+from pipeline import StageFailed, WiringError
 from stages.delivery import process
 from stages.delivery.model import Address
+
+
+def check_port(whose: str, port: int) -> None:
+    """Raises WiringError for what is no port."""
+    if not 1 <= port <= 65_535:
+        raise WiringError(f"{whose}: the port is {port}", right="a port, from 1 to 65535")
 
 
 def free(address: Address) -> None:

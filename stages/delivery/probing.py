@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
@@ -13,6 +13,9 @@ from stages.delivery.probe import CommandProbe, GrpcProbe, HttpProbe, Probe, Tcp
 
 Run = Callable[[tuple[str, ...]], Awaitable[tuple[int, bytes]]]
 """Runs a command where the instance is; its exit code and what it said. Leaves nothing when it is cancelled."""
+
+MOST = 1 << 16
+"""Bytes of an answer that are waited for."""
 
 
 async def failure(probe: Probe, address: Address, run: Run) -> str | None:
@@ -46,13 +49,24 @@ async def _http(probe: HttpProbe, address: Address) -> str | None:
     url = address.url + probe.path
     async with httpx.AsyncClient(timeout=probe.within, trust_env=False, verify=authorities(url)) as client:
         try:
-            answer = await client.get(url)
+            async with client.stream("GET", url) as answer:
+                said = await _beginning(answer.aiter_bytes())
         except httpx.HTTPError as error:
             return f"{url}: {type(error).__name__}"
     first, last = probe.statuses
     if first <= answer.status_code <= last:
         return None
-    return f"{url} answers {answer.status_code}: {answer.text[:2000]}"
+    return f"{url} answers {answer.status_code}: {said.decode(errors='replace')[:2000]}"
+
+
+async def _beginning(pieces: AsyncIterator[bytes]) -> bytes:
+    """All that is said, or what is said first: an answer may have no end."""
+    said = b""
+    async for piece in pieces:
+        said += piece
+        if len(said) > MOST:
+            break
+    return said
 
 
 async def _grpc(probe: GrpcProbe, address: Address) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ import anyio
 from gates.judge import Trial
 from gates.window import Window
 from pipeline import BrokenOff, LockgateError, StageFailed
-from pipeline.errors import JournalError
+from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
-from stages.delivery.control import LOOKS, Control
+from stages.delivery.control import LOOKS, Control, heeding
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
@@ -97,7 +97,8 @@ class Rollout:
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
         # Going back must not depend on a full disk, and nobody may pause it.
-        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control(), member=Member())
+        say = partial(_said_if_it_can, self.control.say)
+        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control(say=say), member=Member())
         quiet.note("rollout.back", group=group, to=dict(before.weights))
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
@@ -120,25 +121,17 @@ class Rollout:
 
     async def _run_heeding(self, steps: tuple[Step, ...]) -> None:
         """Run steps, and do what operators say meanwhile. Raises StageFailed when they end it."""
-        failed: Exception | None = None
-        finished = False
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.control.watch, tasks.cancel_scope)
-            tasks.start_soon(self.member.watch, tasks.cancel_scope)
-            try:
-                await self.run(steps)
-                await self.member.round(0).turn()
-                finished = True
-            except Exception as error:
-                failed = error  # as it is, not as one of a group
-            tasks.cancel_scope.cancel()
-        if failed is not None:
-            raise failed
-        if not finished and (order := self.control.aborted) is not None:
+
+        async def work() -> None:
+            await self.run(steps)
+            await self.member.round(0).turn()
+
+        if await heeding(work, self.control.watch, self.member.watch):
+            return
+        if (order := self.control.aborted) is not None:
             self.note("rollout.aborted", group=self.release.group, by=order.by, why=order.why)
             raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{because(order.why)}")
-        if not finished:
-            raise StageFailed(f"{self.release.group} goes back with {self.member.taken_back_by}")
+        raise StageFailed(f"{self.release.group} goes back with {self.member.taken_back_by}")
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -153,6 +146,7 @@ class Rollout:
             if not (isinstance(step, Weigh | Compare) or (is_change(step) and turn.is_open)):
                 await self._while_paused()
             self.note("rollout.intended", number=number, of=len(steps), left=changes, step=str(step))
+            self.control.say(f"step {number} of {len(steps)}: {step}")
             if is_change(step):
                 await turn.turn()
                 changes -= 1
@@ -388,3 +382,9 @@ def _if_it_can(note: Note, kind: str, **data: object) -> None:
     """Write to the journal unless that cannot be written."""
     with contextlib.suppress(JournalError):
         note(kind, **data)
+
+
+def _said_if_it_can(say: Callable[[str], None], text: str) -> None:
+    """Write to the log unless that cannot be written."""
+    with contextlib.suppress(StoreError):
+        say(text)

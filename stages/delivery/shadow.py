@@ -8,11 +8,13 @@ from typing import Protocol
 from gates.judge import Business, ErrorRate, Judge, SlowAnswers
 from pipeline import WiringError, Work
 from stages.delivery.comparer import DIFFER
+from stages.delivery.entrance import Entrance
 from stages.delivery.model import State, in_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.router import Mirrors
 from stages.delivery.step import Compare, Drain, Start, Step, Stop, WaitReady
 from stages.delivery.strategy import Canary, Strategy
+from stages.delivery.visitors import Visitors
 
 COMPARED = (ErrorRate(), SlowAnswers(), Business(of=DIFFER, budget=0.01))
 """What is weighed: requests that failed, slow ones, and answers that differ from those of the release that serves."""
@@ -32,6 +34,7 @@ class Shadow:
     shadow is a group of its own, with `LOCKGATE_SHADOW=1` in its environment, and is ended before `then` starts the one that
     serves. `ignore` are places that may differ, as `fnmatch` patterns (`version`, `items[].price`, `line 3`). Blue is asked
     twice for each copy, to learn in what it differs from itself. Where nothing serves yet there is nothing to compare with.
+    `visitors` come while copies are compared, where users are few.
     Seconds: `tick` from one look of the judge to the next, others as of `BlueGreen`.
     """
 
@@ -41,12 +44,18 @@ class Shadow:
     ignore: tuple[str, ...] = ()
     judge: Judge = field(default_factory=lambda: Judge(measures=COMPARED))
     tick: float = 1.0
+    visitors: Visitors | None = None
     ready: float = 60.0
     drain: float = 30.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.share <= 100:
             raise WiringError(f"Shadow.share is {self.share}", right="percent of the requests, from 1 to 100")
+        if isinstance(self.router, Entrance) and not self.router.mirrors:
+            raise WiringError(
+                f"Shadow: {type(self.router).__name__} {self.router.name} cannot send copies of requests",
+                right="a router that can: Envoy",
+            )
         if not self.tick > 0:
             raise WiringError(f"Shadow.tick is {self.tick:g}", right="seconds, more than 0")
 
@@ -58,7 +67,7 @@ class Shadow:
         return (
             Start(shadow),
             WaitReady(shadow, self.ready),
-            Compare(shadow, blue, self.share, self.judge, self.ignore, self.tick),
+            Compare(shadow, blue, self.share, self.judge, self.ignore, self.tick, self.visitors),
             *self._gone(shadow),
             *self.then.forward(now, green),
         )

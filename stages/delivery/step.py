@@ -140,6 +140,7 @@ class Compare:
     judge: Judge
     ignored: tuple[str, ...] = ()
     tick: float = 1.0
+    visitors: Visitors | None = None
 
     def __str__(self) -> str:
         return (

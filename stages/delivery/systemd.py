@@ -298,7 +298,8 @@ class SystemdTarget(HostedTarget[Systemd]):
             await self._lay_out(release, place)
         template = f"{UNITS}/{self._template(release.group)}.service"
         text = unit.service(release, place, self.config.patience)
-        await self.ssh.must(f"cat > {shlex.quote(template)} && systemctl daemon-reload", text.encode())
+        fresh = shlex.quote(f"{template}.unfinished")
+        await self.ssh.must(f"cat > {fresh} && mv {fresh} {shlex.quote(template)} && systemctl daemon-reload", text.encode())
 
     async def _lay_out(self, release: Release, place: str) -> None:
         """The image's file system, the release's files and its environment, in one step."""
@@ -425,20 +426,16 @@ def _directory(name: str) -> tarfile.TarInfo:
 
 def recorded(state: Path) -> dict[str, str]:
     """What was written down of the machine that has the units, and how these are called; nothing where there never was any."""
-    try:
-        text = (state / MACHINE).read_text()
-    except FileNotFoundError:
+    place = state / MACHINE
+    if not place.exists():
         return {}
-    try:
-        told = json.loads(text)
+
+    def meaning(content: bytes) -> dict[str, str]:
+        told = json.loads(content)
         return {name: str(told[name]) for name in (*SETTINGS, "identity")}
-    except (ValueError, TypeError, LookupError) as error:
-        raise StageFailed(
-            f"it cannot be read on which machine the instances are: {error}",
-            where=str(state / MACHINE),
-            right="what this library wrote there",
-            next="systemctl list-units 'lockgate-*' on that machine, which tells what runs there",
-        ) from error
+
+    runs = "systemctl list-units 'lockgate-*' on that machine, which tells what runs there"
+    return durable.read(place, meaning, "the file that says on which machine the instances are", next=runs)
 
 
 def known(state: Path, store: Store) -> SystemdTarget:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import StageFailed, WiringError
+from stages.delivery.port import check_port
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -43,6 +44,7 @@ class Tls:
     host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
+        check_port("Tls", self.port)
         wrong = [host for host in self.hosts if not (is_address(host) or HOST.fullmatch(host))]
         if wrong or not self.hosts:
             raise WiringError(

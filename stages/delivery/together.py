@@ -13,7 +13,7 @@ from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, W
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, is_complete, take_back
+from stages.delivery.deployment import deployment, is_complete, standing, take_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
@@ -205,6 +205,9 @@ class DeployTogether(Stage[Deployments]):
             now = await state(service.target.open(work), service.router.open(work, service.ready))
             planned[service.name] = self.strategy.forward(replace(now, wanted=service.instances), "green")
         return [f"{name}: {step}" for name, step in rounds(planned)]
+
+    async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
+        return {one.name: await standing(one.target.open(work), one.router.open(work, one.ready)) for one in self.services}
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group of one service: it gets no new request, and its share goes to the others that serve."""

@@ -34,7 +34,7 @@ class Wanted:
     def read(self) -> dict[int, str]:
         """Port and zone of each; none where there is no list."""
         try:
-            return {int(port): zone for port, zone in json.loads(self._file.read_text()).items()}
+            return durable.read(self._file, _ports, "the list of instances that shall run")
         except FileNotFoundError:
             return {}
 
@@ -44,3 +44,7 @@ class Wanted:
     @property
     def _file(self) -> Path:
         return self.place / "wanted.json"
+
+
+def _ports(content: bytes) -> dict[int, str]:
+    return {int(port): str(zone) for port, zone in json.loads(content).items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline import Event, Journal
 from pipeline.lease import Lease
-from pipeline.order import Order
+from pipeline.order import Order, refuse
 from pipeline.rollouts import current
 
 HERE = os.uname().nodename
@@ -55,6 +56,38 @@ def test_what_was_taken_back_is_no_rollout_that_was_cut_off(journal: Journal, tm
     begun(journal, "a", HERE)
     journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2", "back": True}))
     assert current(journal, tmp_path)["deploy"].state == "taken back"
+
+
+def test_a_run_that_fails_before_it_begins_a_rollout_changes_nothing_of_the_one_before(journal: Journal, tmp_path: Path) -> None:
+    begun(journal, "a", HERE)
+    journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2"}, at=100.0))
+    journal.append(Event(run="a", kind="effect.stands", stage="deploy", at=101.0))
+    journal.append(Event(run="b", kind="effect.failed", stage="deploy", data={"error": "deployments are frozen"}, at=200.0))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.state, one.said, one.ended) == ("verified", "", 101.0)
+
+
+def test_what_was_seen_last_of_a_rollout_that_goes_on_is_told(journal: Journal, tmp_path: Path) -> None:
+    begun(journal, "a", "another")
+    for requests in (10, 1200):
+        measures = {"errors": [3, 4 * requests, 1, requests, 0.1, 0.2]}
+        data = {"group": "r-2", "share": 20, "seconds": requests / 10, "unknown": 0.0, "needed": [2, 1.3], "measures": measures}
+        journal.append(Event(run="a", kind="rollout.looked", stage="deploy", data=data, at=time.time() + requests))
+    one = current(journal, tmp_path)["deploy"]
+    assert one.said == "weighed for 120 s, 20 % by now: errors: 1 of 1,200, before 3 of 4,800"
+
+
+def test_an_order_that_was_refused_is_told_with_the_reason(journal: Journal, tmp_path: Path) -> None:
+    begun(journal, "a", HERE)
+    given = Order(verb="undo", by="anna", why="complaints")
+    journal.append(given.event("b", "deploy"))
+    refuse(journal, given, "nothing is left", "b", "deploy")
+    refuse(journal, Order(verb="promote", by="ben"), "ben may not promote", "a", "deploy")
+    orders = current(journal, tmp_path)["deploy"].orders
+    assert [(one.verb, one.by, one.why, one.refused) for one in orders] == [
+        ("undo", "anna", "complaints", "nothing is left"),
+        ("promote", "ben", "", "ben may not promote"),
+    ]
 
 
 def test_an_order_that_comes_after_a_rollout_does_not_move_its_end(journal: Journal, tmp_path: Path) -> None:

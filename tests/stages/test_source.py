@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Blob, Event, Journal, LockgateError, Pipeline, Project, Store
+from pipeline import Blob, Event, Journal, LockgateError, Pipeline, Project, Stage, Store, Work
 from stages.source import Commit, Deployed, SourceProvenance, WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
+from tests.pipeline.toys import Number
 from tests.running import run_pipeline
 
 IDENTITY = ("-c", "user.name=n", "-c", "user.email=e", "-c", "protocol.file.allow=always")
@@ -118,6 +119,25 @@ def test_a_working_copy_is_dirty_whatever_git_is_configured_to_show(with_submodu
     assert not run_stage(SourceProvenance()).dirty
     (with_submodule.root / "fresh").write_text("")
     assert run_stage(SourceProvenance()).dirty
+
+
+class Edits(Stage[Number]):
+    """Changes files while the run is under way, before the working copy is read."""
+
+    async def run(self, work: Work) -> Number:
+        for name in ("b", "c", "d", "e"):
+            (work.project.root / name).write_text("edited")
+        (work.project.root / "a").unlink()
+        return Number(value=1)
+
+
+def test_files_that_change_while_a_run_is_under_way_are_named(project: Project, journal: Journal) -> None:
+    for name in ("a", "b", "c", "d", "e", "same"):
+        (project.root / name).write_text("as planned")
+    edits = Edits()
+    source = WorkingCopy(after=(edits,))
+    outcome, _ = run_pipeline(Pipeline("x", edits=edits, source=source), project, Store(project.home / "store"), journal)
+    assert "while the run was under way: a, b, c and 2 more\n" in outcome.failed["source"]
 
 
 def test_what_is_deployed_is_the_commit_of_the_latest_run_whose_deployment_stands(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Desk:
         while len(self.rollouts) < many or not seen(self.rollouts[many - 1]):
             assert time.monotonic() < end, self.rollouts
             time.sleep(0.05)
+
+    def until_said(self, pattern: str) -> None:
+        """Until `deployments` says so."""
+        end = time.monotonic() + 60
+        while not re.search(pattern, said := self("deployments")):
+            assert time.monotonic() < end, said
 
     def answer(self) -> str:
         return get(f"http://127.0.0.1:{self.port}").text

@@ -56,9 +56,13 @@ class Authority:
         return Pair(found.public_bytes(serialization.Encoding.PEM), pem(key or own))
 
     @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
     def trusting(self) -> ssl.SSLContext:
         """What users connect with."""
-        return ssl.create_default_context(cadata=self.certificate.public_bytes(serialization.Encoding.PEM).decode())
+        return ssl.create_default_context(cadata=self.pem.decode())
 
     def _signed(
         self,

@@ -9,9 +9,11 @@ import anyio
 import pytest
 
 from gates.judge import ErrorRate, Judge
+from gates.window import Tick, Window
 from pipeline import StageFailed
 from pipeline.order import Order
 from stages.delivery.control import Control
+from stages.delivery.hearing import Telling
 from stages.delivery.rollout import Rollout
 from stages.delivery.strategy import BlueGreen, Canary, Strategy
 from stages.image import Image
@@ -185,7 +187,12 @@ def test_a_paused_rollout_stays_where_it_is_until_the_pause_is_over(bench: Bench
         assert going.error is None
         assert bench.notes.kinds().count("paused") == 1
         assert "resumed" in bench.notes.kinds()
-        assert desk.said[0].startswith("paused by anna: a look at the logs; python -m pipeline promote goes on")
+        (paused,) = [said for said in desk.said if said.startswith("paused")]
+        assert paused.startswith("paused by anna: a look at the logs; python -m pipeline promote goes on")
+        steps = [said.split(":")[0] for said in desk.said if said.startswith("step")]
+        assert steps == [f"step {number} of 6" for number in range(1, 7)]
+        (judged,) = [said for said in desk.said if said.startswith("promote")]
+        assert desk.said.index(judged) in range(desk.said.index(paused), len(desk.said))
         assert bench.answer() == "two"
 
     anyio.run(main)
@@ -216,12 +223,27 @@ def test_what_nobody_can_tell_pauses_and_says_what_is_missing_until_somebody_dec
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(going.run)
             await until(lambda: "paused" in bench.notes.kinds())
-            assert "100 requests more to the new release" in desk.said[0]
+            assert "100 requests more to the new release" in desk.said[-1]
             desk.give("promote", number=going.number("weigh"))
         assert going.error is None
         assert bench.answer() == "two"
 
     anyio.run(main)
+
+
+def test_what_a_trial_has_come_to_is_told_now_and_then_and_as_soon_as_it_may_go_on() -> None:
+    said: list[str] = []
+    telling = Telling(said.append, 0.0)
+    trial = Judge(measures=(ErrorRate(budget=0.5),), beta=0.4, warm_up=0, floor=30, at_least=25).begin()
+    told = []
+    for second in range(1, 41):
+        side = Window(requests=10, errors=0)
+        trial = trial.after(Tick(seconds=1, old=side, new=side))
+        before = len(said)
+        telling.tell(trial, float(second))
+        told += [second] * (len(said) - before)
+    assert told == [10, 20, 25, 35]
+    assert [one.split(" ")[0] for one in said] == ["hold", "hold", "promote", "promote"]
 
 
 @pytest.mark.parametrize("where", ["by the judge", "by an operator"])

@@ -56,7 +56,7 @@ def test_what_the_judge_needed_is_crossed_in_the_picture_just_when_it_aborted() 
     (one,) = judged(events)
     root = drawn(one)
     assert trial.said().split(";")[0] in " ".join(texts(root))
-    assert {"errors", "orders <given> up", "traffic of the new release"} <= set(texts(root))
+    assert {"errors", "orders <given> up", "share of the new release"} <= set(texts(root))
     (worse, other) = lines(root, "#c62828")
     dashed = [line for line in root.iter(f"{SVG}line") if line.get("stroke-dasharray")]
     needed, beside = (float(line.get("y1", "")) for line in dashed if line.get("stroke") == "#c62828")
@@ -79,6 +79,33 @@ def test_rollouts_are_told_apart_also_of_one_release() -> None:
     _, events = told((10, window(0, 100), window(0, 10)))
     again = [event._replace(seq=event.seq + 100) for event in events]
     assert [one.group for one in judged([*events, *again])] == ["r-2", "r-2"]
+
+
+def test_what_operators_did_is_told_and_what_the_judge_did_is_the_evidence_itself() -> None:
+    _, events = told(*[(10, window(0, 100), window(0, 10))] * 3)
+    for number, (kind, by, why) in enumerate(
+        [("paused", "the judge", "inconclusive"), ("paused", "ben", ""), ("promoted", "anna", "all is <well>")], 100
+    ):
+        events.append(Event("run", f"rollout.{kind}", "deploy", {"group": "r-2", "by": by, "why": why}, number, number))
+    (one,) = judged(events)
+    assert one.orders == ["paused by ben at 3 s", "promoted by anna at 3 s: all is <well>"]
+    assert set(one.orders) <= set(texts(drawn(one)))
+
+
+def test_a_shadow_and_what_follows_it_are_drawn_below_each_other() -> None:
+    _, events = told((10, window(0, 100), window(0, 10)))
+    in_shadow = [event._replace(data={**event.data, "group": "r-2-shadow"}) for event in events[1:]]
+    said = {"group": "r-2-shadow", "said": "promote after 1 s"}
+    between = Event("run", "rollout.compared", "deploy", said, 50, 50)
+    later = [event._replace(seq=event.seq + 100) for event in events[1:]]
+    again = [event._replace(seq=event.seq + 200, run="another") for event in (events[0], *in_shadow)]
+    found = judged([events[0], *in_shadow, between, *later, *again])
+    assert [(one.run, one.group) for one in found] == [("run", "r-2-shadow"), ("run", "r-2"), ("another", "r-2-shadow")]
+    root = fromstring(picture(*found[:2]))
+    assert {"r-2-shadow: promote after 1 s", "r-2: not decided yet"} <= set(texts(root))
+    each = [float(fromstring(picture(one)).get("height", "")) for one in found[:2]]
+    assert float(root.get("height", "")) == sum(each)
+    assert [part.get("transform") for part in root.iter(f"{SVG}g")] == ["translate(0,0)", f"translate(0,{each[0]:.0f})"]
 
 
 WINDOWS = st.none() | st.tuples(st.integers(0, 5), st.booleans()).map(lambda one: window(one[0], 5 + one[0], known=one[1]))

@@ -25,6 +25,7 @@ from gates.window import Share, Window
 from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError
 from pipeline.engines.local import free_port
 from pipeline.journal import Event
+from pipeline.order import operator
 from pipeline.run import Outcome
 from pipeline.settings import Settings
 from stages.delivery.audience import Cohort, Cookie
@@ -32,6 +33,7 @@ from stages.delivery.experiment import Experiment, added, main, page, picture
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses, LocalTarget
 from tests.running import run_pipeline
+from tests.stages.delivery.desk import at_desk
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.small import delivery, deployment, gated, image_stage
 from tests.web import get
@@ -147,6 +149,52 @@ def test_an_experiment_without_a_difference_ends_when_its_time_is_over(
     assert users.answers["two"] > 0
     assert report.compared[0].n0 > report.compared[0].n1 > 0
     assert len(anyio.run(target.groups)) == 1
+
+
+def test_an_experiment_in_which_nobody_asks_has_learnt_nothing_and_fails(
+    project: Project, store: Store, journal: Journal, target: LocalTarget
+) -> None:
+    port = free_port()
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    outcome, found = run(project, store, journal, experiment(port, "two", lasts=0.5))
+    assert "nothing was compared by errors in" in outcome.failed["experiment"]
+    assert "learnt" not in found
+    assert len(anyio.run(target.groups)) == 1
+
+
+FILE = """
+import os
+from pipeline import Pipeline
+from tests.stages.delivery.small import delivery, deployment
+from tests.stages.delivery.test_experiment import experiment
+one = experiment(PORT, "two", lasts=3600)
+pipeline = Pipeline("small", checks=one.release.checks, tries=one)
+if "DEPLOY" in os.environ:
+    pipeline = delivery(deployment(PORT, "one"))
+"""
+
+
+def test_operators_see_what_an_experiment_would_do_and_has_found_and_end_it(project: Project) -> None:
+    port = free_port()
+    with at_desk(project, FILE.replace("PORT", str(port)), port) as desk:
+        assert "  1  nothing serves that a release could be compared with\n" in desk("run", "--dry-run")
+        desk("run", DEPLOY="1")
+        (first,) = desk.rollouts
+        said = desk("run", "--dry-run")
+        assert f"  3  send 50 % of users by cookie uid to green, 50 % to {first.group}" in said
+        assert f"  4  compare green with {first.group}, at most 3600 s\n" in said
+        with Load(port, posts=False, keys="uid") as users:
+            run = desk.start("run")
+            desk.until_said(r"(?m)^tries  .*  going on .*  experiment  run .*\n    step 3 of 3: send .*\n    errors: \d")
+            assert "is an experiment" in desk("promote", "tries", code=2)
+            assert "is an experiment" in desk("pause", code=2)
+            desk("abort", "--why", "enough")
+            assert run.wait() == 1
+            users.more(20)
+        assert users.failures == []
+        assert f"{operator()} aborted the experiment with {desk.rollouts[1].group}: enough" in run.output
+        assert [one.state for one in desk.rollouts] == ["verified", "ended"]
+        assert desk.answer() == "one"
 
 
 def test_where_nothing_serves_there_is_nobody_to_compare_with(project: Project, store: Store, journal: Journal) -> None:

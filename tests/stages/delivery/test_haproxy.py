@@ -281,11 +281,15 @@ def test_traffic_goes_back_also_where_nothing_can_be_written(target: LocalTarget
     anyio.run(main)
 
 
-def test_slots_that_cannot_be_read_are_said_with_their_place(router: HAProxyRouter) -> None:
-    (router.state / "slots.json").write_text("[{")
-    with pytest.raises(StageFailed, match="the slots of HAProxy cannot be read") as caught:
-        anyio.run(router.current)
-    assert caught.value.where == str(router.state / "slots.json")
+@pytest.mark.parametrize(("name", "what"), [("slots.json", "slots"), ("audience.json", "audience")])
+@pytest.mark.parametrize("damaged", ["[{", "null", "[]x", '{"lines": 1}'])
+def test_what_was_kept_and_cannot_be_read_is_said_with_its_place(
+    router: HAProxyRouter, name: str, what: str, damaged: str
+) -> None:
+    (router.state / name).write_text(damaged)
+    with pytest.raises(StageFailed, match=f"the {what} of HAProxy cannot be read") as caught:
+        anyio.run(router.split, {}, {})
+    assert caught.value.where == str(router.state / name)
 
 
 def test_the_shares_are_what_haproxy_itself_tells(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from stages.delivery.docker import Docker
 from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
+from stages.delivery.tls import Tls
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,25 @@ from stages.delivery.local import LocalProcesses
 def test_a_name_that_is_none_or_leads_elsewhere_is_refused(kind: Any, name: str) -> None:
     with pytest.raises(WiringError, match=r"\.name is "):
         kind(name=name)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda port: HAProxy(name="app", port=port),
+        lambda port: Envoy(name="app", port=port),
+        lambda port: Tls(port=port, certificate=Path("c"), key=Path("k"), hosts=("localhost",)),
+    ],
+)
+@pytest.mark.parametrize("port", [-1, 0, 65_536])
+def test_what_is_no_port_is_refused(kind: Any, port: int) -> None:
+    with pytest.raises(WiringError, match=f"the port is {port}"):
+        kind(port)
+
+
+def test_a_docker_daemon_that_could_be_anybodys_is_refused() -> None:
+    with pytest.raises(WiringError, match=r"host is 'tcp://192\.0\.2\.1:2375'"):
+        Docker(name="app", host="tcp://192.0.2.1:2375")
 
 
 @pytest.mark.parametrize("name", ["app", "the app", "camera-counting", "v1.2", "straße", "a" * 100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port
 from pipeline.order import operator
+from stages.delivery.down import down
 from tests import warm
 from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
@@ -77,9 +79,14 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
     with Load(desk.port, posts=False, pause=0.002) as load:
         run = desk.start("run", version="two", STRATEGY="slow")
         desk.until(weighing, many=2)
-        said = desk("deployments")
+        first = desk.rollouts[0].group
+        said = desk("deployments", version="two", STRATEGY="slow")
         assert "going on" in said
         assert "step 4 of 6: weigh" in said
+        desk.until_said(r"weighed for \d+ s, 50 % by now: errors: [1-9][\d,]* of|weighed .*: errors: 0 of [1-9]")
+        running = re.findall(r"^    (r-\w+): 2 instances, (\d+) % of the traffic$", said, flags=re.MULTILINE)
+        assert dict(running) == {first: "50", desk.rollouts[1].group: "50"}
+        assert f"    HAProxy listens on 127.0.0.1:{desk.port}\n" in said
         told = json.loads(desk("deployments", "--output", "json"))
         assert (told["share"], told["state"], told["step"]["number"]) == (50, "going on", 4)
         assert desk("pause", "--why", "a look").startswith("deploy: the rollout of r-")
@@ -90,7 +97,13 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
         load.more(20)
     assert load.failures == []
     assert desk.answer() == "two"
-    assert "verified" in desk("deployments")
+    assert run.output.count("step 4 of 6") == 0  # on a stream only what happened to stages is told
+    said = desk("logs", "deploy")
+    assert "step 4 of 6: weigh" in said
+    assert f"paused by {operator()}: a look" in said
+    said = desk("deployments")
+    assert "verified" in said
+    assert f"    {first}: 2 instances, kept warm\n" in said
     past = desk("history")
     assert f"{operator()}: promote, all is well" in past
     assert f"{operator()}: pause, a look" in past
@@ -104,6 +117,7 @@ def test_an_aborted_rollout_fails_its_run_which_says_who_did_it(desk: Desk) -> N
     desk("abort", "--why", "wrong release")
     assert run.wait() == 1
     assert f"{operator()} aborted the rollout" in run.output
+    assert f"↩ deploy goes back: 100 % to {desk.rollouts[0].group}\n" in run.output
     assert desk.answer() == "one"
     assert "taken back" in desk("deployments")
     assert "wrong release" in desk("history")
@@ -134,7 +148,8 @@ def test_what_a_killed_run_left_of_a_rollout_can_be_taken_back_at_once(desk: Des
     with Load(desk.port, posts=False, pause=0.002) as load:
         said = desk("recover", version="two", STRATEGY="slow")
         load.more(20)
-    assert said == f"deploy: what run {desk.rollouts[1].run} left open was taken back\n"
+    assert said.endswith(f"\ndeploy: what run {desk.rollouts[1].run} left open was taken back\n")
+    assert f": stop {desk.rollouts[1].group}\n" in said
     assert load.failures == []
     assert (desk.answer(), desk.rollouts[1].state) == ("one", "taken back")
 
@@ -176,7 +191,29 @@ def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
     assert load.failures == []
     assert desk.answer() == "one"
     assert "nothing of deploy to take back" in desk("undo", code=2, version="two")
-    assert "complaints" in desk("history")
+    assert re.search(r"undo, complaints\n.*: undo; nothing came of it: there is nothing of deploy to take back", desk("history"))
+
+
+def test_deployments_tells_what_runs_also_when_it_was_taken_down_or_the_pipeline_cannot_be_read(desk: Desk) -> None:
+    desk("run")
+    anyio.run(down, desk.project)
+    assert desk("deployments").endswith("    nothing runs\n")
+    (told,) = map(json.loads, desk("deployments", "--output", "json").splitlines())
+    assert (told["state"], told["standing"]) == ("verified", ["nothing runs"])
+    (desk.project.root / "operated.py").write_text("import nowhere")
+    said = desk("deployments")
+    assert "verified" in said
+    assert "    what runs cannot be told: " in said
+    assert "nowhere" in said
+
+
+def test_a_run_that_was_refused_while_frozen_changes_nothing_of_what_is_told_of_the_rollout_before(desk: Desk) -> None:
+    desk("run")
+    before = desk("history")
+    desk("freeze")
+    desk("run", version="two", code=1)
+    desk("freeze", "--end")
+    assert desk("history") == before
 
 
 def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
@@ -212,7 +249,8 @@ def test_a_group_can_be_drained_but_not_the_last_one_that_serves(desk: Desk) -> 
     assert "there is no group 'r-nobody'" in desk("drain", "r-nobody", code=2)
     desk("run", version="two")
     said = desk("drain", only.group, version="two")
-    assert said == f"deploy: {only.group} gets no new request, and has none in flight\n"
+    assert said.startswith(f"step 1 of 2: send 100 % to {desk.rollouts[1].group}\n")
+    assert said.endswith(f"\ndeploy: {only.group} gets no new request, and has none in flight\n")
     assert desk.answer() == "two"
 
 

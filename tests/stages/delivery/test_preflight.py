@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from pipeline import Journal, Pipeline, Project, StageFailed, Store
 from pipeline.engines.local import free_port
+from stages.delivery.docker import Docker
 from stages.delivery.envoy import Envoy, EnvoyRouter
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.model import Address, Group
@@ -61,6 +63,19 @@ def test_the_router_that_serves_there_already_does_not_stand_in_its_own_way(
     outcome, _ = run_pipeline(delivery(deployment(port, "one"), "one"), project, store, journal)
     assert outcome.failed == {}
     assert run_stage(preflight(port)).summary() == f"HAProxy listens on 127.0.0.1:{port}"
+
+
+def test_a_target_is_asked_what_runs_where_it_is_named(
+    project: Project, store: Store, journal: Journal, run_stage: RunStage
+) -> None:
+    port = free_port()
+    deploy = deployment(port, "one")
+    assert run_pipeline(delivery(deploy, "one"), project, store, journal)[0].failed == {}
+    found = run_stage(replace(preflight(port), target=deploy.target))
+    assert found.summary() == f"HAProxy listens on 127.0.0.1:{port}; 1 release on the target"
+    nowhere = Docker(name="app", host="unix:///nowhere/docker.sock")
+    with pytest.raises(StageDidNotPass, match=r"unix:///nowhere/docker\.sock"):
+        run_stage(replace(preflight(port), target=nowhere))
 
 
 def test_a_router_that_is_to_listen_elsewhere_needs_that_place(

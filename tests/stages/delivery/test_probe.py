@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import anyio
 import pytest
@@ -118,6 +121,36 @@ def test_an_instance_is_asked_as_its_probe_says(target: LocalTarget, image: Imag
         assert (reason is None) == well, reason
 
     anyio.run(main)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers and never comes to an end."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * 65_536)
+
+    def log_message(self, *values: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (503, False)])
+def test_an_answer_that_has_no_end_is_not_waited_for(status: int, *, well: bool) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        address = Address(host="127.0.0.1", port=server.server_port)
+        said = anyio.run(failure, HttpProbe(f"/{status}", within=60), address, no_command)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (said is None) == well
+    assert said is None or (said.startswith(f"{address.url}/503 answers 503: xxx") and len(said) < 2100)
 
 
 def test_a_command_that_says_why_is_quoted_without_secrets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from stages.delivery.answer import Answer, Noise
 from stages.delivery.comparer import AT_ONCE, DIFFER, Comparison, Copy, comparing
 from stages.delivery.deploy import Deploy
 from stages.delivery.envoy import Envoy, EnvoyRouter
+from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses, LocalTarget
 from stages.delivery.model import SHADOW, Address, Release, in_shadow
 from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen
+from stages.delivery.visitors import Visitors
 from stages.image import Image
 from tests.stages.delivery.bench import AnyRouter, Bench
 from tests.stages.delivery.conftest import envoy, haproxy, need_envoy, release
@@ -78,6 +81,10 @@ def test_a_release_that_answers_the_same_is_ended_in_shadow_and_started_to_serve
     assert load.failures == []
     found = compared(bench)
     assert (found["advice"], found["different"], found["noise"]) == ("promote", 0, [])
+    looks = [data for kind, data in bench.notes.events if kind == "rollout.looked"]
+    assert {data["share"] for data in looks} == {50}
+    assert all(data["group"].endswith("-shadow") for data in looks)
+    assert looks[-1]["measures"]["errors"][3] >= 20
     assert int(str(found["compared"])) >= 20
     assert sorted(posts.read_text().splitlines()) == sorted(load.posted)  # no POST was copied
 
@@ -107,6 +114,18 @@ def test_a_release_that_fails_is_refused_and_no_user_notices(bench: Bench, image
         assert list(await bench.target.groups()) == [one.group]
 
     anyio.run(main)
+
+
+def test_where_nobody_comes_visitors_ask_what_is_compared(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, OTHER="1")
+        await bench.rollout(one).forward(BlueGreen())
+        strategy = dataclasses.replace(shadow(bench), visitors=Visitors(paths=("/?from=visitors",), rate=200))
+        await bench.rollout(two).forward(strategy)
+
+    anyio.run(main)
+    assert compared(bench)["advice"] == "promote"
+    assert int(str(compared(bench)["compared"])) >= 20
 
 
 def test_in_what_the_old_release_differs_from_itself_is_learned(bench: Bench, image: Image) -> None:
@@ -190,6 +209,12 @@ def test_a_router_that_cannot_send_copies_is_refused_before_anything_is_switched
         assert (bench.answer(), list(await target.groups())) == ("one", [one.group])
 
     anyio.run(main)
+
+
+def test_a_router_that_is_known_to_send_no_copies_is_refused_where_it_is_named() -> None:
+    port = free_port()
+    with pytest.raises(WiringError, match="Shadow: HAProxy app cannot send copies of requests"):
+        Shadow(router=HAProxy(name="app", port=port))  # type: ignore[arg-type]  # as a type checker says, too
 
 
 def test_a_deployment_whose_copies_are_sent_by_another_router_is_refused() -> None:
