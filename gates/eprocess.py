@@ -42,6 +42,9 @@ class Counts:
         return self.n0 > 0 and self.n1 > 0
 
 
+NOTHING = Counts(0, 0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Spread:
     """How much more than by chance the old release's counts vary from tick to tick, and how often it fails.

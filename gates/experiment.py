@@ -1,9 +1,10 @@
 """What an experiment found: how often something happened on each side, and by how much more, at any moment.
 
-Both sides get fixed shares at the same time. Of k = k0 + k1 events, each is one of the new side with the chance
-theta = lift n1 / (lift n1 + n0). Mixed over all theta alike, the likelihood of what was seen by that of any one theta is a
-martingale there, so all theta at which it never reached 1/alpha hold the true one with a chance of 1 - alpha however often it
-is looked at. Whether as many came to each side as was wanted is tested in the same way.
+Both sides get fixed shares at the same time. Of the k = k0 + k1 events of a tick, each is one of the new side with the chance
+theta = lift n1 / (lift n1 + n0), whatever happens to both at that moment, and however many come to each by then. The
+likelihood of all ticks, mixed over lifts, by that of any one lift is a martingale where that one is true, so all lifts at which
+it never reached 1/alpha hold the true one with a chance of 1 - alpha however often it is looked at. Whether as many came to each
+side as was wanted is tested in the same way. Lifts are looked at on a grid, 1 % apart; bounds are those of the next one outside.
 Sources: H. Robbins, Statistical methods related to the law of the iterated logarithm (1970), section 9; M. Lindon, A. Malek,
 Anytime-valid inference for multinomial count data (2022), also for sample ratio mismatch. Exact for events that are rare and come
 on their own; where they are frequent (a third of all, say), intervals are wider than they need be. Events of one user do
@@ -13,12 +14,39 @@ not come on their own: what counts users is better evidence than what counts req
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
-from gates.eprocess import Counts
+from gates.eprocess import NOTHING, Counts
 from pipeline import Result
 
-CLOSE = 60
-"""Bisections: more than doubles can tell apart."""
+WIDEST, STEPS = 64.0, 400
+GRID = tuple(WIDEST ** (place / STEPS) for place in range(-STEPS, STEPS + 1))
+"""The lifts that are looked at; beyond its ends there is no bound."""
+
+_WEIGHTS = tuple(lift / (1 + lift) ** 2 for lift in GRID)
+PRIOR = tuple(math.log(weight / sum(_WEIGHTS)) for weight in _WEIGHTS)
+"""The mixture: where both sides are as large, every chance of an event to be the new side's alike. Logarithms."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One measure, tick by tick: counts so far, and of each lift of `GRID` the log-likelihood, but for a constant."""
+
+    counts: Counts = NOTHING
+    likelihoods: tuple[float, ...] = (0.0,) * len(GRID)
+
+    def after(self, tick: Counts) -> Tally:
+        """With one more tick; one in which a side did nothing, or nothing happened, tells nothing of the lift."""
+        so_far = self.counts
+        counts = Counts(so_far.k0 + tick.k0, so_far.n0 + tick.n0, so_far.k1 + tick.k1, so_far.n1 + tick.n1)
+        events = tick.k0 + tick.k1
+        if not (tick.comparable and events):
+            return replace(self, counts=counts)
+        found = zip(self.likelihoods, GRID, strict=True)
+        return Tally(
+            counts,
+            tuple(log + tick.k1 * math.log(lift) - events * math.log(lift * tick.n1 + tick.n0) for log, lift in found),
+        )
 
 
 class Compared(Result):
@@ -86,34 +114,22 @@ MISMATCH = 0.001
 """Sides that are as uneven with a smaller chance are not what was wanted: something is wrong with the experiment itself."""
 
 
-def compared(measure: str, counts: Counts, *, alpha: float, share: float | None = None) -> Compared:
+def compared(measure: str, tally: Tally, *, alpha: float, share: float | None = None) -> Compared:
     """What is known by now; with the share of the new side (0 to 1), also whether the sides are as large as was wanted."""
-    low, high = lift(counts, alpha)
+    low, high = lift(tally, alpha)
+    counts = tally.counts
     uneven = None if share is None else min(1.0, math.exp(-evidence(counts.n1, counts.n0, share)))
     return Compared(measure=measure, k0=counts.k0, n0=counts.n0, k1=counts.k1, n1=counts.n1, low=low, high=high, mismatch=uneven)
 
 
-def lift(counts: Counts, alpha: float) -> tuple[float, float | None]:
+def lift(tally: Tally, alpha: float) -> tuple[float, float | None]:
     """Between what the lift is with a chance of 1 - `alpha`, at all moments together; no upper bound is None."""
-    if not counts.comparable or not counts.k0 + counts.k1:
-        return 0.0, None
-    least, most = chances(counts.k1, counts.k0, alpha)
-    odds = counts.n0 / counts.n1
-    return odds * least / (1 - least), odds * most / (1 - most) if most < 1 else None
-
-
-def chances(ones: int, zeros: int, alpha: float) -> tuple[float, float]:
-    """The chances of a one that are not ruled out by so many ones and zeros."""
-    middle, bound = ones / (ones + zeros), -math.log(alpha)
-
-    def edge(outside: float) -> float:
-        inside = middle
-        for _ in range(CLOSE):
-            between = (inside + outside) / 2
-            inside, outside = (between, outside) if evidence(ones, zeros, between) < bound else (inside, between)
-        return outside
-
-    return (edge(0.0) if ones else 0.0), (edge(1.0) if zeros else 1.0)
+    mixed = [prior + log for prior, log in zip(PRIOR, tally.likelihoods, strict=True)]
+    most = max(mixed)
+    bound = most + math.log(sum(math.exp(log - most) for log in mixed)) + math.log(alpha)
+    left = [place for place, log in enumerate(tally.likelihoods) if log > bound]  # in one piece: it is concave
+    first, last = left[0], left[-1]
+    return GRID[first - 1] if first else 0.0, GRID[last + 1] if last + 1 < len(GRID) else None
 
 
 def evidence(ones: int, zeros: int, chance: float) -> float:

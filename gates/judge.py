@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from gates.eprocess import LIFTS, PROTECTIONS, Counts, Spread, average, likelihoods, within_budget
+from gates.eprocess import LIFTS, NOTHING, PROTECTIONS, Counts, Spread, average, likelihoods, within_budget
 from gates.window import Histogram, Tick, Window
 from gates.words import counted
 from pipeline.errors import WiringError
@@ -113,8 +113,6 @@ class Business:
         share = window.business.get(self.of)
         return (share.part, share.of) if share is not None else None
 
-
-NOTHING = Counts(0, 0, 0, 0)
 
 SHARES = (0.8, 0.6, 0.4, 0.2, 0.05)
 """Of the budget: what evidence below it is gathered for."""

@@ -23,6 +23,10 @@ ALL = "*"
 """In place of a verb: those that are not named."""
 
 
+TOLD = ("at", "seq", "run", "refused")
+"""What the journal tells of an order, which who gives it does not."""
+
+
 class Order(NamedTuple):
     """What somebody asked for. `end` takes an earlier one back; `number` of the changes of
     traffic that were still to come when they looked, 0 where that does not matter."""
@@ -40,16 +44,18 @@ class Order(NamedTuple):
     seq: int = 0
     refused: str = ""
     """Why nothing came of it."""
+    run: str = ""
+    """In which it was given."""
 
     @staticmethod
     def told(event: Event) -> Order:
         """What an event of the kind `operator.ordered` tells."""
         known = {name: value for name, value in event.data.items() if name in Order._fields}
-        return Order(**{**known, "at": event.at, "seq": event.seq})
+        return Order(**{**known, "at": event.at, "seq": event.seq, "run": event.run})
 
     def event(self, run: str, stage: str) -> Event:
         """To be written; empty words are left out."""
-        said = {name: value for name, value in self._asdict().items() if value and name not in ("at", "seq", "refused")}
+        said = {name: value for name, value in self._asdict().items() if value and name not in TOLD}
         return Event(run=run, kind=ORDERED, stage=stage, data=said)
 
 
@@ -114,9 +120,10 @@ def give(journal: Journal, order: Order, run: str, stage: str, operators: Mappin
     journal.append(order.event(run, stage))
 
 
-def refuse(journal: Journal, order: Order, why: str, run: str, stage: str) -> None:
-    """Write that nothing comes of an order: it was not theirs to give, or could not be followed."""
-    journal.append(Event(run=run, kind=REFUSED, stage=stage, data={"verb": order.verb, "by": order.by, "why": why}))
+def refuse(journal: Journal, order: Order, why: str, run: str, stage: str, *, given: bool = False) -> None:
+    """Write that nothing comes of an order: it was not theirs to give, or was `given` in this run and cannot be followed."""
+    data = {"verb": order.verb, "by": order.by, "why": why, **({"given": True} if given else {})}
+    journal.append(Event(run=run, kind=REFUSED, stage=stage, data=data))
 
 
 def orders(journal: Journal, operators: Mapping[str, Sequence[str]], *, stage: str, run: str = "", after: int = 0) -> list[Order]:

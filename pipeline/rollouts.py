@@ -121,10 +121,10 @@ class RolloutHistory:
         self.said = event.data.get("said") or weighed(event.data)
 
     def _refuse(self, event: Event) -> None:
-        """An order that was not theirs to give, or one that was given and could not be followed."""
+        """An order that was not theirs to give, or one that was given in a run of its own and could not be followed."""
         refused = Order.told(event)._replace(why="", refused=event.data["why"])
         last = self.orders[-1] if self.orders else None
-        if last is not None and not last.refused and (last.verb, last.by) == (refused.verb, refused.by):
+        if event.data.get("given") and last is not None and last.run == event.run:
             self.orders[-1] = last._replace(refused=refused.refused)
         else:
             self.orders.append(refused)
@@ -202,9 +202,13 @@ def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
 
 
 def _last_look(journal: Journal, one: RolloutHistory) -> Event | None:
-    """The last that was seen of it, of a stage that deploys several of any of them."""
-    event = journal.latest(one.stage, LOOKS, run=one.run)
-    return event if event is not None and event.data["group"].startswith(one.group) and event.at >= one.started else None
+    """The last that was seen of it, where nothing else has happened since."""
+    if one.service:
+        found = [event for event in journal.events(one.run, kind=LOOKS, stage=one.stage) if event.data["service"] == one.service]
+        event = found[-1] if found else None
+    else:
+        event = journal.latest(one.stage, LOOKS, run=one.run)
+    return event if event is not None and event.at >= one.ended else None
 
 
 def weighed(data: Mapping[str, Any]) -> str:

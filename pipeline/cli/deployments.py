@@ -12,6 +12,7 @@ from typing import TextIO
 
 from pipeline.cli.paint import Paint, shown
 from pipeline.errors import Exit, LockgateError
+from pipeline.journal import Journal
 from pipeline.order import Order, freeze, orders
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, current
@@ -41,7 +42,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     for one in found.values():
         frozen = freeze(orders(journal, project.settings.operators, stage=one.stage), now)
         of_stage = runs[one.stage]
-        lines = list(of_stage.get(one.service) or of_stage.get("", ()))
+        lines = [*_elsewhere(journal, one.run), *(of_stage.get(one.service) or of_stage.get("", ()))]
         if arguments.output == "json":
             about = {"standing": lines, "frozen": frozen._asdict() if frozen else None}
             print(json.dumps({**as_data(one), **about}), file=out)
@@ -78,6 +79,13 @@ def _of_stage(session: Session, name: str) -> Standing:
         return anyio.run(stage.standing, work)
     except LockgateError as error:
         return _untold(error)
+
+
+def _elsewhere(journal: Journal, run: str) -> list[str]:
+    """That this machine may not see all, as the rollout was another one's: processes are seen only where they run."""
+    begun = journal.latest("", ("run.started", "run.resumed"), run=run)
+    host = begun.data.get("host", "") if begun is not None else ""
+    return [f"run on {host}; as seen from {os.uname().nodename}:"] if host not in ("", os.uname().nodename) else []
 
 
 def _untold(error: LockgateError) -> Standing:

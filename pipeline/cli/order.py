@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.cli.paint import shown
-from pipeline.errors import ConfigError, Exit, StageFailed, did_you_mean
+from pipeline.errors import ConfigError, Exit, LockgateError, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
 from pipeline.lease import end_work
-from pipeline.order import Order, freeze, give, operator, orders, refuse
+from pipeline.order import TOLD, Order, freeze, give, operator, orders, refuse
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, all_rollouts, current
 from pipeline.session import Session, make_home, open_journal
@@ -129,7 +129,7 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
     from pipeline.operation import Operation
 
     session = Session.open(Path(arguments.directory), os.environ)
-    name = arguments.stage or _only(session.journal)
+    name = arguments.stage or _only(session.journal, experiments=arguments.command == "recover")
     stage, run = session.pipeline[name], new_id(time.time())
     order = _order(arguments)._replace(of=getattr(arguments, "group", ""))
     give(session.journal, order, run, name, session.project.settings.operators)
@@ -145,8 +145,10 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
 
     try:
         said = anyio.run(act)
-    except (StageFailed, ConfigError) as error:
-        refuse(session.journal, order, error.what, run, name)
+    except LockgateError as error:
+        refuse(session.journal, order, error.what, run, name, given=True)
+        if not isinstance(error, StageFailed | ConfigError):
+            raise
         raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
     return _said(f"{name}: {said}", order, arguments, out)
 
@@ -159,9 +161,9 @@ def _take_over(session: Session, order: Order, name: str) -> None:
         end_work(session.project.home, one.run)
 
 
-def _only(journal: Journal) -> str:
-    """The stage that deploys, where there is one."""
-    found = sorted({one.stage for one in all_rollouts(journal)})
+def _only(journal: Journal, *, experiments: bool) -> str:
+    """The stage that deploys, or tries, where there is one."""
+    found = sorted({one.stage for one in all_rollouts(journal) if experiments or not one.experiment})
     if len(found) != 1:
         raise ConfigError(
             f"{len(found)} stages have deployed" if found else "nothing was deployed yet",
@@ -177,7 +179,7 @@ def _order(arguments: argparse.Namespace) -> Order:
 
 def _said(text: str, order: Order, arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.output == "json":
-        about = {name: value for name, value in order._asdict().items() if name not in ("at", "seq", "refused")}
+        about = {name: value for name, value in order._asdict().items() if name not in TOLD}
         text = json.dumps({"kind": "order", "said": text, **about})
     print(text, file=out)
     return Exit.PASSED

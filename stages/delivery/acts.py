@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,14 +45,15 @@ class Acts:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
 
     def all(self) -> Iterator[Act]:
-        """Those that are written to the end of their line."""
+        """Those that are written to the end of their line; what was damaged tells nothing, and is no reason to fail."""
         try:
             lines = self.file.read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return
         for line in lines:
             if line.endswith("\n"):
-                yield Act(**json.loads(line))
+                with suppress(ValueError, TypeError):
+                    yield Act(**json.loads(line))
 
 
 def act(port: int, did: Literal["started", "ended", "restarts"], why: str = "", wait: float = 0.0) -> Act:

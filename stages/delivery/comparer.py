@@ -21,6 +21,7 @@ from gates.window import Histogram, Share, Window
 from pipeline.authorities import authorities
 from stages.delivery.answer import Answer, Noise, differing
 from stages.delivery.model import Address
+from stages.delivery.probing import beginning
 from stages.delivery.router import BOUNDS
 
 if TYPE_CHECKING:
@@ -168,11 +169,15 @@ class Comparer:
         headers = [*((name, value) for name, value in copy.headers if name not in OWN), (HEADER, "1")]
         began = time.monotonic()
         try:
-            answer = await self.client.request(copy.method, place.url + copy.target, headers=headers, content=copy.body or None)
-        except (httpx.HTTPError, httpx.InvalidURL):
-            return Answer()  # nothing came: that is what is counted
+            with anyio.fail_after(TIMEOUT):
+                async with self.client.stream(
+                    copy.method, place.url + copy.target, headers=headers, content=copy.body or None
+                ) as answer:
+                    said = await beginning(answer.aiter_bytes(), LARGEST)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+            return Answer()  # nothing came, or no end of it: that is what is counted
         took = 1000 * (time.monotonic() - began)
-        return Answer(answer.status_code, answer.headers.get("content-type", ""), answer.content, took)
+        return Answer(answer.status_code, answer.headers.get("content-type", ""), said, took)
 
 
 async def received(stream: ByteStream) -> Copy | None:
@@ -188,9 +193,9 @@ async def received(stream: ByteStream) -> Copy | None:
                 connection.receive_data(await _more(stream))
             elif isinstance(event, h11.Request):
                 request = event
-            elif isinstance(event, h11.Data):
+            elif isinstance(event, h11.Data) and len(body) <= LARGEST:
                 body += event.data
-            else:
+            else:  # its end, or too much
                 break
         if request is None or len(body) > LARGEST:
             return None

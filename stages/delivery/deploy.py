@@ -157,7 +157,7 @@ class Preview(Releases[Previewed]):
             return f"{group} ran before, and stays"
         if (await rollout.router.current()).get(group):
             return f"{group} serves users by now, and stays"
-        await rollout.run((Stop(group),))
+        await rollout.quiet.run((Stop(group),))
         return None
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from pipeline import Store, Work
+from pipeline import StageFailed, Store, Work
 from pipeline.digest import of_text
 from pipeline.engines.local import free_port
 from stages.delivery import durable
 from stages.delivery.docker_api import SOON, Daemon, Refused
 from stages.delivery.docker_image import archive, identities, reference
-from stages.delivery.hosted import RECORDS, HostedTarget
+from stages.delivery.hosted import RECORDS, HostedTarget, need_free
 from stages.delivery.limits import Limits
 from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
@@ -81,7 +83,7 @@ class DockerTarget(HostedTarget[Docker]):
         return Daemon(self.config.host)
 
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
-        self._need_free("Docker")
+        need_free(self.state, "Docker")
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         here = await self._containers(release.group)
         missing = wanted - Counter(_zone(one) for one in here if one["State"] in UP)
@@ -126,8 +128,20 @@ class DockerTarget(HostedTarget[Docker]):
         made = await self._daemon.post(
             f"/containers/{container}/exec", {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
         )
-        said = await self._daemon.stream(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
+        try:
+            said = await self._daemon.stream(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(StageFailed):
+                await self._kill(container, made["Id"])
+            raise
         return int((await self._daemon.get(f"/exec/{made['Id']}/json"))["ExitCode"]), said
+
+    async def _kill(self, container: str, command: str) -> None:
+        """End a command beside a container, which the daemon does for nobody: from inside, where it is not ours to end."""
+        pid = (await self._daemon.get(f"/exec/{command}/json"))["Pid"]
+        if (inside := killed(pid)) is not None:
+            made = await self._daemon.post(f"/containers/{container}/exec", {"Cmd": ["kill", "-9", inside], "User": "0"})
+            await self._daemon.post(f"/exec/{made['Id']}/start", {"Detach": True})
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:
         wanted = release.instances if wanted is None else wanted
@@ -276,20 +290,16 @@ class DockerTarget(HostedTarget[Docker]):
                     tasks.start_soon(self._end_one, one["Id"])
 
     async def _end_one(self, container: str) -> None:
-        await self._halt(container)
+        await self._told_to("stop", container)
         await self._daemon.remove(f"/containers/{container}", force="1", v="1")
 
-    async def halt(self, one: Mapping[str, Any]) -> None:
-        """End a container, which can be started again; nothing where there is none."""
-        await self._halt(one["Id"])
+    async def restart(self, one: Mapping[str, Any]) -> None:
+        """End a container and start it again, which the daemon does by itself; nothing where there is none."""
+        await self._told_to("restart", one["Id"])
 
-    async def _halt(self, container: str) -> None:
+    async def _told_to(self, what: str, container: str) -> None:
         patience = self.config.patience
-        await self._daemon.post(f"/containers/{container}/stop", t=str(round(patience)), wait=patience + SOON, missing=True)
-
-    async def resume(self, one: Mapping[str, Any]) -> None:
-        """Start a container that was ended; nothing where there is none."""
-        await self._daemon.post(f"/containers/{one['Id']}/start", missing=True)
+        await self._daemon.post(f"/containers/{container}/{what}", t=str(round(patience)), wait=patience + SOON, missing=True)
 
     async def _remove(self, containers: Iterable[Mapping[str, Any]]) -> None:
         for one in containers:
@@ -301,7 +311,7 @@ class DockerTarget(HostedTarget[Docker]):
 
     def _known(self) -> dict[str, Image]:
         """The groups that something is known of, and the image of each."""
-        return {place.parent.name: Release.read(place.read_text()).image for place in self.state.glob("*/release.json")}
+        return {place.parent.name: self._kept.release(place.parent.name).image for place in self.state.glob("*/release.json")}
 
 
 def known(state: Path, store: Store) -> DockerTarget:
@@ -314,6 +324,18 @@ def known(state: Path, store: Store) -> DockerTarget:
         next=runs,
     )
     return DockerTarget(state=state, store=store, secret=os.environ.__getitem__, config=config)
+
+
+def killed(pid: int) -> str | None:
+    """End a process of this machine; what it is called in its own namespace, where this user may not."""
+    try:
+        names = Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        return names[-1] if names else None
+    except OSError:  # it has ended
+        return None
+    return None
 
 
 def limited(limits: Limits) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def read(place: Path, meaning: Callable[[bytes], T], what: str, *, next: str = A
             f"{what} cannot be read: {error}",
             where=str(place),
             right="what this library wrote there",
-            next=next.format(place=place),
+            next=next.replace("{place}", str(place)),
         ) from error
 
 

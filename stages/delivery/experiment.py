@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import anyio
 
 from gates import experiment
 from gates.eprocess import Counts
-from gates.experiment import Compared, ExperimentReport
-from gates.judge import NOTHING, Business, ErrorRate, Judge
+from gates.experiment import Compared, ExperimentReport, Tally
+from gates.judge import Business, ErrorRate, Judge
 from gates.window import Window
-from pipeline import StageFailed, WiringError, Work
+from pipeline import BrokenOff, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.control import Control, heeding
 from stages.delivery.deploy import Releases
@@ -74,9 +74,13 @@ class Experiment(Releases[ExperimentReport]):
                 raise StageFailed(f"{group} has nobody to be compared with", right="another release that serves")
             work.record("experiment.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
             rollout.control.begin()
-            async with self._ended(work, rollout, before, group):
-                await rollout.run(self._begins(group, blue))
-                report = await self._heeding(rollout, group, tuple(blue))
+            ends = partial(self._end, rollout, before, group)
+            try:
+                report = await self._heeding(rollout, group, blue)
+            except BaseException as error:
+                await rollout.return_after(error, ends)
+                raise
+            await self._returned(rollout, ends)
         work.record("experiment.finished", report=report.model_dump(mode="json"))
         return report
 
@@ -104,26 +108,30 @@ class Experiment(Releases[ExperimentReport]):
         if begun and not any(event.seq > begun[-1].seq for event in ended):
             async with alone(work.state("deploy"), work.say):
                 rollout = self.rollout_of(work)
-                before = recovered(await rollout.state(), begun[-1])
-                await rollout.run(back(before, begun[-1].data["group"], self.within, self.drain))
-                work.record("experiment.ended", group=begun[-1].data["group"])
+                await self._end(rollout, recovered(await rollout.state(), begun[-1]), begun[-1].data["group"])
         return None
 
-    @asynccontextmanager
-    async def _ended(self, work: Work, rollout: Rollout, before: State, group: str) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await rollout.run(back(before, group, self.within, self.drain))
-                work.record("experiment.ended", group=group)
+    async def _end(self, rollout: Rollout, before: State, group: str) -> None:
+        """Traffic is as it was, whatever can be written down of it."""
+        await rollout.quiet.run(back(before, group, self.within, self.drain))
+        rollout.quiet.note("experiment.ended", group=group)
 
-    async def _heeding(self, rollout: Rollout, group: str, blue: tuple[str, ...]) -> ExperimentReport:
-        """What was observed. Raises StageFailed where that is nothing, and when an operator says so."""
+    async def _returned(self, rollout: Rollout, ends: Callable[[], Awaitable[None]]) -> None:
+        """An experiment that went well is ended. Raises BrokenOff where that fails, and users are left where they are."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await ends()
+        except StageFailed as error:
+            rollout.quiet.note("rollout.stuck", error=str(error))
+            raise BrokenOff(f"the experiment cannot be ended: {error}", next="python -m pipeline recover") from error
+
+    async def _heeding(self, rollout: Rollout, group: str, blue: Mapping[str, int]) -> ExperimentReport:
+        """Begin, and what was observed. Raises StageFailed where that is nothing, and when an operator says so."""
         found: list[ExperimentReport] = []
 
         async def observe() -> None:
-            found.append(await self._observe(rollout, group, blue))
+            await rollout.run(self._begins(group, blue))
+            found.append(await self._observe(rollout, group, tuple(blue)))
 
         control = rollout.control
         if not await heeding(observe, control.watch) and (order := control.aborted) is not None:
@@ -138,7 +146,7 @@ class Experiment(Releases[ExperimentReport]):
 
     async def _observe(self, rollout: Rollout, group: str, blue: tuple[str, ...]) -> ExperimentReport:
         """Count both sides until what is known of every measure is sure, or the time is over."""
-        counts = dict.fromkeys((measure.name for measure in self.measures), NOTHING)
+        tallies = dict.fromkeys((measure.name for measure in self.measures), Tally())
         unknown, began = 0.0, anyio.current_time()
         last = began
         async with measured(rollout.router.watch(), rollout.metrics, blue, (group,)) as watch:
@@ -147,7 +155,7 @@ class Experiment(Releases[ExperimentReport]):
                 before, last = last, anyio.current_time()
                 old, new = watch.windows(blue, (group,))
                 unknown += last - before if old is None or new is None else 0.0
-                counts = {measure.name: added(measure, counts[measure.name], old, new) for measure in self.measures}
+                tallies = {measure.name: added(measure, tallies[measure.name], old, new) for measure in self.measures}
                 report = ExperimentReport(
                     group=group,
                     against=blue,
@@ -156,15 +164,15 @@ class Experiment(Releases[ExperimentReport]):
                     seconds=last - began,
                     unknown=unknown,
                     sure=1 - self.alpha,
-                    compared=tuple(self._compared(measure, counts[measure.name]) for measure in self.measures),
+                    compared=tuple(self._compared(measure, tallies[measure.name]) for measure in self.measures),
                 )
                 rollout.note("experiment.looked", group=group, said=report.summary())
                 if report.decided or report.seconds >= self.lasts:
                     return report
 
-    def _compared(self, measure: ErrorRate | Business, counts: Counts) -> Compared:
+    def _compared(self, measure: ErrorRate | Business, tally: Tally) -> Compared:
         share = self.share / 100 if isinstance(measure, Business) else None
-        return experiment.compared(measure.name, counts, alpha=self.alpha / len(self.measures), share=share)
+        return experiment.compared(measure.name, tally, alpha=self.alpha / len(self.measures), share=share)
 
     def rollout_of(self, work: Work, release: Release | None = None) -> Rollout:
         """With the orders of operators, and what is counted besides requests."""
@@ -172,13 +180,13 @@ class Experiment(Releases[ExperimentReport]):
         return replace(super().rollout_of(work, release), control=control, metrics=tuple(one.open(work) for one in self.metrics))
 
 
-def added(measure: ErrorRate | Business, counts: Counts, old: Window | None, new: Window | None) -> Counts:
-    """Counts with one more tick, where both sides are known. Pure."""
+def added(measure: ErrorRate | Business, tally: Tally, old: Window | None, new: Window | None) -> Tally:
+    """With one more tick, where both sides are known. Pure."""
     then = measure.counts(old, None) if old is not None else None
     now = measure.counts(new, None) if new is not None else None
     if then is None or now is None:
-        return counts
-    return Counts(counts.k0 + then[0], counts.n0 + then[1], counts.k1 + now[0], counts.n1 + now[1])
+        return tally
+    return tally.after(Counts(*then, *now))
 
 
 FOUND = {"fewer": "happens less often", "more": "happens more often", "open": "not decided"}

@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pipeline import StageFailed, Store
 from pipeline.masking import Masker
+from stages.delivery import process
 from stages.delivery.acts import Acts
 from stages.delivery.kept import Kept
 from stages.delivery.model import Address, Group, Release
@@ -18,6 +19,24 @@ from stages.delivery.wanted import Wanted
 
 RECORDS = {"Docker": "docker.json", "systemd": "systemd.json"}
 """The files in which targets write down who has their instances."""
+
+
+PLAIN = "processes"
+"""What has instances that are plain processes of this machine, which nobody writes down: the system tells them."""
+
+
+def need_free(state: Path, kind: str, elsewhere: str = "") -> None:
+    """Raises StageFailed where instances of this name are with somebody else than `kind`, whom nobody would ask any more."""
+    others = [f"with {name}" for name, file in RECORDS.items() if name != kind and (state / file).exists()]
+    if kind != PLAIN and any(process.running(f"{state}:")):
+        others.append("processes of this machine")
+    if others or elsewhere:
+        raise StageFailed(
+            f"instances of {state.name} are {elsewhere or others[0]} by now, and would be left there",
+            where=str(state),
+            right="another name for another place, or none there",
+            next="python -m stages.delivery.down DIRECTORY, which ends what runs there, and run again",
+        )
 
 
 class Zoned(Protocol):
@@ -61,17 +80,6 @@ class HostedTarget(ABC, Generic[C]):
     async def _end(self, group: str, ports: Collection[int] | None = None) -> None:
         """End these instances of a group, or all, and remove them."""
         ...
-
-    def _need_free(self, kind: str, elsewhere: str = "") -> None:
-        """Raises StageFailed where instances of this name are with somebody else, whom nobody would ask any more."""
-        others = [name for name, file in RECORDS.items() if name != kind and (self.state / file).exists()]
-        if others or elsewhere:
-            raise StageFailed(
-                f"instances of {self.state.name} are {elsewhere or f'with {others[0]}'} by now, and would be left there",
-                where=str(self.state),
-                right="another name for another place, or none there",
-                next="python -m stages.delivery.down DIRECTORY, which ends what runs there, and run again",
-            )
 
     async def readiness(self, group: str) -> Ready | None:
         return self._kept.readiness(group)

@@ -26,6 +26,9 @@ RESTS = "rests"
 SUPERVISOR = "supervisor"
 """How the marks of the processes end that look after instances."""
 
+SIGNS_IN = ("HOME", "USER", "SSH_AUTH_SOCK")
+"""By what `ssh` finds the keys of whoever began the deployment."""
+
 TARGETS = "prometheus.json"
 """The file in which Prometheus is told where instances are."""
 
@@ -46,14 +49,14 @@ class Kept:
         (self.state / release.group / RESTS).unlink(missing_ok=True)
 
     def release(self, group: str) -> Release:
-        """Raises OSError and ValueError where nothing is known of it."""
-        return Release.read(self.file(group).read_text())
+        """Raises FileNotFoundError where nothing is known of it, and StageFailed where that cannot be read."""
+        return durable.read(self.file(group), lambda content: Release.read(content.decode()), f"the release of {group}")
 
     def startable(self, group: str) -> Release:
         """The release of a group that is to be started again. Raises StageFailed where nothing is known of it."""
         try:
             return self.release(group)
-        except (OSError, ValueError) as error:
+        except (OSError, StageFailed) as error:
             raise StageFailed(
                 f"{group} cannot be started again: {error}",
                 where=str(self.file(group)),
@@ -64,7 +67,7 @@ class Kept:
         """How the group says that it can serve; None where that is not known."""
         try:
             return self.release(group).ready
-        except (OSError, ValueError):
+        except (OSError, StageFailed):
             return None
 
     def let_rest(self, group: str) -> None:
@@ -122,6 +125,7 @@ class Kept:
             return
         argv = (sys.executable, "-m", module, json.dumps({"state": str(self.state), "group": group, **told}))
         own = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        own |= {name: os.environ[name] for name in SIGNS_IN if name in os.environ}
         await process.start(self._mark(group), argv, {**secrets, **own}, cwd=self.state, log=self.supervisor_log(group))
 
     async def tend(self, release: Release, instances: Mapping[int, str], store: Store, secret: Callable[[str], str]) -> None:

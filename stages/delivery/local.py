@@ -17,6 +17,7 @@ from pipeline.masking import Masker
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import process
 from stages.delivery.acts import Acts
+from stages.delivery.hosted import PLAIN, need_free
 from stages.delivery.kept import SUPERVISOR, Kept
 from stages.delivery.limits import bounded, unbounded
 from stages.delivery.metrics import GROUP
@@ -91,6 +92,7 @@ class LocalTarget:
         return Kept(self.state)
 
     async def start(self, release: Release, counts: Mapping[str, int] | None = None) -> Group:
+        need_free(self.state, PLAIN)
         wanted = Counter(counts if counts is not None else spread(release.instances, self.zones or ("",)))
         missing = wanted - Counter(one.env.get(ZONE, "") for one in self._running(release.group))
         if missing or (release.restart != "no" and not self._kept.supervisors(release.group)):

@@ -50,7 +50,7 @@ async def _http(probe: HttpProbe, address: Address) -> str | None:
     async with httpx.AsyncClient(timeout=probe.within, trust_env=False, verify=authorities(url)) as client:
         try:
             async with client.stream("GET", url) as answer:
-                said = await _beginning(answer.aiter_bytes())
+                said = await beginning(answer.aiter_bytes(), MOST)
         except httpx.HTTPError as error:
             return f"{url}: {type(error).__name__}"
     first, last = probe.statuses
@@ -59,14 +59,14 @@ async def _http(probe: HttpProbe, address: Address) -> str | None:
     return f"{url} answers {answer.status_code}: {said.decode(errors='replace')[:2000]}"
 
 
-async def _beginning(pieces: AsyncIterator[bytes]) -> bytes:
-    """All that is said, or what is said first: an answer may have no end."""
-    said = b""
+async def beginning(pieces: AsyncIterator[bytes], most: int) -> bytes:
+    """All that is said, or a little more than so many bytes: an answer may have no end."""
+    said = bytearray()
     async for piece in pieces:
         said += piece
-        if len(said) > MOST:
+        if len(said) > most:
             break
-    return said
+    return bytes(said)
 
 
 async def _grpc(probe: GrpcProbe, address: Address) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -78,8 +78,7 @@ class Rollout:
             await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
         except BaseException as error:
             self.member.fail()  # before the way back, which may take its time
-            with anyio.CancelScope(shield=True):
-                await self._back_after(error, strategy, before)
+            await self.return_after(error, partial(self.back, strategy, before, self.release.group))
             raise
         self.note("rollout.finished", group=group)
         return before
@@ -96,15 +95,30 @@ class Rollout:
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
-        # Going back must not depend on a full disk, and nobody may pause it.
-        say = partial(_said_if_it_can, self.control.say)
-        quiet = replace(self, note=partial(_if_it_can, self.note), control=Control(say=say), member=Member())
+        quiet = self.quiet
         quiet.note("rollout.back", group=group, to=dict(before.weights))
         await quiet.run(strategy.back(before, group))
         if not await self.target.groups():
             await self.router.stop()
         await quiet.hold({})
         quiet.note("rollout.finished", group=group, back=True)
+
+    @property
+    def quiet(self) -> Rollout:
+        """The same for a way back, which must not depend on a full disk, and which nobody may pause."""
+        say = partial(_said_if_it_can, self.control.say)
+        return replace(self, note=partial(_if_it_can, self.note), control=Control(say=say), member=Member())
+
+    async def return_after(self, error: BaseException, back: Callable[[], Awaitable[None]]) -> None:
+        """The way back, to its end. Raises BrokenOff with both reasons should it fail too: then all is left half way."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await back()
+        except Exception as second:
+            self.quiet.note("rollout.stuck", error=str(second))
+            first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, Exception):
+                raise BrokenOff(f"{first}; then the way back failed: {second}") from error
 
     async def hold(self, least: Mapping[str, int]) -> None:
         """Keep a target's autoscaler from taking instances away from who has a small share, or none, only for a time."""
@@ -174,16 +188,6 @@ class Rollout:
             elif isinstance(step, Split) and since is not None:
                 self.note("rollout.down", seconds=round(now - since, 3))
                 since = None
-
-    async def _back_after(self, error: BaseException, strategy: Strategy, before: State) -> None:
-        """The way back; should it fail too, both reasons are told, and that the rollout is left half done."""
-        try:
-            await self.back(strategy, before, self.release.group)
-        except Exception as second:
-            self.note("rollout.stuck", error=str(second))
-            first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
-            if isinstance(error, Exception):
-                raise BrokenOff(f"{first}; then the way back failed: {second}") from error
 
     async def _step(self, step: Step) -> None:
         match step:

@@ -63,8 +63,10 @@ class Ssh:
         if isinstance(given, Path):
             with given.open("rb") as file:
                 done = await anyio.run_process(argv, stdin=file, check=False, stderr=subprocess.PIPE)
-        else:
+        elif given:
             done = await anyio.run_process(argv, input=given, check=False, stderr=subprocess.PIPE)
+        else:  # what is there to be read is somebody else's
+            done = await anyio.run_process(argv, stdin=subprocess.DEVNULL, check=False, stderr=subprocess.PIPE)
         found = Done(done.returncode, done.stdout, done.stderr)
         if found.code == UNREACHED:
             raise StageFailed(
@@ -85,7 +87,7 @@ class Ssh:
     async def close(self) -> None:
         """End the connection that is kept, where there is one."""
         argv = [self._program(), *self._options(), "-O", "exit", "--", self.host]
-        await anyio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
+        await anyio.run_process(argv, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         shutil.rmtree(sockets(self.state), ignore_errors=True)
 
     def _options(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import ipaddress
 import json
 import os
 import random
@@ -21,7 +22,7 @@ import anyio
 from pipeline import StageFailed, Store, WiringError, Work
 from pipeline.scratch import Scratch
 from stages.delivery import durable, unit
-from stages.delivery.hosted import RECORDS, HostedTarget
+from stages.delivery.hosted import RECORDS, HostedTarget, need_free
 from stages.delivery.local import ONCE, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
@@ -80,8 +81,10 @@ class Systemd:
             raise WiringError(f"{where}.patience is {self.patience}", right="more than 0 seconds")
         if not self.host or self.host.startswith("-"):
             raise WiringError(f"{where}.host is {self.host!r}", right="a machine as ssh is told it: user@address")
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", self.address):
-            raise WiringError(f"{where}.address is {self.address!r}", right="an IPv4 address of the machine, or its name")
+        try:
+            ipaddress.IPv4Address(self.address)
+        except ValueError as error:  # a name would have to mean the same to the machine, and to whatever router there is
+            raise WiringError(f"{where}.address is {self.address!r}", right="an IPv4 address of the machine: 10.0.0.5") from error
         if not re.fullmatch(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,}", self.place):
             right = "a directory of its own: an absolute path of two names or more, of letters, digits, _, - and ."
             raise WiringError(f"{where}.place is {self.place!r}", right=right)
@@ -132,8 +135,9 @@ class SystemdTarget(HostedTarget[Systemd]):
     def _claim(self) -> None:
         """Write down where the units are. Raises StageFailed where the target had its instances elsewhere."""
         told = recorded(self.state)
-        other = [f"{name} {told[name]}" for name in ("host", "place") if told and told[name] != getattr(self.config, name)]
-        self._need_free("systemd", f"with {' and '.join(other)}" if other else "")
+        fixed = ("host", "address", "place")
+        other = [f"{name} {told[name]}" for name in fixed if told and told[name] != getattr(self.config, name)]
+        need_free(self.state, "systemd", f"with {' and '.join(other)}" if other else "")
         identity = told["identity"] if told else os.urandom(8).hex()
         durable.write(self.state / MACHINE, json.dumps({**self._machine, "identity": identity}).encode())
 
@@ -157,7 +161,7 @@ class SystemdTarget(HostedTarget[Systemd]):
             (self.state / release.group).mkdir(parents=True, exist_ok=True)
             self._kept.keep(release)
             await self._have(release)
-            await self._remove([one for one, state in here.items() if state not in UP])
+            await self._forgotten(release.group, {one.port for one, state in here.items() if state not in UP})
             ports = await self._free(missing.total())
             places = zip(ports, missing.elements(), strict=True)
             await self._begin(release, [Instance(release.group, port, zone) for port, zone in places])
@@ -212,7 +216,8 @@ class SystemdTarget(HostedTarget[Systemd]):
                 await self._end(name)
             template = f"{UNITS}/{self._template(name)}.service"
             place = shlex.quote(self._place(name))
-            await self.ssh.must(f"rm -rf {shlex.quote(template)} {place} {place}.unfinished && systemctl daemon-reload")
+            files = f"{shlex.quote(template)} {shlex.quote(template)}.unfinished {place} {place}.unfinished"
+            await self.ssh.must(f"rm -rf {files} && systemctl daemon-reload")
             shutil.rmtree(self.state / name, ignore_errors=True)
 
     async def groups(self) -> dict[str, Group]:
@@ -252,19 +257,15 @@ class SystemdTarget(HostedTarget[Systemd]):
         """The one with this port, whatever it does."""
         return next((one for one in await self._units(group) if one.port == port), None)
 
-    async def halt(self, one: Instance) -> None:
-        """End an instance, which can be started again."""
-        await self.ssh.must(f"systemctl stop {shlex.quote(self._unit(one))}")
-
-    async def resume(self, one: Instance) -> None:
-        """Start an instance that was ended."""
-        await self.ssh.must(f"systemctl start --no-block {shlex.quote(self._unit(one))}")
+    async def restart(self, one: Instance) -> None:
+        """End an instance and start it again, which is systemd's to do from here on, whoever lives."""
+        await self.ssh.must(f"systemctl restart --no-block {shlex.quote(self._unit(one))}")
 
     async def down(self) -> list[str]:
         """End and remove every unit of this target, and its files; the names of units."""
         units = await self._units()
         await self._remove(units)
-        left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service {WANTS}/{self._mine}-*.service"
+        left = f"{shlex.quote(self._place())} {UNITS}/{self._mine}-*.service* {WANTS}/{self._mine}-*.service"
         gone = f"rm -rf {left}; systemctl daemon-reload; systemctl reset-failed '{self._mine}-*' 2>/dev/null || true"
         await self.ssh.must(f"systemctl stop '{self._mine}-*'; {gone}")
         await self.ssh.close()
@@ -274,8 +275,10 @@ class SystemdTarget(HostedTarget[Systemd]):
     async def _units(self, group: str = "") -> dict[Instance, str]:
         """The instances that there are, and what systemd says of each; those that ended are there until they are removed."""
         place, template = shlex.quote(self._place()), self._template(group or "*")
+        # What systemd does not tell must never be taken for nothing: its own failure is one, that there are no files is none.
         listed = await self.ssh.must(
-            f"systemctl list-units --all --plain --no-legend '{template}*.service' | awk '{{ print $1, $3 }}';"
+            f"units=$(systemctl list-units --all --plain --no-legend '{template}*.service');"
+            f" printf '%s\\n' \"$units\" | awk '{{ print $1, $3 }}';"
             f" cd {place} 2>/dev/null && find . -mindepth 2 -maxdepth 2 -path './{group or '*'}/*.env' || true"
         )
         found: dict[Instance, str] = {}
@@ -284,7 +287,7 @@ class SystemdTarget(HostedTarget[Systemd]):
                 name, called = line.removeprefix("./").removesuffix(".env").split("/")
                 if (one := _instance(name, called)) is not None:
                     found.setdefault(one, "inactive")
-            elif line:
+            elif line.strip():
                 unit_name, state = line.split()
                 name, _, called = unit_name.removeprefix(f"{self._mine}-").removesuffix(".service").partition("@")
                 if (one := _instance(name, called)) is not None:
@@ -299,7 +302,9 @@ class SystemdTarget(HostedTarget[Systemd]):
         template = f"{UNITS}/{self._template(release.group)}.service"
         text = unit.service(release, place, self.config.patience)
         fresh = shlex.quote(f"{template}.unfinished")
-        await self.ssh.must(f"cat > {fresh} && mv {fresh} {shlex.quote(template)} && systemctl daemon-reload", text.encode())
+        await self.ssh.must(
+            f"cat > {fresh} && sync {fresh} && mv {fresh} {shlex.quote(template)} && systemctl daemon-reload", text.encode()
+        )
 
     async def _lay_out(self, release: Release, place: str) -> None:
         """The image's file system, the release's files and its environment, in one step."""
@@ -310,7 +315,7 @@ class SystemdTarget(HostedTarget[Systemd]):
             fresh = shlex.quote(f"{place}.unfinished")
             await self.ssh.must(
                 f"rm -rf {fresh} && mkdir -p {fresh} && chmod 700 {shlex.quote(self._place())} {fresh}"
-                f" && tar -xpf - -C {fresh} --no-same-owner && mv {fresh} {shlex.quote(place)}",
+                f" && tar -xpf - -C {fresh} --no-same-owner && sync -f {fresh} && mv {fresh} {shlex.quote(place)}",
                 archive,
             )
 
@@ -375,7 +380,8 @@ class SystemdTarget(HostedTarget[Systemd]):
         self, name: str, settings: Iterable[str], command: tuple[str, ...], within: float | None = None
     ) -> tuple[int, bytes]:
         """Run a command of an image to its end, which is ended after so many seconds; exit code, or minus the signal it died of,
-        and what it said. Nothing is left of it, whatever happens here meanwhile."""
+        and what it said. Nothing is left of it, unless the machine is not reached any more: there it goes on as long as it may.
+        """
         file, output = f"{TRANSIENT}/{name}.service", f"/run/{name}.output"
         script = "; ".join(
             (
@@ -391,7 +397,7 @@ class SystemdTarget(HostedTarget[Systemd]):
         try:
             done = await self.ssh.run(script, unit.once(settings, command, output, within).encode())
         except BaseException:
-            with anyio.CancelScope(shield=True), contextlib.suppress(StageFailed):  # the machine ends it where it is not reached
+            with anyio.CancelScope(shield=True), contextlib.suppress(StageFailed):
                 stop = f"systemctl stop '{name}*'; systemctl reset-failed '{name}*' 2>/dev/null || true"
                 await self.ssh.run(f"{stop}; rm -f {file} {output}")
             raise

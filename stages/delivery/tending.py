@@ -5,6 +5,7 @@ Neither knows what `liveness` says.
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,12 +38,8 @@ class Tended(Protocol[T]):
         """Why it is not well, or None."""
         ...
 
-    async def halt(self, one: T) -> None:
-        """End it, so that it can be started again."""
-        ...
-
-    async def resume(self, one: T) -> None:
-        """Start it again."""
+    async def restart(self, one: T) -> None:
+        """End it and start it again, whatever becomes of who asks for it."""
         ...
 
 
@@ -67,19 +64,18 @@ class Tending(Generic[T]):
                     return
                 why = await ill(self.release.startup, self.release.liveness, partial(self.target.ask, one))
                 await self._again(one, port, why, backoff)
-            except StageFailed:  # who has the instances does not answer: it is asked again, and nothing is started without it
-                await anyio.sleep(1.0)
+            except StageFailed as error:  # who has the instances does not answer: it is asked again
+                print(f"port {port}: {error}", file=sys.stderr, flush=True)  # in the supervisor's log
+                await anyio.sleep(backoff.wait)
             backoff = backoff.after(anyio.current_time() - began)
 
     async def _again(self, one: T, port: int, why: str, backoff: Backoff) -> None:
-        """End it outside of the lock, which takes as long as it likes; start it only as long as it is wanted."""
+        """Restart it only as long as it is wanted: who takes it off the list ends it for good."""
         wanted = self.target.wanted(self.release.group)
-        if port not in wanted.read():
-            return
-        with suppress(OSError):
-            self.target.acts(self.release.group).note(act(port, "ended", why))
-        await self.target.halt(one)
         await anyio.sleep(backoff.wait)
         async with wanted.held():
-            if port in wanted.read():
-                await self.target.resume(one)
+            if port not in wanted.read():
+                return
+            await self.target.restart(one)
+        with suppress(OSError):
+            self.target.acts(self.release.group).note(act(port, "ended", why))

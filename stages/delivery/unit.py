@@ -35,7 +35,8 @@ def service(release: Release, place: str, patience: float) -> str:
     lines = [
         "[Unit]",
         f"Description=Lockgate {release.group} %i",
-        "After=network.target",
+        "Wants=network-online.target",  # instances listen on one address, which has to be there
+        "After=network-online.target",
         "StartLimitIntervalSec=0",
         "",
         "[Service]",

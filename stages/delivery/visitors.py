@@ -13,9 +13,16 @@ import anyio
 
 from pipeline import WiringError
 from pipeline.authorities import authorities
+from stages.delivery.probing import beginning
 
 if TYPE_CHECKING:
     import httpx
+
+PATIENCE = 30.0
+"""Seconds that a visitor waits for all of an answer."""
+
+MOST = 1 << 24
+"""Bytes of an answer that are waited for."""
 
 AT_ONCE = 64
 """Requests that are waited for at a time; a service that answers none holds up no more."""
@@ -49,7 +56,7 @@ async def visiting(visitors: Visitors | None, url: str) -> AsyncIterator[None]:
     limits = httpx.Limits(max_connections=AT_ONCE)
     failed: Exception | None = None
     async with (
-        httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits, trust_env=False, verify=authorities(url)) as client,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False, verify=authorities(url)) as client,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_come, visitors, client)
@@ -77,5 +84,6 @@ async def _ask(client: httpx.AsyncClient, path: str, places: anyio.CapacityLimit
     if places.available_tokens < 1:
         return  # a service that answers nobody is not asked more
     async with places:
-        with contextlib.suppress(httpx.HTTPError):
-            await client.get(path)
+        with contextlib.suppress(httpx.HTTPError), anyio.move_on_after(PATIENCE):
+            async with client.stream("GET", path) as answer:
+                await beginning(answer.aiter_bytes(), MOST)

@@ -81,11 +81,14 @@ def test_an_order_that_was_refused_is_told_with_the_reason(journal: Journal, tmp
     begun(journal, "a", HERE)
     given = Order(verb="undo", by="anna", why="complaints")
     journal.append(given.event("b", "deploy"))
-    refuse(journal, given, "nothing is left", "b", "deploy")
-    refuse(journal, Order(verb="promote", by="ben"), "ben may not promote", "a", "deploy")
+    refuse(journal, given, "nothing is left", "b", "deploy", given=True)
+    promoted = Order(verb="promote", by="ben", why="fine")
+    journal.append(promoted.event("a", "deploy"))
+    refuse(journal, promoted, "ben may not promote", "a", "deploy")  # another time, later
     orders = current(journal, tmp_path)["deploy"].orders
     assert [(one.verb, one.by, one.why, one.refused) for one in orders] == [
         ("undo", "anna", "complaints", "nothing is left"),
+        ("promote", "ben", "fine", ""),
         ("promote", "ben", "", "ben may not promote"),
     ]
 

@@ -16,6 +16,7 @@ from stages.delivery.docker import Docker, limited
 from stages.delivery.docker_api import Daemon, frames
 from stages.delivery.limits import Limits
 from stages.delivery.model import Address
+from stages.delivery.probe import CommandProbe
 from stages.image import Image
 from tests.conftest import RunStage
 from tests.stages.delivery.conftest import docker_target, release, up
@@ -67,6 +68,26 @@ def test_after_the_daemon_ended_its_containers_are_found_and_started_again(
     finally:
         (project.home / "state" / "deploy" / "app" / "docker.json").unlink(missing_ok=True)  # that daemon is gone
         shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_command_that_does_not_end_is_ended_in_the_container(
+    project: Project, store: Store, docker_host: str, container: Image
+) -> None:
+    hangs = CommandProbe(("python", "-c", "import time; time.sleep(600)"), within=0.5)
+
+    async def main() -> None:
+        target = docker_target(project, store, docker_host)
+        wanted = release(container)
+        await up(target, wanted)
+        (one,) = await target._containers(wanted.group)
+        for _ in range(2):
+            assert "takes more than 0.5 s" in (await target.unready(wanted.group, hangs) or "")
+        with anyio.fail_after(10):
+            while "sleep" in str(await target._daemon.get(f"/containers/{one['Id']}/top")):
+                await anyio.sleep(0.05)
+        await target.down()
+
+    anyio.run(main)
 
 
 def test_an_instance_with_a_network_of_its_own_is_published_on_loopback(

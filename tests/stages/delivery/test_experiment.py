@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -18,19 +19,20 @@ from hypothesis import strategies as st
 
 from gates import Check
 from gates.eprocess import Counts
-from gates.experiment import Compared, ExperimentReport
+from gates.experiment import Compared, ExperimentReport, Tally
 from gates.judge import Business, ErrorRate
 from gates.verdict import Verdict, failed, passed
 from gates.window import Share, Window
-from pipeline import Journal, Pipeline, Project, Stage, Store, WiringError
+from pipeline import Journal, Pipeline, Project, Stage, StageFailed, Store, WiringError
 from pipeline.engines.local import free_port
 from pipeline.journal import Event
 from pipeline.order import operator
+from pipeline.rollouts import current
 from pipeline.run import Outcome
 from pipeline.settings import Settings
 from stages.delivery.audience import Cohort, Cookie
 from stages.delivery.experiment import Experiment, added, main, page, picture
-from stages.delivery.haproxy import HAProxy
+from stages.delivery.haproxy import HAProxy, HAProxyRouter
 from stages.delivery.local import LocalProcesses, LocalTarget
 from tests.running import run_pipeline
 from tests.stages.delivery.desk import at_desk
@@ -67,13 +69,14 @@ WINDOWS = st.none() | st.builds(
 
 @given(WINDOWS, WINDOWS)
 def test_only_ticks_of_which_both_sides_are_known_are_counted(old: Window | None, new: Window | None) -> None:
-    before = Counts(1, 2, 3, 4)
+    before = Tally(Counts(1, 2, 3, 4))
     known = old is not None and new is not None
     assert (added(ErrorRate(), before, old, new) != before) <= known
     assert added(Business(of="y"), before, old, new) == before
     if old is not None and new is not None:
         share, other = old.business["x"], new.business["x"]
-        assert added(Business(of="x"), before, old, new) == Counts(1 + share.part, 2 + share.of, 3 + other.part, 4 + other.of)
+        counts = Counts(1 + share.part, 2 + share.of, 3 + other.part, 4 + other.of)
+        assert added(Business(of="x"), before, old, new).counts == counts
 
 
 def no_worse(report: ExperimentReport) -> Verdict:
@@ -194,7 +197,49 @@ def test_operators_see_what_an_experiment_would_do_and_has_found_and_end_it(proj
         assert users.failures == []
         assert f"{operator()} aborted the experiment with {desk.rollouts[1].group}: enough" in run.output
         assert [one.state for one in desk.rollouts] == ["verified", "ended"]
+        assert "2 stages have deployed" not in desk("undo", code=2)  # an experiment is none of them
         assert desk.answer() == "one"
+
+
+def test_an_experiment_that_cannot_be_ended_leaves_it_to_the_next_run_which_does(
+    project: Project, store: Store, journal: Journal, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    before, split, calls = anyio.run(target.groups), HAProxyRouter.split, itertools.count(1)
+
+    async def fails(router: HAProxyRouter, *words: Any) -> None:
+        if next(calls) > 1:
+            raise StageFailed("HAProxy does not answer")
+        await split(router, *words)
+
+    with Load(port, posts=False, keys="uid") as users:
+        monkeypatch.setattr(HAProxyRouter, "split", fails)
+        outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))
+        monkeypatch.undo()
+        assert "cannot be ended: HAProxy does not answer" in outcome.failed["experiment"]
+        assert len(anyio.run(target.groups)) == 2
+        assert current(journal, project.home)["experiment"].state == "stuck half way"
+        outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))
+        assert outcome.failed == {}
+        users.more(50)
+    assert users.failures == []
+    assert anyio.run(target.groups) == before
+
+
+def test_an_experiment_whose_release_does_not_get_ready_is_aborted_at_once(project: Project) -> None:
+    port = free_port()
+    file = FILE.replace("lasts=3600", "('UNREADY', '1'), lasts=3600")
+    with at_desk(project, file.replace("PORT", str(port)), port) as desk:
+        desk("run", DEPLOY="1")
+        with Load(port, posts=False, keys="uid") as users:
+            run = desk.start("run")
+            desk.until(lambda one: one.step.text.startswith("wait"), many=2)
+            desk("abort")
+            assert run.wait() == 1
+            users.more(20)
+        assert f"{operator()} aborted the experiment" in run.output
+        assert set(users.answers) == {"one"}
 
 
 def test_where_nothing_serves_there_is_nobody_to_compare_with(project: Project, store: Store, journal: Journal) -> None:

@@ -29,7 +29,7 @@ from stages.delivery.private import sockets
 from stages.delivery.process import Process
 from stages.image import Image
 from tests.conftest import RunStage
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.conftest import docker_target, release, up
 from tests.stages.delivery.place import local_target
 from tests.stages.delivery.small import TOP, image_stage
 from tests.web import browser
@@ -51,6 +51,17 @@ def test_a_release_runs_as_so_many_instances_and_is_found_again(
         assert await local_target(project, store).groups() == {wanted.group: found}
         async with browser() as client:
             assert [(await client.get(one.url)).text for one in found.instances] == ["one", "one"]
+
+    anyio.run(main)
+
+
+def test_processes_of_the_name_are_not_left_behind_for_another_target(
+    target: LocalTarget, project: Project, store: Store, image: Image
+) -> None:
+    async def main() -> None:
+        await up(target, release(image))
+        with pytest.raises(StageFailed, match="instances of app are processes of this machine by now"):
+            await docker_target(project, store, "unix:///nowhere").start(release(image))
 
     anyio.run(main)
 

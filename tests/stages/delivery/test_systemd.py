@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pipeline import Project, StageFailed, Store, WiringError
 from stages.delivery import unit
 from stages.delivery.limits import Limits
 from stages.delivery.probe import CommandProbe
+from stages.delivery.ssh import Ssh
 from stages.delivery.systemd import Systemd
 from stages.image import Image, Placed
 from stages.source import WorkingCopy
@@ -23,10 +26,19 @@ from tests.conftest import RunStage
 from tests.stages.delivery.conftest import docker_target, release, systemd_target, up
 from tests.stages.delivery.daemon import MachinePython, container_image
 from tests.stages.delivery.machine import Machine
+from tests.stages.delivery.place import local_target
+from tests.stages.delivery.small import TOP
 from tests.web import get
 
 NASTY = """ '"`$HOME ${HOME} %i %% \\ \\n \t# ; äöü
 second line """
+
+
+def told(machine: Machine, command: str) -> str:
+    """What a command says there that has to succeed."""
+    done = machine(command)
+    assert done.returncode == 0, done
+    return done.stdout
 
 
 @pytest.fixture
@@ -102,8 +114,8 @@ def test_what_a_release_leaves_on_the_machine_is_root_s_alone_and_gone_with_it(
         assert modes.split() == ["700", "700", "600"]
         (unit_file,) = machine(f"ls /etc/systemd/system/{target._mine}*").stdout.split()
         await target.stop(wanted.group)
-        assert machine(f"ls {unit_file} {target._place(wanted.group)}").stdout == ""
-        assert machine(f"systemctl list-units --all --plain --no-legend '{target._mine}*.service'").stdout == ""
+        assert told(machine, f"ls {unit_file} {target._place(wanted.group)} 2>/dev/null || true") == ""
+        assert told(machine, f"systemctl list-units --all --plain --no-legend '{target._mine}*.service'") == ""
 
     anyio.run(main)
 
@@ -125,6 +137,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"host": ""},
     {"host": "-oProxyCommand=x"},
     {"address": "::1"},
+    {"address": "web1.internal"},
     {"place": "relative"},
     {"place": "/a b"},
     {"zones": ("a-b",)},
@@ -196,11 +209,13 @@ def test_another_machine_or_a_daemon_under_the_same_name_is_refused_until_all_is
     async def main() -> None:
         target, wanted = systemd_target(project, store, machine), release(container)
         await up(target, wanted)
-        for changed in ({"host": "root@elsewhere"}, {"place": "/var/lib/another"}):
+        for changed in ({"host": "root@elsewhere"}, {"place": "/var/lib/another"}, {"address": "127.0.0.2"}):
             with pytest.raises(StageFailed, match="would be left there"):
                 await systemd_target(project, store, machine, **changed).start(wanted)
         with pytest.raises(StageFailed, match="with systemd by now"):
             await docker_target(project, store, "unix:///nowhere").start(wanted)
+        with pytest.raises(StageFailed, match="with systemd by now"):
+            await local_target(project, store).start(wanted)
         assert len(await target.down()) == 1
         moved = systemd_target(project, store, machine, place="/var/lib/another")
         await up(moved, wanted)
@@ -229,12 +244,46 @@ def test_a_unit_that_systemd_does_not_load_goes_back_and_leaves_nothing(
     async def main() -> None:
         target, wanted = systemd_target(project, store, machine), release(container)
         await up(target, wanted)
-        assert machine(f"echo '[Service' > /etc/systemd/system/{target._template(wanted.group)}.service; systemctl daemon-reload")
+        unit_file = f"/etc/systemd/system/{target._template(wanted.group)}.service"
+        told(machine, f"echo '[Service' > {unit_file}; systemctl daemon-reload")
+        assert "loaded" not in told(machine, f"systemctl show --property=LoadState '{target._template(wanted.group)}new.service'")
         await target.stop(wanted.group)
         assert await target.groups() == {}
-        assert machine(f"ls -d {target._place(wanted.group)} /etc/systemd/system/{target._mine}*").stdout == ""
+        assert told(machine, f"ls -d {target._place(wanted.group)} /etc/systemd/system/{target._mine}* 2>/dev/null || true") == ""
 
     anyio.run(main)
+
+
+def test_where_systemd_does_not_answer_that_is_said_and_never_taken_for_nothing_that_runs(
+    project: Project, store: Store, machine: Machine, container: Image
+) -> None:
+    async def main() -> None:
+        target, wanted = systemd_target(project, store, machine), release(container)
+        found = await up(target, wanted)
+        told(machine, "mount --bind /bin/false /usr/bin/systemctl")
+        try:
+            with pytest.raises(StageFailed):
+                await target.groups()
+            with pytest.raises(StageFailed):
+                await target.stop(wanted.group)
+        finally:
+            told(machine, "umount /usr/bin/systemctl")
+        assert await target.groups() == {wanted.group: found}
+
+    anyio.run(main)
+
+
+def test_what_the_pipeline_is_given_to_read_is_left_to_others(project: Project, store: Store, machine: Machine) -> None:
+    target = systemd_target(project, store, machine)
+    program = "import sys; from tests.stages.delivery.test_systemd import asks; asks(*sys.argv[1:])"
+    words = [sys.executable, "-c", program, str(target.state), target.config.host, target.config.ssh_config]
+    done = subprocess.run(words, input="one\ntwo\n", capture_output=True, text=True, check=True, cwd=TOP)
+    assert done.stdout == "there\none\ntwo\n"
+
+
+def asks(state: str, host: str, config: str) -> None:
+    print(anyio.run(Ssh(host, Path(state), config).must, "cat; echo there"), end="")
+    print(sys.stdin.read(), end="")
 
 
 def test_a_command_that_does_not_end_is_ended_and_leaves_nothing(
@@ -246,7 +295,8 @@ def test_a_command_that_does_not_end_is_ended_and_leaves_nothing(
         target, wanted = systemd_target(project, store, machine), release(container)
         await up(target, wanted)
         assert "takes more than 0.5 s" in (await target.unready(wanted.group, hangs) or "")
-        assert machine(f"systemctl list-units --all --plain --no-legend '{target._mine}-asked*'; ls /run/*.output").stdout == ""
+        assert told(machine, f"systemctl list-units --all --plain --no-legend '{target._mine}-asked*'") == ""
+        assert told(machine, "ls /run/*.output 2>/dev/null || true") == ""
 
     anyio.run(main)
 
