@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,9 +72,11 @@ class Users:
         return max((moment for one, moment in self.answers if one == version and after <= moment < before), default=None)
 
 
-def measure(*, switches: int = 200, rate: float = RATE, requests: int = 10_500) -> Iterator[Figure]:
+def measure(
+    *, switches: int = 200, rate: float = RATE, requests: int = 10_500, routers: Iterable[str] = tuple(ROUTERS)
+) -> Iterator[Figure]:
     """`requests` are those by which each split is measured. Figures without the name of a router are HAProxy's."""
-    for name in ROUTERS:
+    for name in routers:
         with tempfile.TemporaryDirectory(prefix="lockgate-bench-") as place:
             bench = Bench.at(Path(place), rate, name)
             try:

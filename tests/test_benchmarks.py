@@ -310,15 +310,18 @@ def test_simulated_canaries_are_the_same_each_time_and_bad_ones_are_aborted() ->
     assert all(one.aborted["Lockgate"] == math.inf for one in fine)
 
 
+@pytest.mark.long
 def test_after_a_killed_deployment_nothing_is_lost_and_all_is_as_it_should_be() -> None:
     found = list(kills.measure(seeds=1, strategies=("blue-green", "canary"), every=7))
     assert [figure.value for figure in found] == [0] * 6, found
     assert [figure.detail for figure in found[::3]] == ["3 runs", "3 runs"]
 
 
+@pytest.mark.long
 def test_deployments_under_load_lose_nothing_and_their_figures_are_told() -> None:
-    found = {figure.name: figure for figure in delivery.measure(switches=4, rate=300, requests=100)}
-    assert [figure.value for name, figure in found.items() if "lost" in name] == [0] * (7 + 8)  # copies are Envoy's alone
+    """Behind Envoy, which does all that HAProxy does, and copies."""
+    found = {figure.name: figure for figure in delivery.measure(switches=3, rate=200, requests=100, routers=("Envoy",))}
+    assert [figure.value for name, figure in found.items() if "lost" in name] == [0] * 8
     assert all(figure.value >= 0 for figure in found.values())
     assert "may not go on: abort after" in next(
         figure.detail for name, figure in found.items() if "the tick that decides" in name

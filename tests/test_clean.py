@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("basedpyright", "--level", "error")],

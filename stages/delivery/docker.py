@@ -327,14 +327,17 @@ def known(state: Path, store: Store) -> DockerTarget:
 
 
 def killed(pid: int) -> str | None:
-    """End a process of this machine; what it is called in its own namespace, where this user may not."""
+    """End a process of this machine; what it is called in its own namespace, where this user may not end it."""
     try:
-        names = Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:
-        return names[-1] if names else None
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:  # it has ended
         return None
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return status.partition("NSpid:")[2].partition("\n")[0].split()[-1]
     return None
 
 
