@@ -74,11 +74,16 @@ class ErrorRate:
 
 @dataclass(frozen=True, kw_only=True)
 class SlowAnswers:
-    """Answers that took longer than `quantile` of the old release's did, as it was seen before."""
+    """Answers that took longer than `quantile` of the old release's did, as it was seen before, and than `floor` milliseconds.
+
+    A process that is rarely asked answers a little later than one that is asked all the time: where answers take a few
+    milliseconds, a release with a small share would be blamed for its share.
+    """
 
     quantile: float = 0.95
     tolerated: float = 1.0
     harm: float = 2.0
+    floor: float = 10.0
 
     @property
     def name(self) -> str:
@@ -93,6 +98,7 @@ class SlowAnswers:
         bound = known.bound(self.quantile) if known is not None else None
         if bound is None or window.latency is None or known is None or window.latency.bounds != known.bounds:
             return None
+        bound = next((one for one in known.bounds if one >= max(bound, self.floor)), bound)
         return window.latency.above(bound), window.latency.total
 
 
@@ -195,6 +201,8 @@ class Trial:
     """Since its share last changed."""
     unknown: float = 0.0
     """Nothing has been known for so long."""
+    silent: bool = False
+    """Whether that is because nobody asked either release."""
     requests: int = 0
     """Of the new release since its share last changed."""
     reached: float = 0.0
@@ -215,11 +223,12 @@ class Trial:
         """The trial with one more tick."""
         on = replace(self, seconds=self.seconds + tick.seconds, step=self.step + tick.seconds)
         if tick.old is None or tick.new is None:
-            return replace(on, unknown=self.unknown + tick.seconds)
+            return replace(on, unknown=self.unknown + tick.seconds, silent=False)
         old, new = tick.old, tick.new
         pairs = [(measure.counts(old, self.known), measure.counts(new, self.known)) for measure in self.judge.measures]
         blind = any(before is None or now is None for before, now in pairs)
-        on = replace(on, unknown=self.unknown + tick.seconds if blind else 0.0)
+        silent = not (old.requests or new.requests)
+        on = replace(on, unknown=self.unknown + tick.seconds if blind else 0.0, silent=silent)
         if self.seconds >= self.judge.warm_up:
             weighed = zip(self.judge.measures, self.evidence, pairs, strict=True)
             evidence = tuple(_weighed(measure, one, pair) for measure, one, pair in weighed)
@@ -247,12 +256,16 @@ class Trial:
     def said(self) -> str:
         """A sentence: what was seen by each measure, and what follows or is missing."""
         seen = "; ".join(_seen(measure, one) for measure, one in zip(self.judge.measures, self.evidence, strict=True))
-        return f"{self.advice.value} after {self.seconds:.0f} s: {seen}; {self._why()}"
+        decided = self.advice in (Advice.ABORT, Advice.PROMOTE)
+        text = f"{seen}; {self._why()}" if decided else f"{self._why()}; {seen}"  # first what people look for
+        return f"{self.advice.value} after {self.seconds:.0f} s: {text}"
 
     def _why(self) -> str:
         match self.advice:
             case Advice.ABORT:
-                return f"if it were no worse, that would be seen at most once in {self.reached:,.0f} rollouts"
+                most = max(zip(self.evidence, self.judge.measures, strict=True), key=lambda pair: pair[0].e_worse)[1].name
+                above_all = f" ({most} above all)" if len(self.judge.measures) > 1 else ""
+                return f"if it were no worse, that{above_all} would be seen at most once in {self.reached:,.0f} rollouts"
             case Advice.PROMOTE:
                 least = min(one.e_harmless for one in self.evidence)
                 return f"if it did harm, that would be seen at most once in {least:,.0f} steps"
@@ -260,6 +273,8 @@ class Trial:
                 return "missing: " + ", ".join(self._missing())
 
     def _missing(self) -> list[str]:
+        if self.unknown and self.silent:
+            return [f"requests: nobody asked either release for {self.unknown:.0f} s"]
         if self.unknown:
             return [f"metrics, for {self.unknown:.0f} s"]
         judge, found = self.judge, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,7 @@ class Operation:
 
     async def undo(self, why: str) -> str:
         """Take the latest effect of the stage back. Raises ConfigError where there is none, StageFailed where it cannot be."""
-        left = self._standing()
-        return await self._alone(lambda: self._effects.undo_standing(self._stage, left, why))
+        return await self._alone(lambda: self._effects.undo_standing(self._stage, self._standing(), why))
 
     async def obey(self, order: Order) -> str:
         """Have the stage do what the order says; what came of it."""
@@ -75,7 +75,8 @@ class Operation:
         return await self._alone(settle)
 
     def _standing(self) -> Leftover:
-        """The latest effect of the stage that took place and was not taken back."""
+        """The latest effect of the stage that took place and was not taken back. Raises ConfigError where one is still open."""
+        self._need_settled()
         found: Leftover | None = None
         for event in self._session.journal.events(kind=KINDS, stage=self._name):
             if event.kind == "effect.done":
@@ -88,6 +89,16 @@ class Operation:
                 next="python -m pipeline history",
             )
         return found
+
+    def _need_settled(self) -> None:
+        """What a run that was cut off left open comes first: behind it nobody would see what is to be taken back."""
+        left = left_open(self._session.journal, self._stage, self._name)
+        if left:
+            raise ConfigError(
+                f"run {left[-1].run} was cut off, and left {self._name} open",
+                right="that taken back first",
+                next=f"python -m pipeline recover {shlex.quote(self._name)}",
+            )
 
     async def _alone(self, work: Callable[[], Any]) -> str:
         if not self._lock.try_take():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.frozen import Frozen
 from pipeline.journal import Event, Journal
@@ -70,7 +69,11 @@ class RolloutHistory:
     said: str = ""
     """What its judge said last, or why it is paused or was taken back."""
     by: str = ""
-    """Who paused or aborted it."""
+    """Who paused or aborted it, and since when and why."""
+    since: float = 0.0
+    why: str = ""
+    stepped: float = 0.0
+    """When its step began."""
     orders: list[Order] = field(default_factory=list)
     experiment: bool = False
 
@@ -96,17 +99,20 @@ class RolloutHistory:
             return  # of a run that did not come to a rollout of its own, as while all are frozen
         if event.kind not in (ORDERED, REFUSED):  # which may come long after
             self.ended = event.at
+        before = self.state
         self.state = STATES.get(event.kind, self.state)
         self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
         match event.kind:
             case "rollout.intended":
-                self.step = Step(number=data["number"], of=data["of"], left=data.get("left", 0), text=data["step"])
+                self._step(event)
             case "rollout.done":
                 self.weights = data.get("weights", self.weights)
             case "rollout.paused" | "rollout.aborted":
-                self.by = data["by"]
+                self._wait_for(data["by"], data["why"], event.at)
             case "rollout.resumed":
                 self.by = ""
+            case "rollout.back" if before == "paused":
+                self.by = ""  # it is not paused any more, and they have not ended it
             case "rollout.finished":
                 self.state = "taken back" if data.get("back") else "deployed"
             case "effect.stands":
@@ -116,9 +122,21 @@ class RolloutHistory:
             case "operator.refused":
                 self._refuse(event)
 
+    def _step(self, event: Event) -> None:
+        data = event.data
+        self.stepped = event.at
+        self.step = Step(number=data["number"], of=data["of"], left=data.get("left", 0), text=data["step"])
+        if self.state == "going on":
+            self.said = ""  # that was said of the step before
+
+    def _wait_for(self, who: str, why: str, at: float) -> None:
+        self.by, self.since, self.why = who, at, why
+        if who == "the judge":  # whose reason is what it says
+            self.said, self.why = why, ""
+
     def see(self, event: Event) -> None:
         """Take the last look into account that there was at what is still open."""
-        self.said = event.data.get("said") or weighed(event.data)
+        self.said = event.data.get("said", self.said)
 
     def _refuse(self, event: Event) -> None:
         """An order that was not theirs to give, or one that was given in a run of its own and could not be followed."""
@@ -142,8 +160,6 @@ STATES = {
 SAYS = {
     "rollout.judged": "said",
     "rollout.compared": "said",
-    "rollout.paused": "why",
-    "rollout.aborted": "why",
     "rollout.stuck": "error",
     "effect.failed": "error",
     "undo.intended": "reason",
@@ -196,29 +212,16 @@ def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
     for one in found.values():
         if one.open and not is_at_work(journal, home, one.run):
             one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"
-        elif one.open and one.state == "going on" and (seen := _last_look(journal, one)) is not None:
+        elif one.open and (seen := _last_look(journal, one)) is not None:
             one.see(seen)
     return found
 
 
 def _last_look(journal: Journal, one: RolloutHistory) -> Event | None:
-    """The last that was seen of it, where nothing else has happened since."""
+    """The last that was seen of it in its step."""
     if one.service:
         found = [event for event in journal.events(one.run, kind=LOOKS, stage=one.stage) if event.data["service"] == one.service]
         event = found[-1] if found else None
     else:
         event = journal.latest(one.stage, LOOKS, run=one.run)
-    return event if event is not None and event.at >= one.ended else None
-
-
-def weighed(data: Mapping[str, Any]) -> str:
-    """What a judge has seen so far, in words: of each measure how many of how many, new and before. Pure.
-
-    >>> weighed({"share": 5, "seconds": 12.1, "unknown": 0.0, "measures": {"errors": [2, 400, 1, 20, 0.1, 0.2]}})
-    'weighed for 12 s, 5 % by now: errors: 1 of 20, before 2 of 400'
-    """
-    seen = "; ".join(
-        f"{name}: {k1:,} of {n1:,}, before {k0:,} of {n0:,}" for name, (k0, n0, k1, n1, *_) in data["measures"].items()
-    )
-    unknown = f"; nothing is known for {data['unknown']:.0f} s" if data["unknown"] else ""
-    return f"weighed for {data['seconds']:.0f} s, {data['share']} % by now: {seen}{unknown}"
+    return event if event is not None and event.at >= one.stepped else None

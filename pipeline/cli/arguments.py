@@ -167,7 +167,8 @@ def parser() -> Parser:
 def _orders(made: dict[str, Parser]) -> None:
     made["drain"].add_argument("group", metavar="GROUP", help="as `deployments` names it")
     for verb in VERBS:
-        made[verb].add_argument("stage", metavar="STAGE", nargs="?", default="", help="the stage that deploys (the only one)")
+        by_itself = {"freeze": "all that deploy", "retry": "what did not pass"}.get(verb, "the only one")
+        made[verb].add_argument("stage", metavar="STAGE", nargs="?", default="", help=f"the stage that deploys ({by_itself})")
         made[verb].add_argument("--why", default="", metavar="TEXT", help="for the journal, and for those who read it")
     made["recover"].add_argument("--take-over", action="store_true", help="end the run first that is at work on it here")
     made["promote"].add_argument("--all", action="store_true", help="all its steps: nothing more is judged")

@@ -82,6 +82,8 @@ class Lines:
 
 
 BEGINS = ("run.started", "run.resumed")
+SHOWN_ELSEWHERE = ("stage.started", "rollout.intended", "rollout.judged", "rollout.compared")
+"""What a live view shows as long as a stage runs."""
 
 
 class Story:
@@ -124,7 +126,7 @@ class Story:
             return [remote(event, self._paint)]
         if event.kind in ("workers.joined", "workers.off"):
             return [workers(event, self._paint)]
-        line = said(stage, event, self._paint) if stage and (self._starts or event.kind != "stage.started") else ""
+        line = said(stage, event, self._paint) if stage and (self._starts or event.kind not in SHOWN_ELSEWHERE) else ""
         return [line] if line else []
 
 
@@ -185,6 +187,8 @@ class Row:
 def said(stage: StageHistory, event: Event, paint: Paint) -> str:
     """The line for an event of a stage; empty for events nobody needs to watch."""
     name = paint("bold", stage.name)
+    if event.kind.startswith("rollout."):
+        return rollout(stage, event, paint)
     match event.kind:
         case "stage.started":
             again = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
@@ -199,13 +203,30 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
             return f"{paint('yellow', '↻')} {name}: {shown(first_line(stage.error))}"
         case "gate.decided":
             return "\n".join(verdicts(stage, paint))
-        case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
-            to = ", ".join(f"{share} % to {group}" for group, share in event.data["to"].items() if share > 0)
-            return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
         case "undo.intended":
             return f"{paint('yellow', '↩')} {name} goes back: {shown(event.data['reason'])}"
         case "undo.done" | "undo.failed":
             return f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {shown(stage.undone)}"
+    return ""
+
+
+def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
+    """The line for what happens in a rollout: its steps, what its judge has found, and who has it wait."""
+    name = paint("bold", stage.name)
+    match event.kind:
+        case "rollout.intended":
+            return f"  {name} step {event.data['number']} of {event.data['of']}: {event.data['step']}"
+        case "rollout.judged" | "rollout.compared":
+            return f"  {name}: {shown(event.data['said'])}"
+        case "rollout.paused":
+            again = "python -m pipeline promote goes on, and abort goes back"
+            why = f": {shown(event.data['why'])}" if event.data["why"] else ""
+            return f"{paint('yellow', '‖')} {name} is paused by {event.data['by']}{why}; {again}"
+        case "rollout.resumed":
+            return f"{paint('yellow', '▶')} {name} goes on"
+        case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
+            to = ", ".join(f"{share} % to {group}" for group, share in event.data["to"].items() if share > 0)
+            return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
     return ""
 
 

@@ -48,7 +48,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
             print(json.dumps({**as_data(one), **about}), file=out)
             continue
         print(line(one, paint), file=out)
-        if one.open or one.state in ("taken back", "stuck half way", "cut off"):
+        if one.open or one.state in ("taken back", "stuck half way", "cut off", "ended"):
             for text in details(one):
                 print(paint("dim", f"    {text}"), file=out)
         for text in (*lines, *([_frozen(frozen)] if frozen else [])):
@@ -107,8 +107,10 @@ def line(one: RolloutHistory, paint: Paint) -> str:
 def details(one: RolloutHistory) -> list[str]:
     """Where it is, and what was said of it."""
     step = f"step {one.step.number} of {one.step.of}: {one.step.text}" if one.step.of and one.open else ""
-    by = f"by {one.by}" if one.by else ""
-    return [shown(text) for text in (step, by, one.said.partition("\n")[0]) if text]
+    since = f" since {when(one.since)[-8:]}" if one.state == "paused" else ""
+    by = f"by {one.by}{since}{f': {one.why}' if one.why else ''}" if one.by else ""
+    said = one.said.partition("\n")[0]
+    return [shown(text) for text in (step, by, said if said != one.why else "") if text]
 
 
 def as_data(one: RolloutHistory) -> dict[str, object]:

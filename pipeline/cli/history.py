@@ -10,7 +10,7 @@ from typing import TextIO
 
 from pipeline.cli.deployments import as_data, details, line, when
 from pipeline.cli.paint import Paint, shown
-from pipeline.errors import Exit
+from pipeline.errors import ConfigError, Exit, did_you_mean
 from pipeline.order import Order
 from pipeline.project import Project
 from pipeline.rollouts import all_rollouts
@@ -19,7 +19,11 @@ from pipeline.session import open_journal
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
-    found = [one for one in all_rollouts(open_journal(project)) if arguments.stage in ("", one.stage)]
+    every = all_rollouts(open_journal(project))
+    found = [one for one in every if arguments.stage in ("", one.stage)]
+    if every and not found:
+        right = did_you_mean(arguments.stage, {one.stage for one in every})
+        raise ConfigError(f"no rollout of {arguments.stage!r} is known", right=right, next="python -m pipeline history")
     if not found and arguments.output == "text":
         print("nothing was deployed yet; python -m pipeline run", file=out)
     paint = Paint.on_stream(out, arguments.color)

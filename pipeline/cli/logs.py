@@ -143,12 +143,13 @@ def _show(project: Project, run: RunHistory, stage: StageHistory, paint: Paint, 
     made = f", made in run {stage.made_in}" if stage.state == "cached" else ""
     concern = stage.concern.splitlines() if stage.state in ("passed", "cached") else []
     but = f", but {concern[0]}" if concern else ""
-    print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}"), file=out, flush=True)
+    back = f", then {stage.undone}" if stage.undone else ""
+    print(paint("bold", f"== {stage.name}: {stage.state}{made}{but}{back}"), file=out, flush=True)
     several = len({_order(file)[0] for file in files}) > 1
-    attempt = 0
+    attempt = -1
     for file in files:
         if several and attempt != (attempt := _order(file)[0]):
-            print(paint("dim", f"-- attempt {attempt}"), file=out, flush=True)
+            print(paint("dim", f"-- attempt {attempt}" if attempt else "-- the way back"), file=out, flush=True)
         with file.open("rb") as log:
             shutil.copyfileobj(log, out.buffer)  # in pieces: a log may be larger than memory
             if log.tell() and not _ends_a_line(log):
@@ -174,8 +175,15 @@ def _ends_a_line(log: IO[bytes]) -> bool:
 def _files(project: Project, run: RunHistory, stage: StageHistory) -> list[Path]:
     """The log files of a stage in the order they were written, from the run that executed it; what else lies there is none."""
     directory = log_directory(project.home, stage.made_in or run.id, stage.name)
-    files = (file for file in directory.glob("*.log") if NUMBERED.match(file.name)) if directory.is_dir() else ()
-    return sorted(files, key=lambda file: (_order(file), ".note." in file.name))
+    files = [file for file in directory.glob("*.log") if NUMBERED.match(file.name)] if directory.is_dir() else []
+    written = {file: file.stat().st_mtime for file in files}
+    first = min((at for file, at in written.items() if _order(file)[0]), default=0.0)
+
+    def order(file: Path) -> tuple[bool, tuple[int, int], bool]:
+        """What was taken back comes after all attempts, and what was found out of an earlier run before them."""
+        return _order(file)[0] == 0 and written[file] >= first, _order(file), ".note." in file.name
+
+    return sorted(files, key=order)
 
 
 def _order(file: Path) -> tuple[int, int]:

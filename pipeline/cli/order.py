@@ -75,8 +75,11 @@ def going_on(journal: Journal, home: Path, stage: str) -> list[RolloutHistory]:
         )
     going = [one for one in found if one.open and stage in ("", one.stage)]
     if not going:
+        cut_off = [one.stage for one in found if one.state == "cut off" and stage in ("", one.stage)]
         raise ConfigError(
-            "no rollout is going on", right="a rollout that has begun and not ended", next="python -m pipeline deployments"
+            f"no rollout is going on{': its run has ended in the middle of it' if cut_off else ''}",
+            right="a rollout that has begun and not ended",
+            next=f"python -m pipeline recover {shlex.quote(cut_off[0])}" if cut_off else "python -m pipeline deployments",
         )
     several = sorted({one.stage for one in going})
     if len(several) > 1:
@@ -129,7 +132,7 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
     from pipeline.operation import Operation
 
     session = Session.open(Path(arguments.directory), os.environ)
-    name = arguments.stage or _only(session.journal, experiments=arguments.command == "recover")
+    name = arguments.stage or _only(session, experiments=arguments.command == "recover")
     stage, run = session.pipeline[name], new_id(time.time())
     order = _order(arguments)._replace(of=getattr(arguments, "group", ""))
     give(session.journal, order, run, name, session.project.settings.operators)
@@ -161,9 +164,11 @@ def _take_over(session: Session, order: Order, name: str) -> None:
         end_work(session.project.home, one.run)
 
 
-def _only(journal: Journal, *, experiments: bool) -> str:
-    """The stage that deploys, or tries, where there is one."""
-    found = sorted({one.stage for one in all_rollouts(journal) if experiments or not one.experiment})
+def _only(session: Session, *, experiments: bool) -> str:
+    """The stage of the pipeline that has deployed, or tried, where there is one."""
+    known = {session.pipeline.name_of(stage) for stage in session.pipeline.stages}
+    has = {one.stage for one in all_rollouts(session.journal) if experiments or not one.experiment}
+    found = sorted(has & known)
     if len(found) != 1:
         raise ConfigError(
             f"{len(found)} stages have deployed" if found else "nothing was deployed yet",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.cli.console import View, console
 from pipeline.cli.plan import nothing, opened, selection, show
-from pipeline.errors import ConfigError, Exit
+from pipeline.errors import ConfigError, Exit, StageFailed
 from pipeline.events import new_id, run_finished, run_planned, run_resumed, run_started, settled
 from pipeline.history import one
 from pipeline.journal import Event, Journal
@@ -72,11 +72,16 @@ def show_steps(session: Session, plan: Plan, arguments: argparse.Namespace, out:
     for stage in stages:
         name = plan.pipeline.name_of(stage)
         work = Operation(session, stage, "dry", lambda line: print(line, file=out)).work(stage)
-        steps = list(anyio.run(stage.steps, work))
+        steps: list[str] = []
+        wrong = ""
+        try:
+            steps = list(anyio.run(stage.steps, work))
+        except StageFailed as error:
+            wrong = error.what
         if arguments.output == "json":
-            print(json.dumps({"kind": "steps", "stage": name, "steps": steps}), file=out)
+            print(json.dumps({"kind": "steps", "stage": name, "steps": steps, "fails": wrong}), file=out)
             continue
-        print(f"{name}, {len(steps)} steps:", file=out)
+        print(f"{name} would fail: {wrong}" if wrong else f"{name}, {len(steps)} steps to what is new:", file=out)
         for number, step in enumerate(steps, 1):
             print(f"  {number:3d}  {step}", file=out)
 

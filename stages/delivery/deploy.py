@@ -197,6 +197,7 @@ class Deploy(Releases[Deployment]):
             release = self.release_of(work)
             self._check_preview(work, release)
             rollout = self.rollout_of(work, release)
+            await rollout.router.check()  # before anything is started
             await show(rollout.router, work)
             before = await rollout.forward(self.strategy)
             return await deployment(rollout, release.image, release.group, before.groups, before.weights)
@@ -216,7 +217,9 @@ class Deploy(Releases[Deployment]):
             return await deployment(rollout, work[self.release].artifact, data["group"], data["groups"], data["weights"])
 
     async def steps(self, work: Work) -> Sequence[str]:
-        """From what runs now to another release, whatever it is called."""
+        """From what runs now to another release, whatever it is called. Raises StageFailed where none may begin now."""
+        check_not_frozen(work)
+        await self.router.open(work, self.ready).check()
         now = replace(await state(self.target.open(work), self.router.open(work, self.ready)), wanted=self.instances)
         return [str(step) for step in self.strategy.forward(now, "green")]
 

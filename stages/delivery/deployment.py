@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gates.words import counted
 from pipeline import BrokenOff, StageFailed, Work
-from stages.delivery.model import Deployment, State
+from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state, unfinished
 from stages.delivery.router import Router
@@ -67,21 +67,27 @@ async def standing(target: Target, router: Router) -> list[str]:
     now = await state(target, router)
     if not (now.groups or now.resting):
         return ["nothing runs"]
+    known = True
     try:
         users = await router.check()
     except StageFailed as error:
-        users = error.what
+        users, known = error.what, False
     order = sorted(now.groups, key=lambda name: (-now.weights.get(name, 0), name))
     return [
         users,
-        *(f"{name}: {counted(len(now.groups[name].instances), 'instance')}, {_traffic(now, name)}" for name in order),
+        *(
+            f"{name}: {counted(len(now.groups[name].instances), 'instance')}{_traffic(now, name) if known else ''}"
+            for name in order
+        ),
         *(f"{name}: rests, to be started again for a way back" for name in sorted(now.resting)),
     ]
 
 
 def _traffic(now: State, group: str) -> str:
     share = now.weights.get(group, 0)
-    return f"{share} % of the traffic" if share > 0 else "kept warm"
+    if share > 0:
+        return f", {share} % of the traffic"
+    return ", in shadow" if is_shadow(group) else ", kept warm"
 
 
 async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, ready: Ready, *, interrupted: bool) -> str | None:

@@ -7,6 +7,7 @@ what the judge needs. Of the last run in which a judge looked, or of RUN: all th
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gates.judge import Trial
+from pipeline.errors import LockgateError
 from stages.delivery.model import in_shadow
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def looked(trial: Trial) -> dict[str, Any]:
     that the new one is worse and that it does no harm.
     """
     return {
+        "said": trial.said(),
         "seconds": round(trial.seconds, 3),
         "unknown": round(trial.unknown, 3),
         "needed": [_log(1 / trial.judge.alpha), _log(1 / trial.judge.beta)],
@@ -291,11 +294,21 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width)
 
 
-def main(directory: str, run: str = "", *, env: Mapping[str, str] = os.environ) -> int:
+def main(*words: str, env: Mapping[str, str] = os.environ) -> int:
     from pipeline.project import Project
     from pipeline.session import open_journal
 
-    journal = open_journal(Project.at(Path(directory), env))
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m stages.delivery.evidence", description=about, epilog=more)
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
+    parser.add_argument("run", metavar="RUN", nargs="?", default="", help="a run's id (the last one in which a judge looked)")
+    given = parser.parse_args(words)
+    run = given.run
+    try:
+        journal = open_journal(Project.at(given.directory, env))
+    except LockgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit
     found = judged(journal.events(run, kind=KINDS)) if journal.exists else []
     journal.close()
     if not found:

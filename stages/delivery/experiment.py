@@ -5,6 +5,7 @@ As a page: python -m stages.delivery.experiment DIRECTORY [RUN] > report.md; wit
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from gates.eprocess import Counts
 from gates.experiment import Compared, ExperimentReport, Tally
 from gates.judge import Business, ErrorRate, Judge
 from gates.window import Window
-from pipeline import BrokenOff, StageFailed, WiringError, Work
+from pipeline import BrokenOff, LockgateError, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.control import Control, heeding
 from stages.delivery.deploy import Releases
@@ -62,6 +63,11 @@ class Experiment(Releases[ExperimentReport]):
         super().__post_init__()
         if not (1 <= self.share <= 99 and 0 < self.alpha < 1 and self.lasts > 0 and self.tick > 0 and self.measures):
             raise WiringError("Experiment", right="share from 1 to 99, alpha between 0 and 1, times above 0, one measure or more")
+        if wrong := [measure.name for measure in self.measures if not isinstance(measure, ErrorRate | Business)]:
+            raise WiringError(
+                f"Experiment: {', '.join(wrong)} cannot be compared in it",
+                right="ErrorRate() and Business(of=...); what takes too long is counted by a source of metrics",
+            )
         need_sources("Experiment", Judge(measures=self.measures), self.metrics)
 
     async def run(self, work: Work) -> ExperimentReport:
@@ -81,7 +87,6 @@ class Experiment(Releases[ExperimentReport]):
                 await rollout.return_after(error, ends)
                 raise
             await self._returned(rollout, ends)
-        work.record("experiment.finished", report=report.model_dump(mode="json"))
         return report
 
     def _begins(self, group: str, blue: Mapping[str, int]) -> tuple[Step, ...]:
@@ -137,6 +142,7 @@ class Experiment(Releases[ExperimentReport]):
         if not await heeding(observe, control.watch) and (order := control.aborted) is not None:
             raise StageFailed(f"{order.by} aborted the experiment with {group}{because(order.why)}")
         (report,) = found
+        rollout.note("experiment.finished", report=report.model_dump(mode="json"))
         if nothing := [one.measure for one in report.compared if not (one.n0 and one.n1)]:
             raise StageFailed(
                 f"{group}: nothing was compared by {', '.join(nothing)} in {report.seconds:.0f} s",
@@ -237,19 +243,29 @@ def picture(report: ExperimentReport) -> str:
     return "\n".join([begin, title, f'<rect width="{WIDTH}" height="{high}" fill="white"/>', *body, "</svg>\n"])
 
 
-def main(directory: str, *words: str, env: Mapping[str, str] = os.environ) -> int:
+def main(*words: str, env: Mapping[str, str] = os.environ) -> int:
     from pipeline.project import Project
     from pipeline.session import open_journal
 
-    run = next((word for word in words if word != "--svg"), "")
-    journal = open_journal(Project.at(Path(directory), env))
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m stages.delivery.experiment", description=about, epilog=more)
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
+    parser.add_argument("run", metavar="RUN", nargs="?", default="", help="a run's id (the last one with an experiment)")
+    parser.add_argument("--svg", action="store_true", help="the picture in place of the page")
+    given = parser.parse_args(words)
+    run = given.run
+    try:
+        journal = open_journal(Project.at(given.directory, env))
+    except LockgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit
     found = list(journal.events(run, kind=("experiment.finished",))) if journal.exists else []
     journal.close()
     if not found:
         print("no experiment has ended" + (f" in run {run}" if run else ""), file=sys.stderr)
         return 1
     report = ExperimentReport.model_validate(found[-1].data["report"])
-    sys.stdout.write(picture(report) if "--svg" in words else page(report))
+    sys.stdout.write(picture(report) if given.svg else page(report))
     return 0
 
 

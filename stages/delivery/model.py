@@ -52,6 +52,11 @@ def in_shadow(group: str) -> str:
     return f"{group}-shadow"
 
 
+def is_shadow(group: str) -> bool:
+    """Whether the group gets copies of requests only."""
+    return group.endswith("-shadow")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """What is to run: an image that passed its gate, and its configuration. Both make up its name."""

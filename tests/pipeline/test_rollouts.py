@@ -70,11 +70,25 @@ def test_a_run_that_fails_before_it_begins_a_rollout_changes_nothing_of_the_one_
 def test_what_was_seen_last_of_a_rollout_that_goes_on_is_told(journal: Journal, tmp_path: Path) -> None:
     begun(journal, "a", "another")
     for requests in (10, 1200):
-        measures = {"errors": [3, 4 * requests, 1, requests, 0.1, 0.2]}
-        data = {"group": "r-2", "share": 20, "seconds": requests / 10, "unknown": 0.0, "needed": [2, 1.3], "measures": measures}
+        data = {"group": "r-2", "said": f"hold: 1 of {requests}"}
         journal.append(Event(run="a", kind="rollout.looked", stage="deploy", data=data, at=time.time() + requests))
     one = current(journal, tmp_path)["deploy"]
-    assert one.said == "weighed for 120 s, 20 % by now: errors: 1 of 1,200, before 3 of 4,800"
+    assert one.said == "hold: 1 of 1200"
+    journal.append(
+        Event(run="a", kind="rollout.intended", stage="deploy", data={"number": 2, "of": 3, "step": "x"}, at=time.time() + 2000)
+    )
+    assert current(journal, tmp_path)["deploy"].said == ""  # that was of the step before
+
+
+def test_a_pause_is_told_with_who_and_why_until_it_is_over(journal: Journal, tmp_path: Path) -> None:
+    begun(journal, "a", "another")
+    pause = {"group": "r-2", "by": "anna", "why": "a meeting"}
+    journal.append(Event(run="a", kind="rollout.paused", stage="deploy", data=pause, at=50.0))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.state, one.by, one.why, one.since) == ("paused", "anna", "a meeting", 50.0)
+    journal.append(Event(run="a", kind="rollout.back", stage="deploy", data={"group": "r-2", "to": {}}))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.state, one.by) == ("going back", "")
 
 
 def test_an_order_that_was_refused_is_told_with_the_reason(journal: Journal, tmp_path: Path) -> None:

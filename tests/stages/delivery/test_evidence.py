@@ -135,5 +135,7 @@ def test_the_command_draws_the_last_rollout_of_the_journal_or_says_that_there_is
     journal.close()
     assert main(str(project.root), env=place) == 0
     assert "r-2: not decided yet" in texts(fromstring(capsys.readouterr().out))
+    assert main("nowhere", env=place) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert main(str(project.root), "another", env=place) == 1
     assert "in run another" in capsys.readouterr().err

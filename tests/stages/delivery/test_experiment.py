@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gates import Check
 from gates.eprocess import Counts
 from gates.experiment import Compared, ExperimentReport, Tally
-from gates.judge import Business, ErrorRate
+from gates.judge import Business, ErrorRate, SlowAnswers
 from gates.verdict import Verdict, failed, passed
 from gates.window import Share, Window
 from pipeline import Journal, Pipeline, Project, Stage, StageFailed, Store, WiringError
@@ -131,6 +131,8 @@ def test_an_experiment_tells_what_the_release_does_differently_and_switches_noth
     assert re.search(r"\| errors \| 0 of [\d,]+ \| \d+ of [\d,]+ \| - \| [\d.]+ and no bound \| happens more often \|", said)
     assert main(str(project.root), "--svg", env=home) == 0
     assert capsys.readouterr().out == picture(report)
+    assert main("nowhere", env=home) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert main(str(project.root), "another run", env=home) == 1
     assert capsys.readouterr().err == "no experiment has ended in run another run\n"
     journal.close()
@@ -247,7 +249,10 @@ def test_where_nothing_serves_there_is_nobody_to_compare_with(project: Project, 
     assert "nobody to be compared with" in outcome.failed["experiment"]
 
 
-@pytest.mark.parametrize("wrong", [{"share": 0}, {"share": 100}, {"alpha": 0.0}, {"lasts": 0}, {"tick": 0}, {"measures": ()}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"measures": (SlowAnswers(),)}, {"share": 0}, {"share": 100}, {"alpha": 0.0}, {"lasts": 0}, {"tick": 0}, {"measures": ()}],
+)
 def test_an_experiment_that_could_tell_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(WiringError, match="Experiment"):
         Experiment(

@@ -45,19 +45,17 @@ def desk(project: Project) -> Iterator[Desk]:
 
 def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -> None:
     said = desk("run", "--dry-run")
-    assert (
-        "deploy, 3 steps:\n    1  start green\n    2  wait until green is ready, at most 30 s\n    3  send 100 % to green\n"
-        in said
-    )
+    steps = "    1  start green\n    2  wait until green is ready, at most 30 s\n    3  send 100 % to green\n"
+    assert f"deploy, 3 steps to what is new:\n{steps}" in said
     assert desk.rollouts == []
     desk("run")
     group = desk.rollouts[0].group
-    steps = [
+    told = [
         json.loads(line)
         for line in desk("run", "--dry-run", "--output", "json", version="two", STRATEGY="canary").splitlines()
         if '"steps"' in line
     ]
-    assert steps == [
+    assert told == [
         {
             "kind": "steps",
             "stage": "deploy",
@@ -69,8 +67,11 @@ def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -
                 "send 100 % to green",
                 f"drain {group}, at most 30 s",
             ],
+            "fails": "",
         }
     ]
+    desk("freeze")
+    assert f"deploy would fail: {operator()} has frozen deployments" in desk("run", "--dry-run", version="two")
     assert desk.answer() == "one"
 
 
@@ -83,7 +84,7 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
         said = desk("deployments", version="two", STRATEGY="slow")
         assert "going on" in said
         assert "step 4 of 6: weigh" in said
-        desk.until_said(r"weighed for \d+ s, 50 % by now: errors: [1-9][\d,]* of|weighed .*: errors: 0 of [1-9]")
+        desk.until_said(r"    hold after \d+ s: missing: 3\d\d\d s with this share; errors: 0 of \d+ \(0.00%\), before 0 of \d+")
         running = re.findall(r"^    (r-\w+): 2 instances, (\d+) % of the traffic$", said, flags=re.MULTILINE)
         assert dict(running) == {first: "50", desk.rollouts[1].group: "50"}
         assert f"    HAProxy listens on 127.0.0.1:{desk.port}\n" in said
@@ -91,13 +92,16 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
         assert (told["share"], told["state"], told["step"]["number"]) == (50, "going on", 4)
         assert desk("pause", "--why", "a look").startswith("deploy: the rollout of r-")
         desk.until(lambda one: one.state == "paused", many=2)
-        assert "a look" in desk("deployments")
+        said = desk("deployments")
+        assert re.search(rf"    by {operator()} since \d\d:\d\d:\d\d: a look\n    hold after \d+ s: missing: ", said)
         desk("promote", "--why", "all is well")
         assert run.wait() == 0, run.output
         load.more(20)
     assert load.failures == []
     assert desk.answer() == "two"
-    assert run.output.count("step 4 of 6") == 0  # on a stream only what happened to stages is told
+    assert "  deploy step 4 of 6: weigh " in run.output
+    assert f"‖ deploy is paused by {operator()}: a look; python -m pipeline promote goes on, and abort goes back\n" in run.output
+    assert "▶ deploy goes on\n" in run.output
     said = desk("logs", "deploy")
     assert "step 4 of 6: weigh" in said
     assert f"paused by {operator()}: a look" in said
@@ -132,8 +136,14 @@ def test_orders_to_a_rollout_whose_run_was_killed_are_refused(desk: Desk) -> Non
     desk.until(weighing, many=2)
     run.kill()
     run.wait()
-    assert "no rollout is going on" in desk("promote", code=2)
+    said = desk("promote", code=2)
+    assert "no rollout is going on: its run has ended in the middle of it" in said
+    assert re.search(r"next: .* recover deploy\n", said)
     assert "cut off" in desk("deployments")
+    said = desk("undo", code=2, version="two", STRATEGY="slow")  # of which deployment nobody could tell
+    assert f"run {desk.rollouts[1].run} was cut off, and left deploy open" in said
+    assert re.search(r"next: .* recover deploy\n", said)
+    assert desk.answer() in ("one", "two")
     desk("run", version="two")
     assert desk.answer() == "two"
 
@@ -192,6 +202,24 @@ def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
     assert desk.answer() == "one"
     assert "nothing of deploy to take back" in desk("undo", code=2, version="two")
     assert re.search(r"undo, complaints\n.*: undo; nothing came of it: there is nothing of deploy to take back", desk("history"))
+
+
+def test_what_was_said_on_the_way_back_is_told_after_what_was_said_on_the_way_there(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two", WRONG="1", code=1)
+    said = desk("logs", "deploy")
+    heading, *lines = said.splitlines()
+    assert heading.startswith("== deploy: passed, then undone")
+    back = lines.index("-- the way back")
+    assert lines[0] == "-- attempt 1"
+    assert lines[1].startswith("step 1 of 4: start ")
+    assert lines[back + 1].startswith(f"step 1 of 3: send 100 % to {desk.rollouts[0].group}")
+
+
+def test_the_history_of_a_stage_that_never_deployed_is_an_error(desk: Desk) -> None:
+    desk("run")
+    assert "no rollout of 'nosuch' is known" in desk("history", "nosuch", code=2)
+    assert desk("history", "deploy").count("verified") == 1
 
 
 def test_deployments_tells_what_runs_also_when_it_was_taken_down_or_the_pipeline_cannot_be_read(desk: Desk) -> None:
