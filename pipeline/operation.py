@@ -17,6 +17,8 @@ from pipeline.session import Session
 from pipeline.stage import Stage
 from pipeline.work import Surroundings, Work
 
+NOTHING = "nothing was left open"
+
 ResultOf = Callable[[Stage[Any]], Any]
 """What an input of a stage returned."""
 
@@ -63,10 +65,14 @@ class Operation:
         return await self._alone(lambda: self._stage.obey(self.work(self._stage), order))
 
     async def recover(self) -> str:
-        """Take back what runs that ended in the middle left open of the stage. Raises StageFailed where nobody can."""
+        """Take back what a run, or an undo, left open of the stage as it was cut off. Raises StageFailed where nobody can."""
         before = left_open(self._session.journal, self._stage, self._name)
+        if not before and self._is_half_undone():
+            return await self._alone(
+                lambda: self._effects.undo_standing(self._stage, self._standing(), "an undo was cut off in the middle")
+            )
         if not before:
-            return "nothing was left open"
+            return NOTHING
 
         async def settle() -> str:
             await self._effects.settle_one(self._stage)
@@ -89,6 +95,11 @@ class Operation:
                 next="python -m pipeline history",
             )
         return found
+
+    def _is_half_undone(self) -> bool:
+        """Whether somebody began to take the latest effect back, and the journal does not say what came of it."""
+        last = self._session.journal.latest(self._name, ("undo.intended", "undo.done", "undo.failed", "effect.intended"))
+        return last is not None and last.kind == "undo.intended"
 
     def _need_settled(self) -> None:
         """What a run that was cut off left open comes first: behind it nobody would see what is to be taken back."""

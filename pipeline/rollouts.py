@@ -210,11 +210,21 @@ def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
     """The latest rollout by name; one whose run is not at work any more, and has not ended it, is cut off."""
     found = {one.name: one for one in all_rollouts(journal)}
     for one in found.values():
-        if one.open and not is_at_work(journal, home, one.run):
-            one.state, one.said = "cut off", "its run has ended in the middle of it; the next run takes it back"
-        elif one.open and (seen := _last_look(journal, one)) is not None:
+        look(journal, home, one)
+        if one.open and (seen := _last_look(journal, one)) is not None:
             one.see(seen)
     return found
+
+
+def look(journal: Journal, home: Path, one: RolloutHistory) -> None:
+    """Take into account that its run may have ended without being able to say so."""
+    if not (one.open or one.state == "deployed") or is_at_work(journal, home, one.run):
+        return
+    again = "python -m pipeline recover takes it back, and so does the next run"
+    if one.open:
+        one.state, one.said = "cut off", f"its run has ended in the middle of it; {again}"
+    else:
+        one.said = f"its run has ended before anybody verified it; {again}"
 
 
 def _last_look(journal: Journal, one: RolloutHistory) -> Event | None:

@@ -6,13 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import anyio
+
 from gates.probes import Probe, ProbeReport
 from pipeline import Effect, Stage, Work
 from pipeline.authorities import authorities
 from stages.delivery.model import Served
+from stages.delivery.probing import beginning
 
 if TYPE_CHECKING:
     import httpx
+
+LARGEST = 1 << 24
+"""Bytes of an answer that are waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +45,23 @@ class SmokeChecks(Stage[ProbeReport]):
 
         url = work[self.deployment].address.url
         async with httpx.AsyncClient(base_url=url, timeout=self.wait, trust_env=False, verify=authorities(url)) as client:
-            return ProbeReport(url=url, probes=tuple([await ask(client, request) for request in self.requests]))
+            return ProbeReport(url=url, probes=tuple([await ask(client, request, self.wait) for request in self.requests]))
 
 
-async def ask(client: httpx.AsyncClient, request: Request) -> Probe:
-    """Ask once; what the answer says of the request."""
+async def ask(client: httpx.AsyncClient, request: Request, wait: float) -> Probe:
+    """Ask once; what the answer says of the request, that has to be there whole after so many seconds."""
     import httpx
 
     started = time.monotonic()
     try:
-        answer = await client.get(request.path)
-        passed, said = judged(request, answer.status_code, answer.text)
+        with anyio.fail_after(wait):
+            async with client.stream("GET", request.path) as answer:
+                body = await beginning(answer.aiter_bytes(), LARGEST)
+        passed, said = judged(request, answer.status_code, body.decode(answer.encoding or "utf-8", errors="replace"))
     except httpx.HTTPError as error:
         passed, said = False, f"{type(error).__name__}: {error}"
+    except TimeoutError:
+        passed, said = False, f"the answer had no end after {wait:g} s"
     return Probe(name=f"GET {request.path}", passed=passed, said=said, milliseconds=round(1000 * (time.monotonic() - started), 3))
 
 

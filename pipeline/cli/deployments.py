@@ -48,7 +48,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
             print(json.dumps({**as_data(one), **about}), file=out)
             continue
         print(line(one, paint), file=out)
-        if one.open or one.state in ("taken back", "stuck half way", "cut off", "ended"):
+        if one.state != "verified":
             for text in details(one):
                 print(paint("dim", f"    {text}"), file=out)
         for text in (*lines, *([_frozen(frozen)] if frozen else [])):

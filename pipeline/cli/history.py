@@ -13,19 +13,22 @@ from pipeline.cli.paint import Paint, shown
 from pipeline.errors import ConfigError, Exit, did_you_mean
 from pipeline.order import Order
 from pipeline.project import Project
-from pipeline.rollouts import all_rollouts
+from pipeline.rollouts import all_rollouts, look
 from pipeline.session import open_journal
 
 
 def command(arguments: argparse.Namespace, out: TextIO) -> int:
     project = Project.at(Path(arguments.directory), os.environ)
-    every = all_rollouts(open_journal(project))
+    journal = open_journal(project)
+    every = all_rollouts(journal)
     found = [one for one in every if arguments.stage in ("", one.stage)]
     if every and not found:
         right = did_you_mean(arguments.stage, {one.stage for one in every})
         raise ConfigError(f"no rollout of {arguments.stage!r} is known", right=right, next="python -m pipeline history")
     if not found and arguments.output == "text":
         print("nothing was deployed yet; python -m pipeline run", file=out)
+    for one in found[-arguments.limit :]:
+        look(journal, project.home, one)
     paint = Paint.on_stream(out, arguments.color)
     for one in found[-arguments.limit :]:
         if arguments.output == "json":

@@ -129,7 +129,7 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
     """Undo or drain: done here and now, by the stage itself."""
     import anyio
 
-    from pipeline.operation import Operation
+    from pipeline.operation import NOTHING, Operation
 
     session = Session.open(Path(arguments.directory), os.environ)
     name = arguments.stage or _only(session, experiments=arguments.command == "recover")
@@ -153,6 +153,8 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
         if not isinstance(error, StageFailed | ConfigError):
             raise
         raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
+    if said == NOTHING:
+        refuse(session.journal, order, said, run, name, given=True)
     return _said(f"{name}: {said}", order, arguments, out)
 
 
@@ -179,7 +181,7 @@ def _only(session: Session, *, experiments: bool) -> str:
 
 
 def _order(arguments: argparse.Namespace) -> Order:
-    return Order(verb=arguments.command, by=operator(), why=arguments.why)
+    return Order(verb=arguments.command, by=operator(), why=shown(arguments.why))  # on one line, for logs too
 
 
 def _said(text: str, order: Order, arguments: argparse.Namespace, out: TextIO) -> int:

@@ -10,7 +10,8 @@ from typing import TextIO
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What moves a terminal's cursor, or turns the direction of what is written."""
 COLOURED = re.compile("\x1b\\[[0-9;]*m")
 LONGEST = 2000
 """Characters of one text that are shown; the journal has all of it."""

@@ -47,8 +47,7 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.dry_run:
         made = session.plan(asked, again=arguments.again)
         show(session, made, arguments, out)
-        show_steps(session, made, arguments, out)
-        return Exit.PASSED
+        return Exit.PASSED if show_steps(session, made, arguments, out) else Exit.FAILED
     remote_access(session)  # what is wrong with it is told, also where nothing asks it
     losses = session.store.losses
     code = at_work(session, lambda: _run(session, asked, wanted, arguments, console(arguments, out)))
@@ -60,15 +59,16 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
     return at_work(session, lambda: _run(session, asked, select(session.pipeline, asked), arguments, console(arguments, out)))
 
 
-def show_steps(session: Session, plan: Plan, arguments: argparse.Namespace, out: TextIO) -> None:
-    """What stages that would run say of their steps."""
+def show_steps(session: Session, plan: Plan, arguments: argparse.Namespace, out: TextIO) -> bool:
+    """What stages that would run say of their steps; whether each could take them."""
     stages = [step.stage for step in plan.of(Decision.RUN) if type(step.stage).steps is not Stage.steps]
     if not stages:
-        return
+        return True
     import anyio
 
     from pipeline.operation import Operation
 
+    fine = True
     for stage in stages:
         name = plan.pipeline.name_of(stage)
         work = Operation(session, stage, "dry", lambda line: print(line, file=out)).work(stage)
@@ -77,13 +77,14 @@ def show_steps(session: Session, plan: Plan, arguments: argparse.Namespace, out:
         try:
             steps = list(anyio.run(stage.steps, work))
         except StageFailed as error:
-            wrong = error.what
+            wrong, fine = error.what, False
         if arguments.output == "json":
             print(json.dumps({"kind": "steps", "stage": name, "steps": steps, "fails": wrong}), file=out)
             continue
         print(f"{name} would fail: {wrong}" if wrong else f"{name}, {len(steps)} steps to what is new:", file=out)
         for number, step in enumerate(steps, 1):
             print(f"  {number:3d}  {step}", file=out)
+    return fine
 
 
 def at_work(session: Session, run: Callable[[], int]) -> int:

@@ -224,7 +224,7 @@ class Deploy(Releases[Deployment]):
         return [str(step) for step in self.strategy.forward(now, "green")]
 
     async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
-        return {"": await standing(self.target.open(work), self.router.open(work, self.ready))}
+        return {"": await standing(self.target.open(work), self.router.open(work, self.ready), self.ready)}
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group: it gets no new request, and its share goes to the others that serve."""

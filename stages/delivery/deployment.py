@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 async def settle(work: Work, rollout: Rollout, strategy: Strategy) -> None:
-    """Take back what an earlier run left in the middle, and people said to go on over (`--again`)."""
-    started, finished = work.events("rollout.started"), work.events("rollout.finished")
-    if unfinished(started, finished):
+    """Take back what an earlier run left in the middle, and people said to go on over (`--again`), or an `undo` did."""
+    started, finished, back = (work.events(f"rollout.{kind}") for kind in ("started", "finished", "back"))
+    if unfinished(started, finished) or unfinished(back, finished):
         await rollout.take_up(strategy, started, finished)
 
 
@@ -62,7 +62,7 @@ async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterabl
     )
 
 
-async def standing(target: Target, router: Router) -> list[str]:
+async def standing(target: Target, router: Router, ready: Ready) -> list[str]:
     """What runs now, as target and router say: where users come in, then each group. Raises StageFailed where nobody can look."""
     now = await state(target, router)
     if not (now.groups or now.resting):
@@ -73,14 +73,20 @@ async def standing(target: Target, router: Router) -> list[str]:
     except StageFailed as error:
         users, known = error.what, False
     order = sorted(now.groups, key=lambda name: (-now.weights.get(name, 0), name))
+    ill = {name: await target.unready(name, ready) for name in now.serving}
     return [
         users,
-        *(
-            f"{name}: {counted(len(now.groups[name].instances), 'instance')}{_traffic(now, name) if known else ''}"
-            for name in order
-        ),
+        *(f"{name}: {_many(now, name)}{_traffic(now, name) if known else ''}{_ill(ill.get(name))}" for name in order),
         *(f"{name}: rests, to be started again for a way back" for name in sorted(now.resting)),
     ]
+
+
+def _many(now: State, group: str) -> str:
+    return counted(len(now.groups[group].instances), "instance")
+
+
+def _ill(why: str | None) -> str:
+    return f"; it cannot serve: {why}" if why else ""
 
 
 def _traffic(now: State, group: str) -> str:

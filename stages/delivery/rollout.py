@@ -116,9 +116,14 @@ class Rollout:
                 await back()
         except Exception as second:
             self.quiet.note("rollout.stuck", error=str(second))
-            first = error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
+            first = innermost(error)
+            told = first.what if isinstance(first, LockgateError) else f"{type(first).__name__}: {first}"
             if isinstance(error, Exception):
-                raise BrokenOff(f"{first}; then the way back failed: {second}") from error
+                raise BrokenOff(
+                    f"{told}; then the way back failed: {second}",
+                    right="what stands in its way out of it",
+                    next="python -m pipeline recover",
+                ) from error
 
     async def hold(self, least: Mapping[str, int]) -> None:
         """Keep a target's autoscaler from taking instances away from who has a small share, or none, only for a time."""
@@ -324,6 +329,13 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What was raised, where it is the only one of a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _sizes(before: State) -> dict[str, int]:

@@ -207,7 +207,10 @@ class DeployTogether(Stage[Deployments]):
         return [f"{name}: {step}" for name, step in rounds(planned)]
 
     async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
-        return {one.name: await standing(one.target.open(work), one.router.open(work, one.ready)) for one in self.services}
+        found = {}
+        for one in self.services:
+            found[one.name] = await standing(one.target.open(work), one.router.open(work, one.ready), one.ready)
+        return found
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group of one service: it gets no new request, and its share goes to the others that serve."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 from gates import all_probes_passed
 from gates.probes import ProbeReport
 from pipeline.engines.local import free_port
@@ -46,6 +51,37 @@ def test_an_answer_that_never_comes_is_a_failed_probe(run_stage: RunStage) -> No
     report = look(run_stage, free_port(), Request(path="/"))
     assert [probe.passed for probe in report.probes] == [False]
     assert report.probes[0].said.startswith("ConnectError")
+
+
+class Trickling(BaseHTTPRequestHandler):
+    """Says a little now and then, and has no end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * (1 if self.path == "/slow" else 65_536))
+                time.sleep(0.05 if self.path == "/slow" else 0)
+
+    def log_message(self, *values: object) -> None:
+        pass
+
+
+def test_an_answer_without_end_is_a_failed_probe_where_it_is_slow_and_its_beginning_where_it_is_not(run_stage: RunStage) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickling)
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        report = look(run_stage, server.server_port, Request(path="/slow"), Request(path="/quick", contains="xxx"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [(probe.passed, probe.said) for probe in report.probes] == [
+        (False, "the answer had no end after 2 s"),
+        (True, "answered 200"),
+    ]
 
 
 def test_no_request_at_all_is_no_pass(run_stage: RunStage) -> None:

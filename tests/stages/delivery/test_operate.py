@@ -16,6 +16,7 @@ import pytest
 from pipeline import Journal, Project, Store
 from pipeline.engines.local import free_port
 from pipeline.order import operator
+from stages.delivery import process
 from stages.delivery.down import down
 from tests import warm
 from tests.stages.delivery.desk import Desk, at_desk, weighing
@@ -27,11 +28,14 @@ FILE = """
 import os
 from gates import ErrorRate, Judge
 from stages.delivery.strategy import Canary
+from stages.probe import WatchService
 from tests.stages.delivery.small import STRATEGIES, delivery, deployment
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
 version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
-pipeline = delivery(deployment(PORT, version, strategy=strategy), version if "WRONG" not in os.environ else "not to be found")
+deploy = deployment(PORT, version, strategy=strategy)
+watch = WatchService(deployment=deploy, seconds=float(os.environ["VERIFIES"])) if "VERIFIES" in os.environ else None
+pipeline = delivery(deploy, version if "WRONG" not in os.environ else "not to be found", watch=watch)
 """
 
 
@@ -71,7 +75,7 @@ def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -
         }
     ]
     desk("freeze")
-    assert f"deploy would fail: {operator()} has frozen deployments" in desk("run", "--dry-run", version="two")
+    assert f"deploy would fail: {operator()} has frozen deployments" in desk("run", "--dry-run", version="two", code=1)
     assert desk.answer() == "one"
 
 
@@ -242,6 +246,67 @@ def test_a_run_that_was_refused_while_frozen_changes_nothing_of_what_is_told_of_
     desk("run", version="two", code=1)
     desk("freeze", "--end")
     assert desk("history") == before
+
+
+@pytest.mark.parametrize("then", ["recover", "run"])
+def test_an_undo_that_was_cut_off_is_done_by_whoever_comes_next(desk: Desk, then: str) -> None:
+    desk("run")
+    desk("run", version="two")
+    one, two = desk.rollouts
+    with Load(desk.port, posts=False, pause=0.002) as load:
+        undo = desk.start("undo", version="two")
+        desk.until(lambda found: found.state == "going back", many=2)
+        undo.kill()
+        undo.wait()
+        assert "python -m pipeline recover takes it back" in desk("deployments", version="two")
+        assert "cut off" in desk("history", version="two")
+        if then == "recover":
+            assert "deploy: taken back\n" in desk("recover", version="two")
+            assert desk.answer() == "one"
+            assert set(anyio.run(local_target(desk.project, Store(desk.project.home / "store")).groups)) == {one.group}
+        else:
+            said = desk("run", version="two")
+            assert f": stop {two.group}" in desk("logs", "deploy")
+            assert "passed in" in said
+            assert desk.answer() == "two"
+        load.more(20)
+    assert load.failures == []
+
+
+def test_a_deployment_that_nobody_verified_as_its_run_was_killed_is_told_so(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", VERIFIES="600")
+    desk.until(lambda found: found.state == "deployed", many=2)
+    run.kill()
+    run.wait()
+    assert "its run has ended before anybody verified it; python -m pipeline recover takes it back" in desk("deployments")
+    desk("recover", version="two")
+    assert desk.answer() == "one"
+
+
+def test_a_group_that_has_traffic_and_cannot_serve_is_told_so(desk: Desk) -> None:
+    desk("run")
+    target = local_target(desk.project, Store(desk.project.home / "store"))
+    for one in list(process.running(f"{target.state}:")):
+        os.kill(one.pid, signal.SIGSTOP)
+    try:
+        assert re.search(r"100 % of the traffic; it cannot serve: ", desk("deployments"))
+    finally:
+        for one in list(process.running(f"{target.state}:")):
+            os.kill(one.pid, signal.SIGCONT)
+
+
+def test_a_reason_of_an_operator_is_one_line_of_text_wherever_it_is_shown(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    desk("pause", "--why", "a\nb\x1b]0;title\x07\u202ec")
+    desk.until(lambda found: found.state == "paused", many=2)
+    desk("abort")
+    assert run.wait() == 1
+    assert "paused by" in (said := desk("logs", "deploy") + desk("history") + run.output)
+    assert "a\\nb\\x1b]0;title\\x07\\x202ec" in said
+    assert not re.search("[\x1b\x07\u202e]", said)
 
 
 def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
