@@ -459,7 +459,7 @@ def test_requests_of_an_audience_are_in_flight_also_when_there_is_none_any_more(
 
         def ask() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", router.config.port, timeout=30)
-            connection.request("GET", "/slow?1", headers={"x-beta": "1"})
+            connection.request("GET", "/slow?4", headers={"x-beta": "1"})
             answers.append(connection.getresponse().read().decode())
             connection.close()
 

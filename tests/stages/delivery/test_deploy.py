@@ -337,7 +337,7 @@ def no_request_is_lost_around(bench: Bench, points: Sequence[int], strategy: str
 
 @pytest.mark.parametrize("first", [1, 4])
 def test_a_run_killed_at_some_point_of_a_rollout_is_taken_up_by_the_next_and_no_request_is_lost(bench: Bench, first: int) -> None:
-    """Fourteen points: the rollout is started, six steps are intended and done, the rollout is finished.
+    """Fifteen points: the rollout is started, six steps are intended and done, the rollout is finished, and its stage.
 
     Here and below, of the points every third; `./dev bench kills` has all of them.
     """
@@ -346,7 +346,7 @@ def test_a_run_killed_at_some_point_of_a_rollout_is_taken_up_by_the_next_and_no_
 
 @pytest.mark.parametrize("first", [2, 5])
 def test_a_canary_killed_at_some_point_is_taken_up_by_the_next_run_and_no_request_is_lost(bench: Bench, first: int) -> None:
-    """Eighteen points: as above, with a share, a look of the judge and what it said in between."""
+    """Twenty points: as above, with a share and what its judge said in between, and the end of an older release."""
     no_request_is_lost_around(bench, range(first, 19, 6), "canary")
 
 
