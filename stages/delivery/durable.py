@@ -35,12 +35,26 @@ def write(place: Path, content: bytes, *, mode: int = 0o666) -> None:
     _write(place, content, mode, None)
 
 
+def show(place: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """As `write`, for somebody who waits for it: it survives a crash of the machine once `sync` has been called."""
+    _write(place, content, mode, None, synced=False)
+
+
+def sync(place: Path) -> None:
+    """Have what was shown survive a crash. Raises StoreError where it cannot be."""
+    try:
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(place.parent, error) from error
+
+
 def rewrite(place: Path, content: bytes) -> None:
     """Write a file that is there in one step; mode, owner and group stay. Raises as `write` does, and FileNotFoundError."""
     _write(place, content, 0o600, place.stat())
 
 
-def _write(place: Path, content: bytes, mode: int, like: os.stat_result | None) -> None:
+def _write(place: Path, content: bytes, mode: int, like: os.stat_result | None, *, synced: bool = True) -> None:
     fresh = place.with_name(f"{place.name}.unfinished")
     try:
         fresh.unlink(missing_ok=True)
@@ -50,7 +64,8 @@ def _write(place: Path, content: bytes, mode: int, like: os.stat_result | None) 
                 os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         fresh.replace(place)
     except OSError as error:
         fresh.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import StageFailed, Store
+from pipeline.errors import StoreError
 from stages.delivery import docker, durable, systemd
 from stages.delivery.wanted import Wanted
 
@@ -47,6 +48,17 @@ def test_a_list_that_is_whole_is_read_and_where_there_is_none_nothing_is_wanted(
     assert Wanted(tmp_path).read() == {}
     Wanted(tmp_path).write({8080: "a", 8081: ""})
     assert Wanted(tmp_path).read() == {8080: "a", 8081: ""}
+
+
+def test_what_is_shown_is_there_whole_at_once_and_can_be_synced_afterwards(tmp_path: Path) -> None:
+    durable.write(tmp_path / "it", b"before")
+    durable.show(tmp_path / "it", b"now", mode=0o600)
+    assert (tmp_path / "it").read_bytes() == b"now"
+    assert (tmp_path / "it").stat().st_mode & 0o777 == 0o600
+    durable.sync(tmp_path / "it")
+    with pytest.raises(StoreError):
+        durable.sync(tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
 def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path: Path) -> None:
