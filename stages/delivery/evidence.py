@@ -294,25 +294,35 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width)
 
 
-def main(*words: str, env: Mapping[str, str] = os.environ) -> int:
+def arguments(name: str, doc: str | None, last: str) -> argparse.ArgumentParser:
+    """What a command is told that shows something of a run; without a run's id it is the `last` one."""
+    about, _, more = (doc or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog=f"python -m stages.delivery.{name}", description=about, epilog=more)
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
+    parser.add_argument("run", metavar="RUN", nargs="?", default="", help=f"a run's id ({last})")
+    return parser
+
+
+def told(given: argparse.Namespace, kinds: tuple[str, ...], env: Mapping[str, str]) -> list[Event]:
+    """The events of these kinds in the run that is asked for, or in all. Raises LockgateError."""
     from pipeline.project import Project
     from pipeline.session import open_journal
 
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m stages.delivery.evidence", description=about, epilog=more)
-    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
-    parser.add_argument("run", metavar="RUN", nargs="?", default="", help="a run's id (the last one in which a judge looked)")
-    given = parser.parse_args(words)
-    run = given.run
+    journal = open_journal(Project.at(given.directory, env))
+    found = list(journal.events(given.run, kind=kinds)) if journal.exists else []
+    journal.close()
+    return found
+
+
+def main(*words: str, env: Mapping[str, str] = os.environ) -> int:
+    given = arguments("evidence", __doc__, "the last one in which a judge looked").parse_args(words)
     try:
-        journal = open_journal(Project.at(given.directory, env))
+        found = judged(told(given, KINDS, env))
     except LockgateError as error:
         print(error, file=sys.stderr)
         return error.exit
-    found = judged(journal.events(run, kind=KINDS)) if journal.exists else []
-    journal.close()
     if not found:
-        print("no judge has looked at a rollout" + (f" in run {run}" if run else ""), file=sys.stderr)
+        print("no judge has looked at a rollout" + (f" in run {given.run}" if given.run else ""), file=sys.stderr)
         return 1
     sys.stdout.write(picture(*(one for one in found if one.run == found[-1].run)))
     return 0

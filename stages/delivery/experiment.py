@@ -5,14 +5,12 @@ As a page: python -m stages.delivery.experiment DIRECTORY [RUN] > report.md; wit
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,7 +24,7 @@ from pipeline import BrokenOff, LockgateError, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.control import Control, heeding
 from stages.delivery.deploy import Releases
-from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, stroke, text
+from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, arguments, stroke, text, told
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.hearing import because
 from stages.delivery.lock import alone
@@ -244,25 +242,16 @@ def picture(report: ExperimentReport) -> str:
 
 
 def main(*words: str, env: Mapping[str, str] = os.environ) -> int:
-    from pipeline.project import Project
-    from pipeline.session import open_journal
-
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m stages.delivery.experiment", description=about, epilog=more)
-    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="the project, as for `python -m pipeline -C`")
-    parser.add_argument("run", metavar="RUN", nargs="?", default="", help="a run's id (the last one with an experiment)")
+    parser = arguments("experiment", __doc__, "the last one with an experiment")
     parser.add_argument("--svg", action="store_true", help="the picture in place of the page")
     given = parser.parse_args(words)
-    run = given.run
     try:
-        journal = open_journal(Project.at(given.directory, env))
+        found = told(given, ("experiment.finished",), env)
     except LockgateError as error:
         print(error, file=sys.stderr)
         return error.exit
-    found = list(journal.events(run, kind=("experiment.finished",))) if journal.exists else []
-    journal.close()
     if not found:
-        print("no experiment has ended" + (f" in run {run}" if run else ""), file=sys.stderr)
+        print("no experiment has ended" + (f" in run {given.run}" if given.run else ""), file=sys.stderr)
         return 1
     report = ExperimentReport.model_validate(found[-1].data["report"])
     sys.stdout.write(picture(report) if given.svg else page(report))

@@ -47,14 +47,18 @@ SHADOW = "LOCKGATE_SHADOW"
 """The variable that is 1 for instances that get copies of requests only, whose answers nobody sees."""
 
 
+SHADOWED = "-shadow"
+"""How the names of such groups end."""
+
+
 def in_shadow(group: str) -> str:
     """The name of the group that is in the shadow of this one's release."""
-    return f"{group}-shadow"
+    return f"{group}{SHADOWED}"
 
 
 def is_shadow(group: str) -> bool:
     """Whether the group gets copies of requests only."""
-    return group.endswith("-shadow")
+    return group.endswith(SHADOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
