@@ -202,7 +202,7 @@ class Trial:
     unknown: float = 0.0
     """Nothing has been known for so long."""
     silent: bool = False
-    """Whether that is because nobody asked either release."""
+    """Whether nobody asked either release in all that time."""
     requests: int = 0
     """Of the new release since its share last changed."""
     reached: float = 0.0
@@ -227,7 +227,7 @@ class Trial:
         old, new = tick.old, tick.new
         pairs = [(measure.counts(old, self.known), measure.counts(new, self.known)) for measure in self.judge.measures]
         blind = any(before is None or now is None for before, now in pairs)
-        silent = not (old.requests or new.requests)
+        silent = blind and not (old.requests or new.requests) and (self.silent or not self.unknown)
         on = replace(on, unknown=self.unknown + tick.seconds if blind else 0.0, silent=silent)
         if self.seconds >= self.judge.warm_up:
             weighed = zip(self.judge.measures, self.evidence, pairs, strict=True)

@@ -28,7 +28,7 @@ import anyio
 from pipeline import record as records
 from pipeline.dag import Pipeline
 from pipeline.data import Blob
-from pipeline.errors import JournalError, LockgateError, StageFailed, StoreError, said
+from pipeline.errors import BrokenOff, JournalError, LockgateError, StageFailed, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
@@ -315,7 +315,8 @@ class Effects:
             if not is_own(error):
                 raise
             why_not = said(error)
-            self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error))
+            half = {"half": True} if isinstance(error, BrokenOff) else {}
+            self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **half)
             return f"could not be undone: {why_not}"
         self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}))
         return ""

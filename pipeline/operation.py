@@ -69,7 +69,7 @@ class Operation:
         before = left_open(self._session.journal, self._stage, self._name)
         if not before and self._is_half_undone():
             return await self._alone(
-                lambda: self._effects.undo_standing(self._stage, self._standing(), "an undo was cut off in the middle")
+                lambda: self._effects.undo_standing(self._stage, self._standing(), "an undo has come half way")
             )
         if not before:
             return NOTHING
@@ -97,9 +97,9 @@ class Operation:
         return found
 
     def _is_half_undone(self) -> bool:
-        """Whether somebody began to take the latest effect back, and the journal does not say what came of it."""
+        """Whether somebody began to take the latest effect back, and was cut off or broke off in the middle."""
         last = self._session.journal.latest(self._name, ("undo.intended", "undo.done", "undo.failed", "effect.intended"))
-        return last is not None and last.kind == "undo.intended"
+        return last is not None and (last.kind == "undo.intended" or bool(last.data.get("half")))
 
     def _need_settled(self) -> None:
         """What a run that was cut off left open comes first: behind it nobody would see what is to be taken back."""

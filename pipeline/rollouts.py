@@ -9,6 +9,8 @@ from pathlib import Path
 from pipeline.frozen import Frozen
 from pipeline.journal import Event, Journal
 from pipeline.lease import is_at_work
+from pipeline.leftover import KINDS as EFFECTS
+from pipeline.leftover import leftovers
 from pipeline.order import ORDERED, REFUSED, Order
 
 KINDS = (
@@ -27,6 +29,7 @@ KINDS = (
     "effect.stands",
     "effect.failed",
     "undo.intended",
+    "undo.done",
     "undo.failed",
     "experiment.started",
     "experiment.ended",
@@ -76,6 +79,9 @@ class RolloutHistory:
     """When its step began."""
     orders: list[Order] = field(default_factory=list)
     experiment: bool = False
+    _aborted: bool = False
+    _worker: str = ""
+    """The run, or the order, by which it goes back."""
 
     @property
     def name(self) -> str:
@@ -86,6 +92,11 @@ class RolloutHistory:
     def open(self) -> bool:
         """Whether it has not come to its end."""
         return self.state in ("going on", "paused", "going back")
+
+    @property
+    def worker(self) -> str:
+        """The run that is at work on it, as long as it is open."""
+        return self._worker or self.run
 
     @property
     def share(self) -> int:
@@ -99,7 +110,6 @@ class RolloutHistory:
             return  # of a run that did not come to a rollout of its own, as while all are frozen
         if event.kind not in (ORDERED, REFUSED):  # which may come long after
             self.ended = event.at
-        before = self.state
         self.state = STATES.get(event.kind, self.state)
         self.said = data.get(SAYS.get(event.kind, ""), "") or self.said
         match event.kind:
@@ -109,10 +119,12 @@ class RolloutHistory:
                 self.weights = data.get("weights", self.weights)
             case "rollout.paused" | "rollout.aborted":
                 self._wait_for(data["by"], data["why"], event.at)
+                self._aborted = event.kind == "rollout.aborted"
             case "rollout.resumed":
                 self.by = ""
-            case "rollout.back" if before == "paused":
-                self.by = ""  # it is not paused any more, and they have not ended it
+            case "rollout.back":
+                self._worker = event.run
+                self.by = self.by if self._aborted else ""  # who only paused it has not ended it
             case "rollout.finished":
                 self.state = "taken back" if data.get("back") else "deployed"
             case "effect.stands":
@@ -162,6 +174,7 @@ SAYS = {
     "rollout.compared": "said",
     "rollout.stuck": "error",
     "effect.failed": "error",
+    "undo.done": "said",
     "undo.intended": "reason",
     "undo.failed": "error",
 }
@@ -218,12 +231,13 @@ def current(journal: Journal, home: Path) -> dict[str, RolloutHistory]:
 
 def look(journal: Journal, home: Path, one: RolloutHistory) -> None:
     """Take into account that its run may have ended without being able to say so."""
-    if not (one.open or one.state == "deployed") or is_at_work(journal, home, one.run):
+    if not (one.open or one.state == "deployed") or is_at_work(journal, home, one.worker):
         return
     again = "python -m pipeline recover takes it back, and so does the next run"
     if one.open:
-        one.state, one.said = "cut off", f"its run has ended in the middle of it; {again}"
-    else:
+        ended = "what took it back has" if one.state == "going back" and one.worker != one.run else "its run has"
+        one.state, one.said = "cut off", f"{ended} ended in the middle of it; {again}"
+    elif any(left.run == one.run for left in leftovers(journal.events(kind=EFFECTS, stage=one.stage), undoable=True)):
         one.said = f"its run has ended before anybody verified it; {again}"
 
 

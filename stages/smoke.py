@@ -52,17 +52,26 @@ async def ask(client: httpx.AsyncClient, request: Request, wait: float) -> Probe
     """Ask once; what the answer says of the request, that has to be there whole after so many seconds."""
     import httpx
 
-    started = time.monotonic()
+    started, missing = time.monotonic(), "beginning"
     try:
         with anyio.fail_after(wait):
             async with client.stream("GET", request.path) as answer:
+                missing = "end"
                 body = await beginning(answer.aiter_bytes(), LARGEST)
-        passed, said = judged(request, answer.status_code, body.decode(answer.encoding or "utf-8", errors="replace"))
+        passed, said = judged(request, answer.status_code, text(body, answer.charset_encoding))
     except httpx.HTTPError as error:
         passed, said = False, f"{type(error).__name__}: {error}"
     except TimeoutError:
-        passed, said = False, f"the answer had no end after {wait:g} s"
+        passed, said = False, f"the answer had no {missing} after {wait:g} s"
     return Probe(name=f"GET {request.path}", passed=passed, said=said, milliseconds=round(1000 * (time.monotonic() - started), 3))
+
+
+def text(body: bytes, charset: str | None) -> str:
+    """What an answer says, by the character set that it names, if it is one."""
+    try:
+        return body.decode(charset or "utf-8", errors="replace")
+    except LookupError:
+        return body.decode(errors="replace")
 
 
 def judged(request: Request, status: int, body: str) -> tuple[bool, str]:

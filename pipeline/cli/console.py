@@ -212,7 +212,7 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
 
 def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
     """The line for what happens in a rollout: its steps, what its judge has found, and who has it wait."""
-    name = paint("bold", stage.name)
+    name = paint("bold", " ".join(filter(None, (stage.name, event.data.get("service")))))
     match event.kind:
         case "rollout.intended":
             return f"  {name} step {event.data['number']} of {event.data['of']}: {event.data['step']}"
@@ -225,7 +225,7 @@ def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "rollout.resumed":
             return f"{paint('yellow', '▶')} {name} goes on"
         case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
-            to = ", ".join(f"{share} % to {group}" for group, share in event.data["to"].items() if share > 0)
+            to = ", ".join(f"{share} % to {group}" for group, share in event.data["weights"].items() if share > 0)
             return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
     return ""
 

@@ -14,7 +14,7 @@ from pipeline.cli.paint import shown
 from pipeline.errors import ConfigError, Exit, LockgateError, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
-from pipeline.lease import end_work
+from pipeline.lease import Lease, end_work
 from pipeline.order import TOLD, Order, freeze, give, operator, orders, refuse
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, all_rollouts, current
@@ -73,11 +73,14 @@ def going_on(journal: Journal, home: Path, stage: str) -> list[RolloutHistory]:
         raise ConfigError(
             f"no rollout of {stage!r} is known", right=did_you_mean(stage, stages), next="python -m pipeline deployments"
         )
-    going = [one for one in found if one.open and stage in ("", one.stage)]
+    of_stage = [one for one in found if stage in ("", one.stage)]
+    going = [one for one in of_stage if one.state in ("going on", "paused")]
     if not going:
-        cut_off = [one.stage for one in found if one.state == "cut off" and stage in ("", one.stage)]
+        back = [f"{one.group} goes back" for one in of_stage if one.state == "going back"]
+        cut_off = [one.stage for one in of_stage if one.state == "cut off"]
+        why = "its run has ended in the middle of it" if cut_off else "; ".join(back)
         raise ConfigError(
-            f"no rollout is going on{': its run has ended in the middle of it' if cut_off else ''}",
+            f"no rollout is going on{f': {why}' if why else ''}",
             right="a rollout that has begun and not ended",
             next=f"python -m pipeline recover {shlex.quote(cut_off[0])}" if cut_off else "python -m pipeline deployments",
         )
@@ -146,24 +149,28 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
             return await operation.recover()
         return await (operation.undo(why) if order.verb == "undo" else operation.obey(order))
 
+    lease = Lease(session.journal, session.project.home, run)  # others see that it is at work
     try:
+        lease.take()
         said = anyio.run(act)
     except LockgateError as error:
         refuse(session.journal, order, error.what, run, name, given=True)
         if not isinstance(error, StageFailed | ConfigError):
             raise
         raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
+    finally:
+        lease.end()
     if said == NOTHING:
         refuse(session.journal, order, said, run, name, given=True)
     return _said(f"{name}: {said}", order, arguments, out)
 
 
 def _take_over(session: Session, order: Order, name: str) -> None:
-    """End the run whose rollout goes on, if this machine has it and this user may."""
+    """End the run whose rollout goes on, or what takes it back, if this machine has it and this user may."""
     going = (one for one in current(session.journal, session.project.home).values() if one.stage == name and one.open)
     if (one := next(going, None)) is not None:
-        give(session.journal, order._replace(verb="take-over"), one.run, name, session.project.settings.operators)
-        end_work(session.project.home, one.run)
+        give(session.journal, order._replace(verb="take-over"), one.worker, name, session.project.settings.operators)
+        end_work(session.project.home, one.worker)
 
 
 def _only(session: Session, *, experiments: bool) -> str:
@@ -181,7 +188,7 @@ def _only(session: Session, *, experiments: bool) -> str:
 
 
 def _order(arguments: argparse.Namespace) -> Order:
-    return Order(verb=arguments.command, by=operator(), why=shown(arguments.why))  # on one line, for logs too
+    return Order(verb=arguments.command, by=operator(), why=arguments.why)
 
 
 def _said(text: str, order: Order, arguments: argparse.Namespace, out: TextIO) -> int:

@@ -12,7 +12,8 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.deployment import deployment, ended, settle, standing, take_back
+from stages.delivery.course import Course
+from stages.delivery.deployment import deployment, ended, settle, standing, way_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
@@ -205,7 +206,12 @@ class Deploy(Releases[Deployment]):
     async def undo(self, work: Work, result: Any) -> str | None:
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
-            return await take_back(self.rollout_of(work), self.strategy, result, self.ready, interrupted=work.interrupted)
+            rollout, course = self.rollout_of(work), Course.of(work.events)
+            to = await way_back(rollout, course, result, self.ready, interrupted=work.interrupted)
+            if isinstance(to, str):
+                return to
+            await rollout.back(self.strategy, to, result.group)
+        return None
 
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from gates.words import counted
 from pipeline import BrokenOff, StageFailed, Work
+from stages.delivery.course import Course, recovered
 from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
-from stages.delivery.rollout import Rollout, state, unfinished
+from stages.delivery.rollout import Rollout, state
 from stages.delivery.router import Router
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Target
@@ -21,23 +22,18 @@ if TYPE_CHECKING:
 
 async def settle(work: Work, rollout: Rollout, strategy: Strategy) -> None:
     """Take back what an earlier run left in the middle, and people said to go on over (`--again`), or an `undo` did."""
-    started, finished, back = (work.events(f"rollout.{kind}") for kind in ("started", "finished", "back"))
-    if unfinished(started, finished) or unfinished(back, finished):
-        await rollout.take_up(strategy, started, finished)
+    if (begun := Course.of(work.events).cut_off) is not None:
+        await rollout.take_up(strategy, begun)
 
 
 async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
     """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here."""
-    started, finished = work.attempted("rollout.started"), work.attempted("rollout.finished")
-    if is_complete(started, finished, work.attempted("rollout.back")):
-        return started[-1]
-    await rollout.take_up(strategy, started, finished)
+    course = Course.of(work.attempted)
+    if course.is_complete:
+        return course.started[-1]
+    if (begun := course.cut_off) is not None:
+        await rollout.take_up(strategy, begun)
     return None
-
-
-def is_complete(started: Sequence[Event], finished: Sequence[Event], back: Sequence[Event]) -> bool:
-    """Whether the last rollout came to its end, and no way back from it has begun. Pure."""
-    return bool(started) and not unfinished(started, finished) and not any(event.seq > started[-1].seq for event in back)
 
 
 async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
@@ -73,7 +69,7 @@ async def standing(target: Target, router: Router, ready: Ready) -> list[str]:
     except StageFailed as error:
         users, known = error.what, False
     order = sorted(now.groups, key=lambda name: (-now.weights.get(name, 0), name))
-    ill = {name: await target.unready(name, ready) for name in now.serving}
+    ill = {name: await target.unready(name, await target.readiness(name) or ready) for name in now.serving}
     return [
         users,
         *(f"{name}: {_many(now, name)}{_traffic(now, name) if known else ''}{_ill(ill.get(name))}" for name in order),
@@ -96,13 +92,16 @@ def _traffic(now: State, group: str) -> str:
     return ", in shadow" if is_shadow(group) else ", kept warm"
 
 
-async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, ready: Ready, *, interrupted: bool) -> str | None:
-    """Back to what served before, kept warm for this; what is told where there is nothing to do.
+async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: Ready, *, interrupted: bool) -> State | str:
+    """To what served before, kept warm for this, or where a way back leads that was cut off; what is told where there is none.
 
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
+    Raises StageFailed where there is nothing to go back to. Nothing is changed here.
     """
     now = await rollout.state()
-    if not now.weights.get(result.group) and now.serving:  # while nobody serves, a way back was cut off
+    if (begun := course.way_back) is not None and begun.data["group"] == result.group:
+        return recovered(now, begun)
+    if not now.weights.get(result.group) and now.serving:  # where nobody does, all of its instances may have died
         return f"{result.group} does not serve any more: there is nothing to go back from"
     groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
     weights = result.before
@@ -111,13 +110,12 @@ async def take_back(rollout: Rollout, strategy: Strategy, result: Deployment, re
             return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
         weights = await _warm(rollout, result, ready)
     gone = sorted(name for name, share in weights.items() if share and name not in groups and name not in now.resting)
-    if gone:  # said before anything is changed, or half of a way back would stand
+    if gone:
         raise StageFailed(
             f"{result.group} goes on serving: there is nothing to go back to, as {', '.join(gone)} was removed",
             right="a release that is kept warm: a CleanUp removes it",
         )
-    await rollout.back(strategy, State(groups=groups, weights=weights), result.group)
-    return None
+    return State(groups=groups, weights=weights)
 
 
 async def _warm(rollout: Rollout, result: Deployment, ready: Ready) -> dict[str, int]:

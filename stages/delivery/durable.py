@@ -36,7 +36,7 @@ def write(place: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 
 def show(place: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """As `write`, for somebody who waits for it: it survives a crash of the machine once `sync` has been called."""
+    """As `write`, for somebody who waits for it; before `sync` a crash of the machine may lose it, on some file systems all."""
     _write(place, content, mode, None, synced=False)
 
 

@@ -91,8 +91,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
         serves = any(part.share for part in after)
         by = rule(chosen, dict(weights)) if chosen else None
         how = {ROUTING: self._routes(serves=serves, rule=by), MIRROR: MIRROR.content(xds.copies_to(None))}
-        async with admin(self._socket) as envoy:
-            files, runs = self._told(), bool(self._running())
+        async with self._telling() as (envoy, files):
+            runs = bool(self._running())
             await self._need_certificate()
             before, picked_before = await self._now(envoy, runs=runs)
             if self.config.failover is Failover.WARM:
@@ -134,8 +134,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     @asynccontextmanager
     async def mirror(self, to: Address, share: int) -> AsyncIterator[None]:
-        files = self._told()
-        async with admin(self._socket) as envoy:
+        async with self._telling() as (envoy, files):
             try:
                 await files.take(envoy, {MIRROR: MIRROR.content(xds.copies_to(to))})
                 await files.take(envoy, {ROUTING: self._routes(serves=True, copied=share)})
@@ -154,8 +153,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
         return sum(host.active for host in mine if not where or host.address in where)
 
     async def forget(self, group: str) -> None:
-        files, runs = self._told(), bool(self._running())
-        async with admin(self._socket) as envoy:
+        runs = bool(self._running())
+        async with self._telling() as (envoy, files):
             for file, parts in zip((SPLIT, PICKED), await self._now(envoy, runs=runs), strict=True):
                 left = _split([part for part in parts if part.group != group], file)
                 await files.take(envoy, left) if runs else files.write(left)
@@ -214,8 +213,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 self._told().write(wanted)
 
     async def _show(self, pair: Pair) -> None:
-        files, wanted = self._told(), _shown(pair)
-        async with admin(self._socket) as envoy:
+        wanted = _shown(pair)
+        async with self._telling() as (envoy, files):
             in_use = await envoy.figures(f"^{re.escape(CERTIFICATE.taken)}$")
             await files.take(envoy, wanted) if in_use else files.write(wanted)
 
@@ -233,6 +232,14 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
                 right="at least one instance that can serve",
             )
+
+    @asynccontextmanager
+    async def _telling(self) -> AsyncIterator[tuple[Admin, Files]]:
+        """The running Envoy and its files, in the hands of one who changes them: when all is said, that is kept."""
+        files = self._told()
+        async with admin(self._socket) as envoy:
+            yield envoy, files
+        await files.keep()
 
     def _told(self) -> Files:
         return Files(self._files, self._log, lambda: bool(self._running()))

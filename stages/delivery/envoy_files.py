@@ -46,7 +46,10 @@ class Files:
             durable.write(self.place / file.name, content, mode=file.mode)
 
     async def take(self, envoy: Admin, files: Mapping[File, bytes]) -> bool:
-        """Have Envoy use them; whether it did not yet. What it refuses is put back as it was, and StageFailed is raised."""
+        """Have Envoy use them; whether it did not yet. What it refuses is put back as it was, and StageFailed is raised.
+
+        They survive a crash of the machine once they are kept.
+        """
         told = self._told or await envoy.figures(TAKEN)
         fresh = {file: content for file, content in files.items() if told.get(file.taken) != envoy_xds.version(content)}
         if not fresh:
@@ -62,9 +65,15 @@ class Files:
             self._told = {}
             self.write(before)
             raise
-        for file in fresh:
-            durable.sync(self.place / file.name)
         return True
+
+    async def keep(self) -> None:
+        """Have all that Envoy was told survive a crash of the machine, also what a run that was killed could not see to.
+
+        Raises StoreError where that cannot be.
+        """
+        for file in sorted(self.place.iterdir()):
+            await anyio.to_thread.run_sync(durable.sync, file)
 
     async def taken(self, envoy: Admin, files: Mapping[File, bytes], said: int, before: Mapping[str, Any]) -> None:
         """Return once Envoy uses these versions. `before` are its figures then, and `said` the length of its log.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -20,9 +20,10 @@ from gates.eprocess import Counts
 from gates.experiment import Compared, ExperimentReport, Tally
 from gates.judge import Business, ErrorRate, Judge
 from gates.window import Window
-from pipeline import BrokenOff, LockgateError, StageFailed, WiringError, Work
+from pipeline import LockgateError, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.control import Control, heeding
+from stages.delivery.course import recovered
 from stages.delivery.deploy import Releases
 from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, arguments, stroke, text, told
 from stages.delivery.freeze import check_not_frozen
@@ -30,7 +31,7 @@ from stages.delivery.hearing import because
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, measured, need_sources
 from stages.delivery.model import Release, State
-from stages.delivery.rollout import Rollout, recovered, state
+from stages.delivery.rollout import Rollout, state
 from stages.delivery.step import Split, Start, Step, WaitReady
 from stages.delivery.strategy import back, shared
 
@@ -84,7 +85,8 @@ class Experiment(Releases[ExperimentReport]):
             except BaseException as error:
                 await rollout.return_after(error, ends)
                 raise
-            await self._returned(rollout, ends)
+            with anyio.CancelScope(shield=True):
+                await ends()
         return report
 
     def _begins(self, group: str, blue: Mapping[str, int]) -> tuple[Step, ...]:
@@ -93,7 +95,8 @@ class Experiment(Releases[ExperimentReport]):
         return Start(group), WaitReady(group, self.within), Split(shared(100, blue), chosen)
 
     async def steps(self, work: Work) -> Sequence[str]:
-        """From what runs now, to another release beside it, and back."""
+        """From what runs now, to another release beside it, and back. Raises StageFailed where none may begin now."""
+        check_not_frozen(work)
         now = await state(self.target.open(work), self.router.open(work, self.ready))
         blue = {name: now.weights[name] for name in now.serving}
         if not blue:
@@ -115,18 +118,10 @@ class Experiment(Releases[ExperimentReport]):
         return None
 
     async def _end(self, rollout: Rollout, before: State, group: str) -> None:
-        """Traffic is as it was, whatever can be written down of it."""
-        await rollout.quiet.run(back(before, group, self.within, self.drain))
+        """Traffic is as it was, whatever can be written down of it. Raises BrokenOff where users are left where they are."""
+        with rollout.half_way(f"ending the experiment with {group}"):
+            await rollout.quiet.run(back(before, group, self.within, self.drain))
         rollout.quiet.note("experiment.ended", group=group)
-
-    async def _returned(self, rollout: Rollout, ends: Callable[[], Awaitable[None]]) -> None:
-        """An experiment that went well is ended. Raises BrokenOff where that fails, and users are left where they are."""
-        try:
-            with anyio.CancelScope(shield=True):
-                await ends()
-        except StageFailed as error:
-            rollout.quiet.note("rollout.stuck", error=str(error))
-            raise BrokenOff(f"the experiment cannot be ended: {error}", next="python -m pipeline recover") from error
 
     async def _heeding(self, rollout: Rollout, group: str, blue: Mapping[str, int]) -> ExperimentReport:
         """Begin, and what was observed. Raises StageFailed where that is nothing, and when an operator says so."""

@@ -12,6 +12,7 @@ from gates.window import Share, Window
 from pipeline import Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen
 from stages.delivery.control import Control
+from stages.delivery.course import Course, recovered
 from stages.delivery.deployment import ended, settle
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.live_flags import LiveFile, LiveFlags
@@ -85,11 +86,13 @@ class RolloutFlag(Stage[FlagRolledOut]):
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             now = await rollout.state()
-            if result.before.get(result.variant) == 100:
+            begun = Course.of(work.events).way_back  # which is gone to its end
+            if begun is None and result.before.get(result.variant) == 100:
                 return f"{result.flag} was {result.variant} for everybody before this run too: there is nothing to take back"
-            if not now.weights.get(result.variant):
+            if begun is None and not now.weights.get(result.variant):
                 return f"nobody gets {result.variant} of {result.flag} any more: there is nothing to go back from"
-            await rollout.back(self._steps, State(groups=now.groups, weights=result.before), result.variant)
+            to = recovered(now, begun) if begun is not None else State(groups=now.groups, weights=result.before)
+            await rollout.back(self._steps, to, result.variant)
         return None
 
     async def recover(self, work: Work) -> FlagRolledOut | None:
@@ -99,6 +102,7 @@ class RolloutFlag(Stage[FlagRolledOut]):
         return self._result(started.data["weights"]) if started is not None else None
 
     async def steps(self, work: Work) -> Sequence[str]:
+        check_not_frozen(work)
         live = self.flags.file(work)
         if not live.path.exists():
             return [f"give {self.variant} of {self.flag} to more and more users, once {live.path} is there"]

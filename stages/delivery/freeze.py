@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline import StageFailed
+from stages.delivery.hearing import because
 
 if TYPE_CHECKING:
     from pipeline import Work
@@ -20,7 +21,7 @@ def check_not_frozen(work: Work) -> None:
         return
     until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(order.until))}" if order.until else ""
     raise StageFailed(
-        f"{order.by} has frozen deployments{until}{f': {order.why}' if order.why else ''}",
+        f"{order.by} has frozen deployments{until}{because(order.why)}",
         right="a time when nothing is frozen",
         next="python -m pipeline freeze --end",
     )

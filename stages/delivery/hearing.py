@@ -77,7 +77,8 @@ class Telling:
 
 
 def because(why: str) -> str:
-    return f": {why}" if why else ""
+    """The reason that somebody gave, for the end of a line: it begins no line of its own, and moves no cursor."""
+    return f": {''.join(one if one.isprintable() else repr(one)[1:-1] for one in why)}" if why else ""
 
 
 @dataclass(frozen=True)

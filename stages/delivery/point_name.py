@@ -114,6 +114,7 @@ class PointName(Stage[Pointed]):
         return None
 
     async def steps(self, work: Work) -> Sequence[str]:
+        check_not_frozen(work)
         found = await self.dns.open(work).look(self._base.name, self.type)
         if self.found:
             return [f"point {self._base.name}, which is {found.said} (ttl {found.ttl}), at what is found (ttl {self.ttl})"]

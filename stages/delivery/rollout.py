@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control, heeding
+from stages.delivery.course import recovered
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
@@ -94,14 +95,29 @@ class Rollout:
                 )
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
-        """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too."""
+        """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too.
+
+        Raises BrokenOff where that fails.
+        """
         quiet = self.quiet
-        quiet.note("rollout.back", group=group, to=dict(before.weights))
-        await quiet.run(strategy.back(before, group))
-        if not await self.target.groups():
-            await self.router.stop()
-        await quiet.hold({})
+        quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
+        with self.half_way(f"the way back from {group}"):
+            await quiet.run(strategy.back(before, group))
+            if not await self.target.groups():
+                await self.router.stop()
+            await quiet.hold({})
         quiet.note("rollout.finished", group=group, back=True)
+
+    @contextlib.contextmanager
+    def half_way(self, what: str) -> Iterator[None]:
+        """Should it fail in here, all is left half way: that is noted, and BrokenOff raised."""
+        try:
+            yield
+        except Exception as error:
+            self.quiet.note("rollout.stuck", error=f"{what} failed: {error}")
+            raise BrokenOff(
+                f"{what} failed: {_told(error)}", right="what stands in its way out of it", next="python -m pipeline recover"
+            ) from error
 
     @property
     def quiet(self) -> Rollout:
@@ -110,20 +126,14 @@ class Rollout:
         return replace(self, note=partial(_if_it_can, self.note), control=Control(say=say), member=Member())
 
     async def return_after(self, error: BaseException, back: Callable[[], Awaitable[None]]) -> None:
-        """The way back, to its end. Raises BrokenOff with both reasons should it fail too: then all is left half way."""
+        """The way back, to its end. Raises BrokenOff with both reasons should it fail too."""
         try:
             with anyio.CancelScope(shield=True):
                 await back()
-        except Exception as second:
-            self.quiet.note("rollout.stuck", error=str(second))
-            first = innermost(error)
-            told = first.what if isinstance(first, LockgateError) else f"{type(first).__name__}: {first}"
+        except BrokenOff as second:
             if isinstance(error, Exception):
-                raise BrokenOff(
-                    f"{told}; then the way back failed: {second}",
-                    right="what stands in its way out of it",
-                    next="python -m pipeline recover",
-                ) from error
+                told = f"{_told(innermost(error))}; then {second.what}"
+                raise BrokenOff(told, right=second.right, next=second.next) from error
 
     async def hold(self, least: Mapping[str, int]) -> None:
         """Keep a target's autoscaler from taking instances away from who has a small share, or none, only for a time."""
@@ -131,12 +141,9 @@ class Rollout:
             await self.target.hold(least)
             self.note("rollout.held", least=dict(least))
 
-    async def take_up(self, strategy: Strategy, started: Iterable[Event], finished: Iterable[Event]) -> None:
-        """Take back a rollout that was cut off in the middle, or had just ended when its run was killed."""
-        last = max(started, key=lambda event: event.seq, default=None)
-        if last is None or any(event.seq > last.seq and event.data.get("back") for event in finished):
-            return
-        await self.back(strategy, recovered(await self.state(), last), last.data["group"])
+    async def take_up(self, strategy: Strategy, begun: Event) -> None:
+        """Take back the rollout that `begun` tells of, or go that way back to its end."""
+        await self.back(strategy, recovered(await self.state(), begun), begun.data["group"])
 
     async def _run_heeding(self, steps: tuple[Step, ...]) -> None:
         """Run steps, and do what operators say meanwhile. Raises StageFailed when they end it."""
@@ -379,19 +386,8 @@ async def state(target: Target, router: Router) -> State:
     return State(groups=groups, weights=served, resting=await target.resting(), zones=target.zones)
 
 
-def unfinished(started: Iterable[Event], finished: Iterable[Event]) -> bool:
-    """Whether nothing in the journal says how the last rollout that was started ended. Pure."""
-    last = max((event.seq for event in started), default=0)
-    return last > max((event.seq for event in finished), default=0)
-
-
-def recovered(now: State, started: Event) -> State:
-    """What was true before the rollout that `started` tells of, as far as it still runs; `now` when none of it does. Pure."""
-    served: dict[str, int] = {name: share for name, share in started.data["weights"].items() if share > 0}
-    weights = {name: share for name, share in served.items() if name in now.groups or name in now.resting}
-    if served and not weights:
-        return now
-    return State(groups={name: now.groups[name] for name in started.data["groups"] if name in now.groups}, weights=weights)
+def _told(error: BaseException) -> str:
+    return error.what if isinstance(error, LockgateError) else f"{type(error).__name__}: {error}"
 
 
 def _if_it_can(note: Note, kind: str, **data: object) -> None:

@@ -12,14 +12,15 @@ import anyio
 from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
+from stages.delivery.course import Course
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, is_complete, standing, take_back
+from stages.delivery.deployment import deployment, standing, way_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
 from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Deployment, Release, State
-from stages.delivery.rollout import Rollout, state, unfinished
+from stages.delivery.rollout import Rollout, state
 from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Strategy, judge_of, without
 
@@ -125,10 +126,10 @@ class DeployTogether(Stage[Deployments]):
     async def run(self, work: Work) -> Deployments:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            attempt = Attempt.last(work.events)
-            if not attempt.has_ended:
-                await self._take_up(work, attempt)  # people said to go on
+            await self._settle(work, Attempt.last(work.events))
             rollouts = self._rollouts(work, [one.name for one in self.services])
+            for rollout in rollouts.values():
+                await rollout.router.check()  # before anything is started
             for rollout in rollouts.values():
                 await show(rollout.router, work)
             return await self._forward(work, rollouts)
@@ -154,32 +155,55 @@ class DeployTogether(Stage[Deployments]):
 
     async def undo(self, work: Work, result: Any) -> str | None:
         """All go back whose release is another one since this deployment; all of them, where none is."""
-        found: Mapping[str, Deployment] = result.services
-        changed = [name for name, one in found.items() if one.before.get(one.group) != 100] or list(found)
         async with alone(work.state("deploy"), work.say):
-            rollouts = self._rollouts(work, changed)
+            said = await self._go_back(work, Attempt.last(work.events), result, interrupted=work.interrupted)
+        return "; ".join(f"{name}: {text}" for name, text in said.items()) or None
 
-            def back(name: str) -> Callable[[], Awaitable[str | None]]:
-                ready = self._service(name).ready
-                return partial(take_back, rollouts[name], self._strategy, found[name], ready, interrupted=work.interrupted)
+    async def _go_back(self, work: Work, attempt: Attempt, result: Deployments, *, interrupted: bool) -> dict[str, str]:
+        """Take deployments back, or go on where that was begun; what is told of services with nothing to do.
 
-            said, failed = await _each({name: back(name) for name in changed})
+        Before any goes back it is known of all whereto.
+        """
+        found = result.services
+        gone = {name for name, course in attempt.courses.items() if attempt.is_half_undone and course.is_taken_back}
+        changed = [name for name, one in found.items() if one.before.get(one.group) != 100] or list(found)
+        changed = [name for name in changed if name not in gone]
+        rollouts = self._rollouts(work, changed)
+
+        def way(name: str) -> Callable[[], Awaitable[State | str]]:
+            course, ready = attempt.course(name), self._service(name).ready
+            return partial(way_back, rollouts[name], course, found[name], ready, interrupted=interrupted)
+
+        ways, failed = await _each({name: way(name) for name in changed})
+        if not failed:
+            goals = {name: to for name, to in ways.items() if isinstance(to, State)}
+            back = {name: partial(rollouts[name].back, self._strategy, to, found[name].group) for name, to in goals.items()}
+            _, failed = await _each(back)
         if failed:
             raise _broken(failed, next(iter(failed)), {})
-        return "; ".join(f"{name}: {text}" for name, text in said.items() if text) or None
+        return {name: to for name, to in ways.items() if isinstance(to, str)}
 
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""
         async with alone(work.state("deploy"), work.say):
             attempt = Attempt.last(work.attempted)
-            if attempt.is_complete and len(attempt.started) == len(self.services):
-                rollouts = self._rollouts(work, attempt.started)
-                begun = {name: event.data for name, event in attempt.started.items()}  # of other releases, perhaps
-                return await self._deployments(
-                    work, rollouts, {name: (data["group"], data["groups"], data["weights"]) for name, data in begun.items()}
-                )
-            await self._take_up(work, attempt)
+            if attempt.is_complete and len(attempt.courses) == len(self.services):
+                return await self._came_of(work, attempt)
+            await self._settle(work, attempt)
             return None
+
+    async def _settle(self, work: Work, attempt: Attempt) -> None:
+        """Take back what an attempt has begun and not ended, and go a way back to its end that all had begun, or only some."""
+        if attempt.is_half_undone:
+            await self._go_back(work, attempt, await self._came_of(work, attempt), interrupted=False)
+        elif not attempt.has_ended:
+            await self._take_up(work, attempt)
+
+    async def _came_of(self, work: Work, attempt: Attempt) -> Deployments:
+        """What an attempt led to that was complete, perhaps of other releases than those of now."""
+        begun = {name: course.started[-1].data for name, course in attempt.courses.items()}
+        from_where = {name: (data["group"], data["groups"], data["weights"]) for name, data in begun.items()}
+        return await self._deployments(work, self._rollouts(work, begun), from_where)
 
     async def _deployments(self, work: Work, rollouts: Mapping[str, Rollout], begun: Mapping[str, Begun]) -> Deployments:
         """What each began from, and to which group it led."""
@@ -189,19 +213,23 @@ class DeployTogether(Stage[Deployments]):
 
     async def _take_up(self, work: Work, attempt: Attempt) -> None:
         """Take back what an attempt has begun, and nothing of those before it."""
-        rollouts = self._rollouts(work, attempt.started)
+        courses = {name: course for name, course in attempt.courses.items() if not course.is_taken_back}
+        rollouts = self._rollouts(work, courses)
 
         def one(name: str) -> Callable[[], Awaitable[None]]:
-            return partial(rollouts[name].take_up, self._strategy, [attempt.started[name]], attempt.taken_back(name))
+            begun = courses[name].cut_off or courses[name].started[-1]  # what went forward goes back with the others
+            return partial(rollouts[name].take_up, self._strategy, begun)
 
         _, failed = await _each({name: one(name) for name in rollouts})
         if failed:
             raise _broken(failed, next(iter(failed)), {})
 
     async def steps(self, work: Work) -> Sequence[str]:
-        """Round after round, from what runs now to other releases."""
+        """Round after round, from what runs now to other releases. Raises StageFailed where none may begin now."""
+        check_not_frozen(work)
         planned = {}
         for service in self.services:
+            await service.router.open(work, service.ready).check()
             now = await state(service.target.open(work), service.router.open(work, service.ready))
             planned[service.name] = self.strategy.forward(replace(now, wanted=service.instances), "green")
         return [f"{name}: {step}" for name, step in rounds(planned)]
@@ -255,36 +283,42 @@ Begun = tuple[str, Iterable[str], Mapping[str, int]]
 class Attempt:
     """The rollouts of one run, by the names of their services."""
 
-    started: dict[str, Event]
-    finished: tuple[Event, ...]
-    back: tuple[Event, ...]
+    courses: Mapping[str, Course]
 
     @staticmethod
     def last(events: Callable[[str], list[Event]]) -> Attempt:
         """That of the last run of which there are any, by the events of each kind."""
-        started, finished, back = (events(f"rollout.{kind}") for kind in ("started", "finished", "back"))
-        run = started[-1].run if started else ""
-        begun = {event.data["service"]: event for event in started if event.run == run}
-        first = min((event.seq for event in begun.values()), default=0)
-        return Attempt(begun, tuple(one for one in finished if one.seq > first), tuple(one for one in back if one.seq > first))
+        started = events("rollout.started")
+        of_run = [event for event in started if event.run == started[-1].run]
+        since = min((event.seq for event in of_run), default=0)
+        names = dict.fromkeys(event.data["service"] for event in of_run)
+        return Attempt({name: Course.of(events, name, since=since) for name in names})
+
+    def course(self, name: str) -> Course:
+        return self.courses.get(name, Course((), (), ()))
 
     @property
     def has_ended(self) -> bool:
-        """Whether each came to an end, forward or back."""
-        return not any(unfinished([begun], self._of(name, self.finished)) for name, begun in self.started.items())
+        """Whether each came to an end, all of them forward or all of them back."""
+        courses = self.courses.values()
+        ended = all(course.cut_off is None for course in courses)
+        return ended and (all(one.went_forward for one in courses) or all(one.is_taken_back for one in courses))
 
     @property
     def is_complete(self) -> bool:
         """Whether each came to its end, and no way back from any has begun."""
-        return bool(self.started) and all(
-            is_complete([begun], self._of(name, self.finished), self._of(name, self.back)) for name, begun in self.started.items()
+        return bool(self.courses) and all(course.is_complete for course in self.courses.values())
+
+    @property
+    def is_half_undone(self) -> bool:
+        """Whether all came to their end, and after that not all went back that were to."""
+        courses = self.courses.values()
+        to_go = [course for course in courses if course.is_change] or courses
+        return (
+            all(course.went_forward for course in courses)
+            and any(course.back for course in courses)
+            and not all(course.is_taken_back for course in to_go)
         )
-
-    def taken_back(self, name: str) -> list[Event]:
-        return [event for event in self._of(name, self.finished) if event.data.get("back")]
-
-    def _of(self, name: str, events: Sequence[Event]) -> list[Event]:
-        return [event for event in events if event.data.get("service") == name]
 
 
 async def _each(calls: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[dict[str, T], dict[str, Exception]]:

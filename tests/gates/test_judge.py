@@ -43,6 +43,15 @@ def test_more_errors_than_before_abort_with_the_evidence_in_a_sentence() -> None
     assert "that would be seen at most once in" in trial.said()
 
 
+def test_that_nobody_asks_is_said_only_where_nobody_did_all_the_time_that_nothing_is_known() -> None:
+    judge = Judge(measures=(SlowAnswers(), ErrorRate()), warm_up=0, blind=5)
+    trial = after(judge.begin(), *[tick(window(0), window(0))] * 5)
+    assert "missing: requests: nobody asked either release for 5 s; " in trial.said()
+    for other in (tick(window(500), window(500)), tick(None, window(0))):
+        for ticks in ([other] * 4 + [tick(window(0), window(0))], [tick(window(0), window(0)), *[other] * 4]):
+            assert "missing: metrics, for 5 s; " in after(judge.begin(), *ticks).said()
+
+
 def test_as_few_errors_as_before_promote_once_that_is_sure() -> None:
     good = tick(window(950, 5), window(50, 0))
     early, late = after(ERRORS.begin(), *[good] * 2), after(ERRORS.begin(), *[good] * 40)

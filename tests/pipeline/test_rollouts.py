@@ -86,9 +86,38 @@ def test_a_pause_is_told_with_who_and_why_until_it_is_over(journal: Journal, tmp
     journal.append(Event(run="a", kind="rollout.paused", stage="deploy", data=pause, at=50.0))
     one = current(journal, tmp_path)["deploy"]
     assert (one.state, one.by, one.why, one.since) == ("paused", "anna", "a meeting", 50.0)
-    journal.append(Event(run="a", kind="rollout.back", stage="deploy", data={"group": "r-2", "to": {}}))
+    journal.append(Event(run="a", kind="rollout.back", stage="deploy", data={"group": "r-2", "groups": [], "weights": {}}))
     one = current(journal, tmp_path)["deploy"]
     assert (one.state, one.by) == ("going back", "")
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_who_ended_a_rollout_is_told_while_it_goes_back_and_afterwards(journal: Journal, tmp_path: Path, paused: bool) -> None:
+    begun(journal, "a", "another")
+    if paused:
+        pause = {"group": "r-2", "by": "the judge", "why": "inconclusive"}
+        journal.append(Event(run="a", kind="rollout.paused", stage="deploy", data=pause))
+    abort = {"group": "r-2", "by": "anna", "why": "complaints"}
+    journal.append(Event(run="a", kind="rollout.aborted", stage="deploy", data=abort))
+    journal.append(Event(run="a", kind="rollout.back", stage="deploy", data={"group": "r-2", "groups": [], "weights": {}}))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.state, one.by, one.why) == ("going back", "anna", "complaints")
+    journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2", "back": True}))
+    one = current(journal, tmp_path)["deploy"]
+    assert (one.state, one.by, one.why) == ("taken back", "anna", "complaints")
+
+
+def test_a_rollout_goes_back_as_long_as_a_process_takes_it_back_whatever_became_of_its_run(
+    journal: Journal, tmp_path: Path
+) -> None:
+    begun(journal, "a", HERE)
+    journal.append(Event(run="a", kind="rollout.finished", stage="deploy", data={"group": "r-2"}))
+    journal.append(Event(run="b", kind="rollout.back", stage="deploy", data={"group": "r-2", "groups": [], "weights": {}}))
+    lease = Lease(journal, tmp_path, "b")
+    lease.take()
+    assert current(journal, tmp_path)["deploy"].state == "going back"
+    lease.end()
+    assert current(journal, tmp_path)["deploy"].state == "cut off"
 
 
 def test_an_order_that_was_refused_is_told_with_the_reason(journal: Journal, tmp_path: Path) -> None:

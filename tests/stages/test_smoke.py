@@ -57,7 +57,10 @@ class Trickling(BaseHTTPRequestHandler):
     """Says a little now and then, and has no end."""
 
     def do_GET(self) -> None:
+        if self.path == "/mute":
+            time.sleep(2.5)
         self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=hex")
         self.end_headers()
         with contextlib.suppress(OSError):
             while True:
@@ -73,13 +76,15 @@ def test_an_answer_without_end_is_a_failed_probe_where_it_is_slow_and_its_beginn
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        report = look(run_stage, server.server_port, Request(path="/slow"), Request(path="/quick", contains="xxx"))
+        requests = (Request(path="/slow"), Request(path="/mute"), Request(path="/quick", contains="xxx"))
+        report = look(run_stage, server.server_port, *requests)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
     assert [(probe.passed, probe.said) for probe in report.probes] == [
         (False, "the answer had no end after 2 s"),
+        (False, "the answer had no beginning after 2 s"),
         (True, "answered 200"),
     ]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
 import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import anyio
 import httpx
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from gates.window import Window
 from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
+from pipeline.errors import StoreError
 from stages.delivery import process
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy import EnvoyRouter
@@ -221,6 +224,50 @@ def test_settings_that_envoy_refuses_leave_it_as_it_is_and_are_not_kept(
                 await anyio.sleep(0.01)
         await router.split({blue.name: 100}, {blue.name: blue})
         assert (await get(router)).text == "one"
+
+    anyio.run(main)
+
+
+def test_what_envoy_was_told_is_synced_at_the_end_of_each_switch_whatever_became_of_the_one_before(
+    target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(number: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        fsync(number)
+
+    async def main() -> None:
+        blue, green = await up(target, release(image)), await up(target, release(image, version="two"))
+        groups = {blue.name: blue, green.name: green}
+        await router.split({blue.name: 100}, groups)
+        with monkeypatch.context() as dying:
+            dying.setattr("stages.delivery.envoy_files.Files.keep", lambda _files: anyio.sleep_forever())
+            with anyio.move_on_after(5) as killed:
+                await router.split({green.name: 100}, groups)
+        assert killed.cancelled_caught
+        assert (await get(router)).text == "two"
+        with monkeypatch.context() as seen:
+            seen.setattr(os, "fsync", watched)
+            await router.split({green.name: 100}, groups)
+        assert {"split.json", "routes.json", "listeners.json"} <= set(synced)
+
+    anyio.run(main)
+
+
+def test_a_disk_that_does_not_keep_what_envoy_was_told_is_said(
+    target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        monkeypatch.setattr(os, "fsync", broken)
+        with pytest.raises(StoreError, match="Input/output error"):
+            await router.split({blue.name: 100}, {blue.name: blue})
 
     anyio.run(main)
 

@@ -219,7 +219,7 @@ def test_an_experiment_that_cannot_be_ended_leaves_it_to_the_next_run_which_does
         monkeypatch.setattr(HAProxyRouter, "split", fails)
         outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))
         monkeypatch.undo()
-        assert "cannot be ended: HAProxy does not answer" in outcome.failed["experiment"]
+        assert "failed: HAProxy does not answer" in outcome.failed["experiment"]
         assert len(anyio.run(target.groups)) == 2
         assert current(journal, project.home)["experiment"].state == "stuck half way"
         outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1))

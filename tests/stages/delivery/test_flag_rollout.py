@@ -260,7 +260,7 @@ def test_a_run_that_is_killed_at_any_step_is_taken_back_by_the_next_one_which_ro
         assert desk.roll(50).failed == {}
         assert found.until(100)
     backs = list(desk.journal.events(kind="rollout.back"))
-    assert [{name: share for name, share in event.data["to"].items() if share} for event in backs] == [{"off": 100}]
+    assert [{name: share for name, share in event.data["weights"].items() if share} for event in backs] == [{"off": 100}]
     assert desk.file.shares("new-detector") == {"on": 100, "off": 0}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -29,7 +31,9 @@ import os
 from gates import ErrorRate, Judge
 from stages.delivery.strategy import Canary
 from stages.probe import WatchService
-from tests.stages.delivery.small import STRATEGIES, delivery, deployment
+from tests.stages.delivery.small import STRATEGIES, delivery, deployment, die_on_the_way_back
+if "DIES_AT" in os.environ:
+    die_on_the_way_back(int(os.environ["DIES_AT"]))
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
 version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
@@ -248,29 +252,84 @@ def test_a_run_that_was_refused_while_frozen_changes_nothing_of_what_is_told_of_
     assert desk("history") == before
 
 
-@pytest.mark.parametrize("then", ["recover", "run"])
-def test_an_undo_that_was_cut_off_is_done_by_whoever_comes_next(desk: Desk, then: str) -> None:
+@contextlib.contextmanager
+def held(port: int) -> Iterator[None]:
+    """With a request in flight."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", "/slow?60")
+        yield
+
+
+def running(desk: Desk) -> set[str]:
+    """The groups."""
+    return set(anyio.run(local_target(desk.project, Store(desk.project.home / "store")).groups))
+
+
+@pytest.mark.parametrize("then", ["recover", "undo", "run"])
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_undo_that_was_killed_at_any_event_is_done_by_whoever_comes_next(desk: Desk, at: int, then: str) -> None:
+    """Six events: the way back is begun, two steps are intended and done, the way back is finished.
+
+    The release that is undone had been deployed twice: what served before the second time is not where the way back leads.
+    """
     desk("run")
-    desk("run", version="two")
-    one, two = desk.rollouts
+    for _ in range(2):
+        desk("run", version="two")
+    first = desk.rollouts[0].group
     with Load(desk.port, posts=False, pause=0.002) as load:
-        undo = desk.start("undo", version="two")
-        desk.until(lambda found: found.state == "going back", many=2)
-        undo.kill()
-        undo.wait()
-        assert "python -m pipeline recover takes it back" in desk("deployments", version="two")
-        assert "cut off" in desk("history", version="two")
-        if then == "recover":
-            assert "deploy: taken back\n" in desk("recover", version="two")
-            assert desk.answer() == "one"
-            assert set(anyio.run(local_target(desk.project, Store(desk.project.home / "store")).groups)) == {one.group}
+        assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
+        told = "what took it back has ended in the middle of it; python -m pipeline recover takes it back"
+        assert told in desk("deployments", version="two")
+        assert re.search(r"cut off .*\n.*recover takes it back", desk("history", version="two"))
+        if then == "run":
+            desk("run", version="three", WRONG="1", code=1)
         else:
-            said = desk("run", version="two")
-            assert f": stop {two.group}" in desk("logs", "deploy")
-            assert "passed in" in said
-            assert desk.answer() == "two"
+            assert desk(then, version="two").endswith("deploy: taken back\n")
+            assert "nothing was left open" in desk("recover", version="two")
+            assert re.search(rf" taken back (.*\n)+    {first}: 2 instances, 100 % ", desk("deployments", version="two"))
         load.more(20)
     assert load.failures == []
+    assert desk.answer() == "one"
+
+
+def test_an_undo_that_fails_half_way_is_told_so_and_recovered(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    first, second = (one.group for one in desk.rollouts)
+    (proxy,) = process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:")
+    with held(desk.port):
+        undo = desk.start("undo", version="two")
+        desk.until(lambda one: one.step.text.startswith(f"drain {second}"), many=2)
+        assert re.search(" going back .*\n    step 2 of 3: drain", desk("deployments", version="two"))
+        os.kill(proxy.pid, signal.SIGSTOP)
+        assert undo.wait() == 2
+        os.kill(proxy.pid, signal.SIGCONT)
+    assert "failed: HAProxy does not answer" in undo.output
+    assert re.search(f" stuck half way .*\n    the way back from {second} failed: HAProxy", desk("deployments", version="two"))
+    assert "deploy: taken back\n" in desk("recover", version="two")
+    assert (desk.answer(), running(desk)) == ("one", {first})
+    assert "nothing was left open" in desk("recover", version="two")
+
+
+def test_a_release_that_goes_on_serving_as_nothing_else_is_there_is_not_said_to_be_left_open(desk: Desk) -> None:
+    desk("run")
+    desk("run", WRONG="1", code=1)
+    assert "goes on serving, as before this run; it has no release to go back to" in (told := desk("deployments"))
+    assert "recover" not in told
+    assert "nothing was left open" in desk("recover")
+
+
+def test_a_release_that_served_before_the_run_that_was_cut_off_stays_and_is_told_so(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", "--again", "deploy", VERIFIES="600")
+    desk.until(lambda one: one.state == "deployed", many=2)
+    run.kill()
+    run.wait()
+    assert "its run has ended before anybody verified it; python -m pipeline recover takes it back" in desk("deployments")
+    desk("recover")
+    assert "served before this run too, and nothing was found wrong with it: it stays" in (told := desk("deployments"))
+    assert "recover" not in told
+    assert desk.answer() == "one"
 
 
 def test_a_deployment_that_nobody_verified_as_its_run_was_killed_is_told_so(desk: Desk) -> None:
@@ -294,6 +353,22 @@ def test_a_group_that_has_traffic_and_cannot_serve_is_told_so(desk: Desk) -> Non
     finally:
         for one in list(process.running(f"{target.state}:")):
             os.kill(one.pid, signal.SIGCONT)
+
+
+def test_a_group_is_asked_as_it_says_itself_whatever_the_pipeline_says_by_now(desk: Desk) -> None:
+    desk("run")
+    file, other = desk.project.root / "operated.py", "import dataclasses\ndeploy = dataclasses.replace(deploy, ready='/no')\n"
+    file.write_text(file.read_text().replace("watch = ", f"{other}watch = "))
+    assert "2 instances, 100 % of the traffic\n" in desk("deployments")
+
+
+def test_all_of_a_reason_is_kept(desk: Desk) -> None:
+    reason = "x" * 5000 + "\x1b[31m\n"
+    desk("freeze", "--why", reason)
+    journal = Journal(desk.project.home / "journal.db")
+    (event,) = journal.events(kind="operator.ordered")
+    journal.close()
+    assert event.data["why"] == reason
 
 
 def test_a_reason_of_an_operator_is_one_line_of_text_wherever_it_is_shown(desk: Desk) -> None:

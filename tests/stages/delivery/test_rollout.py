@@ -13,10 +13,9 @@ import pytest
 
 from pipeline import BrokenOff, StageFailed
 from pipeline.engines.local import free_port
-from pipeline.journal import Event
 from stages.delivery import process
-from stages.delivery.model import Address, Group, State
-from stages.delivery.rollout import STARTS, recovered, unfinished
+from stages.delivery.model import State
+from stages.delivery.rollout import STARTS
 from stages.delivery.step import Drain, Split, Start, WaitReady
 from stages.delivery.strategy import BlueGreen, Recreate
 from stages.image import Image
@@ -173,7 +172,9 @@ def test_a_way_back_that_fails_too_tells_both_reasons(bench: Bench, image: Image
                         pass
                 return super().back(before, green)
 
-        with pytest.raises(BrokenOff, match=f"was not ready .*; then the way back failed: {one.group} cannot get traffic"):
+        with pytest.raises(
+            BrokenOff, match=f"was not ready .*; then the way back from {bad.group} failed: {one.group} cannot get traffic"
+        ):
             await bench.rollout(bad).forward(LosesBlue(ready=0.5))
         assert bench.notes.kinds()[-1] == "stuck"
 
@@ -200,37 +201,3 @@ def test_steps_are_run_by_themselves_too(bench: Bench, image: Image) -> None:
         assert bench.answer() == "one"
 
     anyio.run(main)
-
-
-# After a crash.
-
-
-def event(seq: int, **data: Any) -> Event:
-    return Event(run="r", kind="k", stage="deploy", seq=seq, data=data)
-
-
-def test_a_rollout_without_an_end_is_found() -> None:
-    assert not unfinished([], [])
-    assert not unfinished([event(1)], [event(2)])
-    assert unfinished([event(1), event(3)], [event(2)])
-    assert not unfinished([event(1), event(3)], [event(2), event(4)])
-
-
-def groups(*names: str) -> dict[str, Group]:
-    return {name: Group(name, (Address(host="h", port=1),)) for name in names}
-
-
-def test_what_was_true_before_an_interrupted_rollout_is_gone_back_to() -> None:
-    now = State(groups=groups("blue", "green"), weights={"green": 100})
-    interrupted = event(1, group="green", groups=["blue", "older"], weights={"blue": 100, "older": 0})
-    assert recovered(now, interrupted) == State(groups=groups("blue"), weights={"blue": 100})
-
-
-def test_before_an_interrupted_first_rollout_nobody_served() -> None:
-    now = State(groups=groups("green"), weights={"green": 100})
-    assert recovered(now, event(1, group="green", groups=[], weights={})) == State()
-
-
-def test_nobody_goes_back_to_what_does_not_run_any_more() -> None:
-    now = State(groups=groups("green"), weights={"green": 100})
-    assert recovered(now, event(1, group="green", groups=["blue"], weights={"blue": 100})) == now

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -208,16 +210,22 @@ import os
 from gates import ErrorRate, Judge
 from stages.delivery.strategy import Canary
 from tests.stages.delivery.pair import pair
-from tests.stages.delivery.small import STRATEGIES
+from tests.stages.delivery.small import STRATEGIES, die_on_the_way_back
+if "DIES_AT" in os.environ:
+    die_on_the_way_back(int(os.environ["DIES_AT"]))
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
-pipeline = pair(PORTS, os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green"))
+pipeline = pair(PORTS, os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green"), wanted=os.environ.get("WANTED"))
 """
 
 
 @pytest.fixture
-def desk(project: Project) -> Iterator[Desk]:
-    ports = {name: free_port() for name in NAMES}
+def ports() -> dict[str, int]:
+    return {name: free_port() for name in NAMES}
+
+
+@pytest.fixture
+def desk(project: Project, ports: dict[str, int]) -> Iterator[Desk]:
     with at_desk(project, FILE.replace("PORTS", str(ports)), ports["back"]) as found:
         yield found
 
@@ -248,9 +256,55 @@ def test_operators_see_each_service_and_promote_and_undo_both(desk: Desk) -> Non
     assert "deploy front  " in desk("deployments")
     desk("promote", "--why", "nobody is there")
     assert run.wait() == 0, run.output
+    for name in NAMES:
+        assert re.search(rf"  deploy {name} step 3 of 6: send 50 % to r-", run.output)
     assert desk.answer() == "two"
     desk("undo", version="two")
     assert desk.answer() == "one"
+
+
+@pytest.mark.parametrize("then", ["recover", "run"])
+@pytest.mark.parametrize("at", [2, 8, 12, 15])
+def test_an_undo_of_both_that_was_killed_leaves_none_behind(desk: Desk, ports: dict[str, int], at: int, then: str) -> None:
+    """Sixteen events: of each service the way back is begun, three steps are intended and done, the way back is finished."""
+    desk("run")
+    desk("run", version="two")
+    with contextlib.ExitStack() as loads:
+        met = [loads.enter_context(Load(port, posts=False, pause=0.005)) for port in ports.values()]
+        assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
+        assert "recover takes it back" in desk("deployments", version="two")
+        if then == "recover":
+            assert desk("recover", version="two").endswith("deploy: taken back\n")
+        else:
+            desk("run", version="three", WANTED="never", code=1)
+        for load in met:
+            load.more(20)
+    assert [load.failures for load in met] == [[], []]
+    assert [get(f"http://127.0.0.1:{port}").text for port in ports.values()] == ["one", "one"]
+
+
+def test_where_one_cannot_go_back_none_does(desk: Desk, ports: dict[str, int]) -> None:
+    desk("run")
+    desk("run", version="two")
+    target = local_target(desk.project, Store(desk.project.home / "store"), "back")
+    anyio.run(target.stop, next(one.group for one in desk.rollouts if one.service == "back"))
+    said = desk("undo", version="two", code=2)
+    assert re.search(r"back: r-\w+ goes on serving: there is nothing to go back to, as r-\w+ was removed", said)
+    assert [get(f"http://127.0.0.1:{port}").text for port in ports.values()] == ["two", "two"]
+
+
+def test_where_one_port_is_taken_nothing_is_started(desk: Desk, ports: dict[str, int]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports["back"]))
+        taken.listen()
+        assert f"HAProxy could not listen on 127.0.0.1:{ports['back']}" in desk("run", code=1)
+        assert "deploy would fail: " in desk("run", "--dry-run", code=1)
+    assert desk.rollouts == []
+
+
+def test_while_deployments_are_frozen_a_dry_run_says_so(desk: Desk) -> None:
+    desk("freeze", "--why", "a holiday")
+    assert re.search("deploy would fail: .* has frozen deployments: a holiday", desk("run", "--dry-run", code=1))
 
 
 def test_operators_abort_both(desk: Desk) -> None:

@@ -1,0 +1,81 @@
+"""The course of a rollout: what the journal tells of how it began, ended, and went back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.delivery.model import State
+
+if TYPE_CHECKING:
+    from pipeline.journal import Event
+
+
+@dataclass(frozen=True)
+class Course:
+    """The events of one service, the oldest first; of several rollouts the last one counts."""
+
+    started: tuple[Event, ...]
+    finished: tuple[Event, ...]
+    """Ends, of ways forward and of ways back."""
+    back: tuple[Event, ...]
+    """Beginnings of ways back."""
+
+    @staticmethod
+    def of(events: Callable[[str], list[Event]], service: str = "", *, since: int = 0) -> Course:
+        """By the events of each kind, from that number on; of one service, where a stage deploys several."""
+
+        def found(kind: str) -> tuple[Event, ...]:
+            all_of_them = events(f"rollout.{kind}")
+            return tuple(one for one in all_of_them if one.seq >= since and one.data.get("service", "") == service)
+
+        return Course(found("started"), found("finished"), found("back"))
+
+    @property
+    def cut_off(self) -> Event | None:
+        """What was begun last, forward or back, where nothing says that it came to an end."""
+        last = max((*self.started, *self.back), key=lambda event: event.seq, default=None)
+        return last if last is not None and all(event.seq < last.seq for event in self.finished) else None
+
+    @property
+    def way_back(self) -> Event | None:
+        """A way back that was begun and has not come to its end."""
+        begun = self.cut_off
+        return begun if begun in self.back else None
+
+    @property
+    def went_forward(self) -> bool:
+        """Whether it came to its end, whatever followed."""
+        return any(not event.data.get("back") for event in self._after(self.finished))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to its end, and no way back from it has begun."""
+        return self.went_forward and not self._after(self.back)
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether it has gone back, to the end."""
+        return self.cut_off is None and any(event.data.get("back") for event in self._after(self.finished))
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it was of another release than what served all before."""
+        return bool(self.started) and self.started[-1].data["weights"].get(self.started[-1].data["group"]) != 100
+
+    def _after(self, events: tuple[Event, ...]) -> list[Event]:
+        """Those since it began."""
+        return [event for event in events if self.started and event.seq > self.started[-1].seq]
+
+
+def recovered(now: State, begun: Event) -> State:
+    """What was true before what `begun` tells of, or what that way back led to, as far as it still runs.
+
+    It is `now` when none of it does.
+    """
+    served: dict[str, int] = {name: share for name, share in begun.data["weights"].items() if share > 0}
+    weights = {name: share for name, share in served.items() if name in now.groups or name in now.resting}
+    if served and not weights:
+        return now
+    return State(groups={name: now.groups[name] for name in begun.data["groups"] if name in now.groups}, weights=weights)
