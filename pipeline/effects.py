@@ -94,7 +94,7 @@ class Effects:
             self._begun.add(stage)
             async with self._turn:
                 if not self._lock.held:
-                    await self._lock.take(lambda: say("another run has side effects that are not confirmed yet; waiting for it"))
+                    await self._lock.take(partial(self._waits, stage, about, say))
             found = await self._done_before(stage, about) if self._resumed and not again else None
             if found is None:
                 found = await self._see_to_what_is_left(stage, about, again=again)
@@ -108,6 +108,10 @@ class Effects:
             if stage.can_undo():
                 self._in_doubt[stage] = about
         return found
+
+    def _waits(self, stage: Stage[Any], about: str, say: Callable[[str], None]) -> None:
+        say("another run has side effects that are not confirmed yet; waiting for it")
+        self._tell("effect.waits", stage, about=about)
 
     def done(self, stage: Stage[Any], about: str, result: Any, digest: str) -> None:
         """The effect took place."""

@@ -114,9 +114,10 @@ class Operation:
     async def _alone(self, work: Callable[[], Any]) -> str:
         if not self._lock.try_take():
             raise ConfigError(
-                "a run is at work that has side effects nobody confirmed yet",
-                right="a time when none is, or a rollout that was aborted",
-                next="python -m pipeline deployments; python -m pipeline abort",
+                "a run, or another order, is at work that has side effects nobody confirmed yet",
+                right="a time when none is",
+                next="python -m pipeline deployments; abort a rollout that goes on, or"
+                f" python -m pipeline recover {shlex.quote(self._name)} --take-over, which ends the run",
             )
         try:
             said: str = await work()

@@ -128,7 +128,7 @@ def refuse(journal: Journal, order: Order, why: str, run: str, stage: str, *, gi
 
 def orders(journal: Journal, operators: Mapping[str, Sequence[str]], *, stage: str, run: str = "", after: int = 0) -> list[Order]:
     """The orders to a stage, and to all stages, the oldest first: all, or those of one run."""
-    given: list[Event] = [*journal.events(run, kind=ORDERED, stage=stage, after=after)]
+    given: list[Event] = [*journal.events(run, kind=ORDERED, stage=stage, after=after)] if stage else []
     if not run:
         given += [event for event in journal.events(kind=ORDERED, after=after) if not event.stage]
     return allowed(sorted(given, key=lambda event: event.seq), operators)

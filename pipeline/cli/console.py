@@ -203,6 +203,8 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
             return f"{paint('yellow', '↻')} {name}: {shown(first_line(stage.error))}"
         case "gate.decided":
             return "\n".join(verdicts(stage, paint))
+        case "effect.waits":
+            return f"{paint('yellow', '‖')} {name} waits for another run, whose side effects are not confirmed yet"
         case "undo.intended":
             return f"{paint('yellow', '↩')} {name} goes back: {shown(event.data['reason'])}"
         case "undo.done" | "undo.failed":

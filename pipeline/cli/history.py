@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TextIO
 
+from pipeline.cli.console import first_line
 from pipeline.cli.deployments import as_data, details, line, when
 from pipeline.cli.paint import Paint, shown
 from pipeline.errors import ConfigError, Exit, did_you_mean
@@ -42,5 +43,5 @@ def command(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _ordered(order: Order) -> str:
     words = [order.verb, *(["--end"] if order.end else []), *([order.of] if order.of else [])]
-    refused = f"; nothing came of it: {order.refused}" if order.refused else ""
+    refused = f"; nothing came of it: {first_line(order.refused)}" if order.refused else ""
     return shown(f"{when(order.at)} {order.by}: {' '.join(words)}{f', {order.why}' if order.why else ''}{refused}")

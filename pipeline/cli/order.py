@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -14,8 +15,8 @@ from pipeline.cli.paint import shown
 from pipeline.errors import ConfigError, Exit, LockgateError, StageFailed, did_you_mean
 from pipeline.events import new_id
 from pipeline.journal import Journal
-from pipeline.lease import Lease, end_work
-from pipeline.order import TOLD, Order, freeze, give, operator, orders, refuse
+from pipeline.lease import Lease, end_work, is_at_work
+from pipeline.order import ORDERED, TOLD, Order, freeze, give, operator, orders, refuse
 from pipeline.project import Project
 from pipeline.rollouts import RolloutHistory, all_rollouts, current
 from pipeline.session import Session, make_home, open_journal
@@ -76,6 +77,14 @@ def going_on(journal: Journal, home: Path, stage: str) -> list[RolloutHistory]:
     of_stage = [one for one in found if stage in ("", one.stage)]
     going = [one for one in of_stage if one.state in ("going on", "paused")]
     if not going:
+        verified = [one for one in of_stage if one.state == "deployed" and is_at_work(journal, home, one.run)]
+        if verified:
+            take_over = f"python -m pipeline recover {shlex.quote(verified[0].stage)} --take-over"
+            raise ConfigError(
+                f"{verified[0].group} is rolled out, and is being verified: no rollout goes on",
+                right="an end of its verification, which takes it back if it fails",
+                next=f"{take_over}, which ends its run, and takes it back",
+            )
         back = [f"{one.group} goes back" for one in of_stage if one.state == "going back"]
         cut_off = [one.stage for one in of_stage if one.state == "cut off"]
         why = "its run has ended in the middle of it" if cut_off else "; ".join(back)
@@ -95,15 +104,33 @@ def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, o
     order = _order(arguments)._replace(
         end=arguments.end, until=0.0 if arguments.during is None else now + seconds(arguments.during)
     )
+    _check_stage(journal, arguments)
     before = freeze(orders(journal, project.settings.operators, stage=arguments.stage), now)
     whose = arguments.stage or "all deployments"
-    if order.end and before is None:
+    if order.end and not _is_frozen(project, journal, arguments.stage, now):
         return _said(f"{whose}: not frozen", order, arguments, out)
     make_home(project.home)
     give(journal, order, new_id(now), arguments.stage, project.settings.operators)
     until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(order.until))}" if order.until else ""
     other = f", no more as {before.by} said{f': {before.why}' if before.why else ''}" if before is not None else ""
     return _said(f"{whose}: {'not frozen any more' if order.end else f'frozen{until}{shown(other)}'}", order, arguments, out)
+
+
+def _is_frozen(project: Project, journal: Journal, stage: str, now: float) -> bool:
+    """Whether the stage is, or where none is named, any."""
+    stages = {stage} if stage else {"", *(event.stage for event in journal.events(kind=ORDERED))}
+    return any(freeze(orders(journal, project.settings.operators, stage=one), now) for one in stages)
+
+
+def _check_stage(journal: Journal, arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for a stage that is none. A pipeline that cannot be read is no reason not to freeze what was deployed."""
+    stage, known = arguments.stage, {one.stage for one in all_rollouts(journal)}
+    if not stage or stage in known:
+        return
+    pipeline = Session.open(Path(arguments.directory), os.environ).pipeline
+    known |= {pipeline.name_of(one) for one in pipeline.stages}
+    if stage not in known:
+        raise ConfigError(f"no stage is called {stage!r}", right=did_you_mean(stage, known))
 
 
 def seconds(text: str) -> float:
@@ -158,6 +185,9 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
         if not isinstance(error, StageFailed | ConfigError):
             raise
         raise ConfigError(f"{name}: {error.what}", where=error.where, right=error.right, next=error.next) from error
+    except KeyboardInterrupt:
+        print(f"{name}: what was begun is not at its end; python -m pipeline recover {shlex.quote(name)}", file=sys.stderr)
+        raise
     finally:
         lease.end()
     if said == NOTHING:
@@ -166,8 +196,9 @@ def _operate(arguments: argparse.Namespace, out: TextIO) -> int:
 
 
 def _take_over(session: Session, order: Order, name: str) -> None:
-    """End the run whose rollout goes on, or what takes it back, if this machine has it and this user may."""
-    going = (one for one in current(session.journal, session.project.home).values() if one.stage == name and one.open)
+    """End the run whose rollout goes on or is being verified, or what takes it back, if this machine has it and this user may."""
+    mine = [one for one in current(session.journal, session.project.home).values() if one.stage == name]
+    going = (one for one in mine if one.open or one.state == "deployed")
     if (one := next(going, None)) is not None:
         give(session.journal, order._replace(verb="take-over"), one.worker, name, session.project.settings.operators)
         end_work(session.project.home, one.worker)

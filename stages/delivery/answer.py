@@ -43,7 +43,7 @@ def _said(kind: str, body: bytes) -> Facts:
             return dict(_values("", json.loads(body)))
         if kind.startswith("text/"):
             return {f"line {number}": line for number, line in enumerate(body.decode().splitlines(), 1)}
-    except ValueError:  # it is not what it says it is, and that may be equal too
+    except (ValueError, RecursionError):  # it is not what it says it is, and that may be equal too
         pass
     return {"body": hashlib.sha256(body).hexdigest()}
 

@@ -13,13 +13,13 @@ from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFaile
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course
-from stages.delivery.deployment import deployment, ended, settle, standing, way_back
+from stages.delivery.deployment import deployment, ended, settle, standing, told, way_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
-from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart
+from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart, State
 from stages.delivery.probe import Probe, Ready
 from stages.delivery.rollout import Rollout, state
 from stages.delivery.router import Router
@@ -208,10 +208,9 @@ class Deploy(Releases[Deployment]):
         async with alone(work.state("deploy"), work.say):
             rollout, course = self.rollout_of(work), Course.of(work.events)
             to = await way_back(rollout, course, result, self.ready, interrupted=work.interrupted)
-            if isinstance(to, str):
-                return to
-            await rollout.back(self.strategy, to, result.group)
-        return None
+            if isinstance(to, State):
+                await rollout.back(self.strategy, to, result.group)
+        return told(result.group, to)
 
     async def recover(self, work: Work) -> Deployment | None:
         """The deployment, when its rollout was complete; one that was cut off in the middle is taken back here."""

@@ -118,6 +118,13 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: 
     return State(groups=groups, weights=weights)
 
 
+def told(group: str, to: State | str) -> str | None:
+    """What people are told of a way back from the group, besides that it was gone."""
+    if isinstance(to, State):
+        return None if to.serving else f"taken back: nobody served before {group}, and nobody does now"
+    return to
+
+
 async def _warm(rollout: Rollout, result: Deployment, ready: Ready) -> dict[str, int]:
     """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
     if result.previous in await rollout.target.resting():

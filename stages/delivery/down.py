@@ -6,6 +6,7 @@ With --check after the directory nothing is taken down: it says what runs, and t
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -40,8 +41,10 @@ def elsewhere(project: Project) -> list[Elsewhere]:
 async def down(project: Project) -> list[str]:
     """End all of them; their marks. Raises StageFailed where a daemon or a machine that had instances does not answer."""
     found = left(project)
-    for one in found:
-        await process.stop(one)
+    for _, kind in itertools.groupby(found, key=lambda one: _order(project, one.mark)):
+        async with anyio.create_task_group() as tasks:
+            for one in kind:
+                tasks.start_soon(process.stop, one)
     gone = [name for target in elsewhere(project) for name in await target.down()]
     for router in (project.home / "state" / "router").glob("*"):  # also one that was killed
         shutil.rmtree(sockets(router), ignore_errors=True)
@@ -70,6 +73,9 @@ def main(*words: str) -> int:
     except LockgateError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: what has not ended yet goes on; the same command again takes it down", file=sys.stderr)
+        return 130
 
 
 def _down(project: Project, *, check: bool) -> int:

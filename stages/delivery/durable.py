@@ -18,10 +18,9 @@ AGAIN = "take down what runs (python -m stages.delivery.down), rm {place}, and r
 
 def read(place: Path, meaning: Callable[[bytes], T], what: str, *, next: str = AGAIN) -> T:  # noqa: A002 - as of errors
     """What the file means. Raises StageFailed for one that was damaged, FileNotFoundError where there is none."""
-    content = place.read_bytes()
     try:
-        return meaning(content)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        return meaning(place.read_bytes())
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, IsADirectoryError) as error:
         raise StageFailed(
             f"{what} cannot be read: {error}",
             where=str(place),

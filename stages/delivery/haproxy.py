@@ -48,7 +48,7 @@ from stages.delivery.haproxy_entrance import (
     timed,
     tuned,
 )
-from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, watching
+from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, TriedAgain, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
 from stages.delivery.private import private
@@ -149,8 +149,8 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     async def watch(self) -> AsyncIterator[Watch]:
         servers = counted(self._kept())  # as it was told: one that is dead tells nothing
 
-        async def counters() -> Mapping[str, int]:
-            return retried(await self._ask("show stat"))
+        async def counters() -> Mapping[str, TriedAgain]:
+            return tried_again(await self._ask("show stat"))
 
         async with watching(self._socket, lambda server: servers.get(server, ""), counters) as traffic:
             yield traffic
@@ -286,11 +286,12 @@ class HAProxyRouter(OwnRouter[HAProxy]):
                     async for piece in stream:
                         answer += piece
         except (OSError, anyio.BrokenResourceError) as error:
+            pids = " ".join(str(one.pid) for one in self._running())
             raise StageFailed(
-                f"HAProxy does not answer: {error or f'it takes more than {WITHIN:g} s'}",
+                f"HAProxy does not answer: {str(error) or f'it takes more than {WITHIN:g} s'}",
                 where=str(self._socket),
                 right="the socket of the HAProxy that runs",
-                next=f"end the process with {process.MARK}={self._mark} in its environment, and run again",
+                next=f"kill -KILL {pids}, which ends it, and run again" if pids else "run again, which starts one",
             ) from error
         return answer.decode()
 
@@ -531,9 +532,9 @@ def used(figures: str) -> dict[str, int]:
     return {name: int(row["scur"] or 0) + int(row["qcur"] or 0) for name, row in _servers(figures)}
 
 
-def retried(figures: str) -> dict[str, int]:
-    """How many requests each server failed that were tried again, from `show stat` (`wretr`)."""
-    return {name: int(row["wretr"] or 0) for name, row in _servers(figures)}
+def tried_again(figures: str) -> dict[str, TriedAgain]:
+    """What each server failed and was tried again, from `show stat` (`wretr`, `wredis`)."""
+    return {name: TriedAgain(int(row["wretr"] or 0), int(row["wredis"] or 0)) for name, row in _servers(figures)}
 
 
 def _servers(figures: str) -> Iterator[tuple[str, dict[str, str]]]:

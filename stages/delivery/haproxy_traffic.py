@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -54,6 +55,21 @@ def answer(line: str) -> Answer | None:
         return None
 
 
+class TriedAgain(NamedTuple):
+    """Counters of a server, of what it failed and somebody was asked again: the same server (`wretr`), another (`wredis`).
+
+    Of an answer that did not come (`retry-on empty-response`) HAProxy counts one more in `wretr`, wherever it was asked again;
+    so seen with HAProxy 2.8, whose manual does not say so.
+    """
+
+    same: int
+    other: int
+
+    def failed(self, before: TriedAgain) -> int:
+        """How many tries it failed since then; at least so many, where only it could be asked again."""
+        return max(self.other - before.other, (self.same - before.same + 1) // 2)
+
+
 @dataclass
 class Tally:
     """Requests of one group since it was last looked at."""
@@ -77,8 +93,8 @@ class Traffic:
     group_of: Callable[[str], str]
     """The group that has a server."""
     _tallies: dict[str, Tally] = field(default_factory=dict)
-    _retried: dict[str, int] = field(default_factory=dict)
-    """Of each server how many requests it failed that were tried again, of which the log has only the last try."""
+    _tried: dict[str, TriedAgain] = field(default_factory=dict)
+    """What each server failed and was tried again: the log has only the last try of a request."""
     _reading: bool = False
     _whole: bool = False
     """Whether it could be read ever since the last look."""
@@ -99,17 +115,17 @@ class Traffic:
         if found is not None and group:
             self._tallies.setdefault(group, Tally()).add(found)
 
-    def see_counters(self, retried: Mapping[str, int]) -> None:
+    def see_counters(self, tried: Mapping[str, TriedAgain]) -> None:
         """Count what was tried again since the last look: each is a request that its group failed."""
-        for server, count in retried.items():
-            more, group = count - self._retried.get(server, count), self.group_of(server)
+        for server, now in tried.items():
+            more, group = now.failed(self._tried.get(server, now)), self.group_of(server)
             if more > 0 and group:
                 tally = self._tallies.setdefault(group, Tally())
                 tally.requests += more
                 tally.errors += more
-        self._retried = dict(retried)
+        self._tried = dict(tried)
 
-    async def look(self, counters: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+    async def look(self, counters: Callable[[], Awaitable[Mapping[str, TriedAgain]]]) -> None:
         """Look at the counters now and again; where they cannot be had, nothing is known."""
         while not self._over.is_set():
             try:
@@ -162,9 +178,9 @@ def window(tallies: Collection[Tally]) -> Window:
 
 @asynccontextmanager
 async def watching(
-    socket: Path, group_of: Callable[[str], str], counters: Callable[[], Awaitable[Mapping[str, int]]]
+    socket: Path, group_of: Callable[[str], str], counters: Callable[[], Awaitable[Mapping[str, TriedAgain]]]
 ) -> AsyncIterator[Traffic]:
-    """A watch that knows of all requests that end from now on; `counters` are those each server failed that were tried again."""
+    """A watch that knows of all requests that end from now on; `counters` tell what was tried again."""
     found, begun = Traffic(group_of), anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(found.read, socket, begun)

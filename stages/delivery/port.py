@@ -37,6 +37,6 @@ def checked(address: Address, router: str, name: str, running: Iterable[process.
             f"{router} could not listen on {address.summary()}: {error.strerror or error}",
             where=f"{router}(name={name!r}).port",
             right="an address of this machine, and a port that nobody else listens on",
-            next=f"ss -ltnp 'sport = :{address.port}', which tells who does",
+            next=f"ss -atnp 'sport = :{address.port}', which tells who does, or has just done",
         ) from error
     return f"{address.summary()} is free for {router}"

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 BACKOFF = 60.0
 """Seconds, at most, between two tries to get a group ready while its rollout is paused."""
 
+DEAD = 5.0
+"""Seconds without any instance of the release, after which it is not weighed any more."""
+
 STARTS = 3
 """How often a rollout starts instances that end before they are ready: one may lose its port to somebody else."""
 
@@ -77,6 +80,8 @@ class Rollout:
             await self.hold({**_sizes(before), group: self.release.instances})
             await self._run_heeding(strategy.forward(before, group))
             await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
+            self.control.look()  # an order of the last moment is followed, or nobody was told that it would be
+            self._check_aborted()
         except BaseException as error:
             self.member.fail()  # before the way back, which may take its time
             await self.return_after(error, partial(self.back, strategy, before, self.release.group))
@@ -154,10 +159,14 @@ class Rollout:
 
         if await heeding(work, self.control.watch, self.member.watch):
             return
+        self._check_aborted()
+        raise StageFailed(f"{self.release.group} goes back with {self.member.taken_back_by}")
+
+    def _check_aborted(self) -> None:
+        """Raise StageFailed where an operator ended it."""
         if (order := self.control.aborted) is not None:
             self.note("rollout.aborted", group=self.release.group, by=order.by, why=order.why)
             raise StageFailed(f"{order.by} aborted the rollout of {self.release.group}{because(order.why)}")
-        raise StageFailed(f"{self.release.group} goes back with {self.member.taken_back_by}")
 
     async def run(self, steps: tuple[Step, ...]) -> None:
         """Run steps in order, the intent and the outcome of each in the journal."""
@@ -182,7 +191,7 @@ class Rollout:
                     await self._compare(step, self._hearing(step, turn))
                 elif isinstance(step, Weigh):
                     trial = trial.next_step() if trial else step.judge.begin()
-                    trial = await self._weigh(step, self._hearing(step, turn), last, trial)
+                    trial = await self._weigh_alive(step, self._hearing(step, turn), last, trial)
                 else:
                     await self._step(step)
             finally:
@@ -237,6 +246,20 @@ class Rollout:
                 raise StageFailed(f"the rollout was paused by {self.control.paused.by}, and nobody let it go on in time")
             await anyio.sleep(LOOKS)
         pause.ends()
+
+    async def _weigh_alive(self, step: Weigh, hearing: Hearing, split: Split, trial: Trial) -> Trial:
+        """Weigh as long as instances run. Raises StageFailed where none does: nobody is sent there, and nothing is learned."""
+        found: list[Trial] = []
+
+        async def weigh() -> None:
+            found.append(await self._weigh(step, hearing, split, trial))
+
+        if not await heeding(weigh, Alive(self.target, step.group).watch):
+            raise StageFailed(
+                f"no instance of {step.group} has run for {DEAD:g} s",
+                right="instances that go on, or are started again (restart=...)",
+            )
+        return found[0]
 
     async def _weigh(self, step: Weigh, hearing: Hearing, split: Split, trial: Trial) -> Trial:
         """Look each tick until the judge or an operator decides. Raises StageFailed with the evidence unless the group may go on.
@@ -343,6 +366,26 @@ def innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Whether any instance of a group runs; one that died may be started again, which takes a moment."""
+
+    target: Target
+    group: str
+
+    async def watch(self, working: anyio.CancelScope) -> None:
+        """Look again and again; end the work when none has run for too long. Who cannot be asked has not said that it died."""
+        since = anyio.current_time()
+        while anyio.current_time() - since < DEAD:
+            await anyio.sleep(DEAD / 5)
+            try:
+                runs = self.group in await self.target.groups()
+            except StageFailed:
+                runs = True
+            since = anyio.current_time() if runs else since
+        working.cancel()
 
 
 def _sizes(before: State) -> dict[str, int]:

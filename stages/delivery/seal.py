@@ -8,7 +8,11 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from gates.words import counted
 from stages.delivery import durable
+
+SIZE = 32
+"""Bytes of a key."""
 
 
 def seal(values: Mapping[str, str], place: Path) -> str:
@@ -19,7 +23,15 @@ def seal(values: Mapping[str, str], place: Path) -> str:
 
 
 def key(place: Path) -> bytes:
-    """32 random bytes, made once and kept in the file `place`, which its owner alone may read."""
+    """Random bytes, made once and kept in the file `place`, which its owner alone may read. Raises StageFailed for others."""
     if not place.exists():
-        durable.write(place, secrets.token_bytes(32), mode=0o600)
-    return place.read_bytes()
+        durable.write(place, secrets.token_bytes(SIZE), mode=0o600)
+    return durable.read(
+        place, _whole, "the key of seals", next="rm {place}, and run again: a release with secrets is a new one then"
+    )
+
+
+def _whole(found: bytes) -> bytes:
+    if len(found) != SIZE:
+        raise ValueError(f"it has {counted(len(found), 'byte')}, not {SIZE}")
+    return found

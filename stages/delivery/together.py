@@ -14,7 +14,7 @@ from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, standing, way_back
+from stages.delivery.deployment import deployment, standing, told, way_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
@@ -181,7 +181,7 @@ class DeployTogether(Stage[Deployments]):
             _, failed = await _each(back)
         if failed:
             raise _broken(failed, next(iter(failed)), {})
-        return {name: to for name, to in ways.items() if isinstance(to, str)}
+        return {name: text for name, to in ways.items() if (text := told(found[name].group, to))}
 
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""

@@ -80,10 +80,10 @@ class FeedbackMetrics(Polled[Feedback]):
         ) as client:
 
             async def asked(path: str, group: str) -> Any:
-                answer = await answered(address, client.get(path, params={"group": group}))
-                if answer.status_code != 200:
-                    raise Unknown(f"{address}{path} answers {answer.status_code}")
-                return parsed(address + path, answer.content)
+                status, body = await answered(address, client.stream("GET", path, params={"group": group}))
+                if status != 200:
+                    raise Unknown(f"{address}{path} answers {status}")
+                return parsed(address + path, body)
 
             yield Reported(asked, frozenset(sides[-1]), self.record).read
 

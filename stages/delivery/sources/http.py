@@ -62,10 +62,10 @@ class HttpMetrics(Polled[HttpShare]):
                 return {group: await page(config.url.replace(PLACEHOLDER, group)) for group in groups}
 
             async def page(url: str) -> Reading:
-                answer = await answered(url, client.get(url))
-                if answer.status_code != 200:
-                    raise Unknown(f"{url} answers {answer.status_code}")
-                figures = parsed(url, answer.content)
+                status, body = await answered(url, client.stream("GET", url))
+                if status != 200:
+                    raise Unknown(f"{url} answers {status}")
+                figures = parsed(url, body)
                 part, of = (count(f"{url}#{pointer}", at(figures, pointer)) for pointer in (config.bad, config.of))
                 return Reading(part=part, of=of, at=time.monotonic())
 
@@ -75,7 +75,7 @@ class HttpMetrics(Polled[HttpShare]):
 def parsed(where: str, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unknown(f"{where} is no JSON: {content[:100]!r}") from error
 
 

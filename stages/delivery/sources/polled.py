@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import anyio
 
 from gates.window import Share
+from stages.delivery.probing import beginning
 
 if TYPE_CHECKING:
     import httpx
@@ -132,14 +133,22 @@ class Polled(ABC, Generic[P]):
             yield ledger
 
 
-async def answered(url: str, request: Awaitable[httpx.Response]) -> httpx.Response:
-    """What `url` answers. Raises Unknown where it does not."""
+LARGEST = 1 << 24
+"""Bytes of an answer that are waited for."""
+
+
+async def answered(url: str, request: AbstractAsyncContextManager[httpx.Response]) -> tuple[int, bytes]:
+    """What `url` answers: status and body. Raises Unknown where it does not, or has no end."""
     import httpx
 
     try:
-        return await request
+        async with request as answer:
+            body = await beginning(answer.aiter_bytes(), LARGEST)
     except httpx.HTTPError as error:
         raise Unknown(f"{url} does not answer: {type(error).__name__} {error}".strip()) from error
+    if len(body) > LARGEST:
+        raise Unknown(f"{url} answers with more than {LARGEST:,} bytes")
+    return answer.status_code, body
 
 
 @asynccontextmanager

@@ -80,8 +80,8 @@ class PrometheusMetrics(Polled[Prometheus]):
 
             async def asked(query: str, group: str) -> Mapping[str, list[Sample]]:
                 selector = f"{query.strip().replace(PLACEHOLDER, group)}[{max(1, round(config.stale * 1000))}ms]"
-                answer = await answered(config.url, client.post("/api/v1/query", data={"query": selector}))
-                return samples(answer.status_code, answer.content, selector)
+                request = client.stream("POST", "/api/v1/query", data={"query": selector})
+                return samples(*await answered(config.url, request), selector)
 
             yield Counters(config, asked).read
 
@@ -152,7 +152,7 @@ def samples(status: int, content: bytes, query: str) -> dict[str, list[Sample]]:
             ]
             for series in answer["data"]["result"]
         }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unknown(f"{query}: status {status}, and no answer of Prometheus: {content[:200]!r}") from error
     found = {name: series for name, series in found.items() if series}
     if not found:

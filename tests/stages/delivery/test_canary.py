@@ -198,6 +198,31 @@ def test_a_router_that_dies_under_a_canary_is_started_again_with_its_shares_and_
     anyio.run(main)
 
 
+def test_a_release_of_which_nothing_runs_any_more_goes_back_though_nobody_is_sent_to_it(
+    bench: Bench, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.delivery.rollout.DEAD", 0.5)
+
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+
+        async def kill() -> None:
+            while "weigh" not in "".join(bench.notes.steps("intended")[-1:]):
+                await anyio.sleep(0.05)
+            for found in process.running(f"{bench.target.state}:{two.group}:"):
+                os.kill(found.pid, signal.SIGKILL)
+
+        judge = Judge(measures=(ErrorRate(),), warm_up=0, floor=10**6, at_most=600)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill)
+            with pytest.raises(StageFailed, match=rf"no instance of {two.group} has run for 0.5 s"):
+                await bench.rollout(two).forward(canary(50, judge=judge))
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
 def test_a_router_that_stays_dead_under_a_canary_is_no_good_news(bench: Bench, image: Image) -> None:
     async def main() -> None:
         one, two = release(image), release(image, version="two")

@@ -486,7 +486,7 @@ def test_a_rollout_whose_way_back_failed_too_is_taken_back_by_the_next_run_thoug
     bad = deployment(bench.port, "bad", ("UNREADY", "1"))
     bad = dataclasses.replace(bad, strategy=Stuck(ready=1, file=str(stuck)))
     outcome, _ = bench.run(delivery(bad))
-    assert "then the way back failed: nobody gets through" in outcome.failed["deploy"]
+    assert "failed: nobody gets through" in outcome.failed["deploy"]
     assert len(bench.groups()) == 2
     stuck.unlink()
     outcome, _ = bench.run(delivery(dataclasses.replace(bad, after=(Fails(of=Constant(value=1)),))))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from stages.delivery.haproxy import (
     told,
     used,
 )
+from stages.delivery.haproxy_traffic import TriedAgain
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
@@ -244,6 +246,15 @@ def test_the_reason_in_a_log_is_its_first_alert() -> None:
     assert alert("\n") == "it said nothing"
 
 
+@pytest.mark.parametrize(
+    ("same", "other", "failed"),
+    [(0, 0, 0), (0, 7, 7), (5, 5, 5), (5, 7, 7), (6, 0, 3), (1, 0, 1)],
+    ids=["none", "refused", "no answers", "both", "no answers of the only one", "refused by the only one"],
+)
+def test_what_was_tried_again_is_counted_once(same: int, other: int, failed: int) -> None:
+    assert TriedAgain(10 + same, 20 + other).failed(TriedAgain(10, 20)) == failed
+
+
 # A real HAProxy.
 
 
@@ -290,6 +301,51 @@ def test_what_was_kept_and_cannot_be_read_is_said_with_its_place(
     with pytest.raises(StageFailed, match=f"the {what} of HAProxy cannot be read") as caught:
         anyio.run(router.split, {}, {})
     assert caught.value.where == str(router.state / name)
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_try_that_a_group_refused_or_did_not_answer_counts_against_it_though_another_answered(
+    router: HAProxyRouter, refuses: bool
+) -> None:
+    tries: list[str] = []
+
+    def serving(name: str) -> Callable[[anyio.abc.SocketStream], Awaitable[None]]:
+        async def serve(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                ready = b"/readyz" in await stream.receive()
+                tries.extend([] if ready else [name])
+                if ready or name == "good":
+                    await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+        return serve
+
+    async def listen(server: anyio.abc.Listener[anyio.abc.SocketStream], name: str) -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, BaseExceptionGroup):
+            await server.serve(serving(name))
+
+    async def main() -> None:
+        servers = {name: await anyio.create_tcp_listener(local_host="127.0.0.1") for name in ("bad", "good")}
+        async with servers["bad"], servers["good"], anyio.create_task_group() as tasks:
+            for name, server in servers.items():
+                tasks.start_soon(listen, server, name)
+            ports = {name: server.extra(anyio.abc.SocketAttribute.local_port) for name, server in servers.items()}
+            await router.split({"bad": 50, "good": 50}, {name: group(name, port) for name, port in ports.items()})
+            async with router.watch() as watch:
+                if refuses:
+                    await servers["bad"].aclose()
+                for _ in range(20):
+                    assert await get(router) == "ok"
+                requests = errors = 0
+                with anyio.fail_after(10):
+                    while requests < (1 if refuses else tries.count("bad")):
+                        (seen,) = watch.windows({"bad"})
+                        requests, errors = (requests + seen.requests, errors + seen.errors) if seen else (requests, errors)
+                        await anyio.sleep(0.05)
+                assert errors == requests
+                assert refuses or requests == tries.count("bad") > 0
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
 
 
 def test_the_shares_are_what_haproxy_itself_tells(target: LocalTarget, router: HAProxyRouter, image: Image) -> None:

@@ -92,7 +92,9 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
         said = desk("deployments", version="two", STRATEGY="slow")
         assert "going on" in said
         assert "step 4 of 6: weigh" in said
-        desk.until_said(r"    hold after \d+ s: missing: 3\d\d\d s with this share; errors: 0 of \d+ \(0.00%\), before 0 of \d+")
+        desk.until_said(
+            r"    hold after \d+ s: missing: 3\d\d\d s with this share; errors: 0 of [\d,]+ \(0.00%\), before 0 of [\d,]+"
+        )
         running = re.findall(r"^    (r-\w+): 2 instances, (\d+) % of the traffic$", said, flags=re.MULTILINE)
         assert dict(running) == {first: "50", desk.rollouts[1].group: "50"}
         assert f"    HAProxy listens on 127.0.0.1:{desk.port}\n" in said
@@ -304,7 +306,7 @@ def test_an_undo_that_fails_half_way_is_told_so_and_recovered(desk: Desk) -> Non
         os.kill(proxy.pid, signal.SIGSTOP)
         assert undo.wait() == 2
         os.kill(proxy.pid, signal.SIGCONT)
-    assert "failed: HAProxy does not answer" in undo.output
+    assert re.search(r"failed: HAProxy does not answer: it takes more than \d s\n(.*\n)*.*recover", undo.output)
     assert re.search(f" stuck half way .*\n    the way back from {second} failed: HAProxy", desk("deployments", version="two"))
     assert "deploy: taken back\n" in desk("recover", version="two")
     assert (desk.answer(), running(desk)) == ("one", {first})
@@ -396,6 +398,48 @@ def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
     assert desk("freeze", "--end") == "all deployments: not frozen\n"
     desk("run", version="two")
     assert desk.answer() == "two"
+
+
+def test_a_freeze_of_all_that_is_ended_ends_that_of_each_stage_too(desk: Desk) -> None:
+    desk("freeze", "deploy")
+    desk("freeze", "verified")
+    desk("freeze", "verified", "--end")
+    assert "next: python -m pipeline freeze --end" in desk("run", code=1)
+    assert desk("freeze", "--end") == "all deployments: not frozen any more\n"
+    desk("run")
+    assert desk("freeze", "--end") == "all deployments: not frozen\n"
+    desk("freeze", "--for", "1d")
+    desk("freeze", "deploy", "--end")
+    desk("run", version="two")
+    assert desk.answer() == "two"
+
+
+def test_what_is_no_stage_cannot_be_frozen(desk: Desk) -> None:
+    assert "no stage is called 'depoly'\n  expected: did you mean 'deploy'?" in desk("freeze", "depoly", code=2)
+    desk("run")
+    (desk.project.root / "operated.py").write_text("no pipeline")
+    desk("freeze", "deploy")
+    assert "frozen by" in desk("deployments")
+
+
+def test_a_deployment_that_is_being_verified_is_not_aborted_but_taken_over(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", VERIFIES="600")
+    desk.until(lambda one: one.state == "deployed", many=2)
+    for verb in ("abort", "undo"):
+        assert "recover deploy --take-over, which ends" in desk(verb, version="two", code=2)
+    waits = desk.start("run", version="three")
+    desk("recover", "--take-over", version="two")
+    assert run.wait() == -signal.SIGKILL
+    assert waits.wait() == 0
+    assert "deploy waits for another run, whose side effects are not confirmed yet" in waits.output
+    assert [one.state for one in desk.rollouts] == ["verified", "taken back", "verified"]
+
+
+def test_where_nobody_served_before_an_undo_says_that_nobody_does(desk: Desk) -> None:
+    desk("run")
+    (only,) = desk.rollouts
+    assert desk("undo").endswith(f"deploy: taken back: nobody served before {only.group}, and nobody does now\n")
 
 
 def test_a_freeze_that_is_over_freezes_nothing(desk: Desk) -> None:

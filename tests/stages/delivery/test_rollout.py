@@ -13,7 +13,9 @@ import pytest
 
 from pipeline import BrokenOff, StageFailed
 from pipeline.engines.local import free_port
+from pipeline.order import Order
 from stages.delivery import process
+from stages.delivery.control import Control
 from stages.delivery.model import State
 from stages.delivery.rollout import STARTS
 from stages.delivery.step import Drain, Split, Start, WaitReady
@@ -188,6 +190,23 @@ def test_the_share_of_a_group_that_does_not_run_is_nobodys(bench: Bench, image: 
         await bench.target.stop(one.group)
         assert await bench.rollout(one).state() == State()
         await bench.rollout(one).forward(BlueGreen())
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_an_order_of_the_last_moment_is_followed(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+
+        def orders(*, after: int) -> list[Order]:
+            steps = [data for kind, data in bench.notes.events if kind == "rollout.done" and data["step"].startswith("drain")]
+            return [Order(verb="abort", by="anna", why="late", seq=1)] if len(steps) == 1 and not after else []
+
+        rollout = dataclasses.replace(bench.rollout(two), control=Control(orders=orders))
+        with pytest.raises(StageFailed, match=f"anna aborted the rollout of {two.group}: late"):
+            await rollout.forward(BlueGreen())
         assert bench.answer() == "one"
 
     anyio.run(main)

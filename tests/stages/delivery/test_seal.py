@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import StageFailed
 from stages.delivery.seal import key, seal
 
 
@@ -19,6 +20,14 @@ def test_a_seal_is_another_one_for_each_value_and_name(tmp_path: Path) -> None:
 
 def test_a_seal_cannot_be_made_without_the_key(tmp_path: Path) -> None:
     assert seal({"A": "x"}, tmp_path / "one") != seal({"A": "x"}, tmp_path / "two")
+
+
+@pytest.mark.parametrize("found", [b"", b"x" * 31])
+def test_nothing_is_sealed_with_a_key_that_was_damaged(tmp_path: Path, found: bytes) -> None:
+    place = tmp_path / "key"
+    place.write_bytes(found)
+    with pytest.raises(StageFailed, match=f"the key of seals cannot be read: it has {len(found)} bytes, not 32"):
+        seal({"A": "1234"}, place)
 
 
 def test_nothing_is_sealed_without_a_secret(tmp_path: Path) -> None:

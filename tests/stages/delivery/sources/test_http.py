@@ -77,6 +77,23 @@ def test_a_figure_that_is_no_count_is_unknown(pages: Pages, text: str, reason: s
     anyio.run(main)
 
 
+def test_a_page_that_is_nested_without_measure_or_too_long_is_unknown(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.delivery.sources.polled.LARGEST", 300_000)
+    said: list[str] = []
+    told(pages, "one", 0, 0)
+
+    async def main() -> None:
+        async with HttpMetrics(share(pages), said.append).watch({"one"}, {"one"}) as counted:
+            for text, reason in (("[" * 200_000, "is no JSON"), ("1" * 300_001, "answers with more than 300,000 bytes")):
+                pages.pages["/stats?group=one"] = (200, text)
+                with anyio.fail_after(10):
+                    while not (said and reason in said[-1]):
+                        await anyio.sleep(0.01)
+                assert counted.shares() == [None, None]
+
+    anyio.run(main)
+
+
 def test_a_page_that_is_not_there_is_unknown(pages: Pages) -> None:
     async def main() -> None:
         said: list[str] = []
