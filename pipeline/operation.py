@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from pipeline import record as records
 from pipeline.data import Blob
@@ -17,7 +17,30 @@ from pipeline.session import Session
 from pipeline.stage import Stage
 from pipeline.work import Surroundings, Work
 
+if TYPE_CHECKING:
+    from pipeline.journal import Event
+
 NOTHING = "nothing was left open"
+
+
+def standing(events: Iterable[Event]) -> Leftover | None:
+    """The last effect that was confirmed, or could not be taken back, unless it was taken back since. Pure.
+
+    One that was taken back before anybody confirmed it says nothing of the one before.
+    """
+    found: Leftover | None = None
+    done: dict[str, Leftover] = {}
+    for event in events:
+        about = event.data.get("about", "")
+        if event.kind == "effect.done":
+            done[about] = Leftover(run=event.run, about=about, result=event.data["result"])
+        elif event.kind in ("effect.stands", "undo.failed") and about in done:
+            found = done.pop(about)
+        elif event.kind == "undo.done":
+            done.pop(about, None)
+            found = None if found is not None and about in ("", found.about) else found
+    return found
+
 
 ResultOf = Callable[[Stage[Any]], Any]
 """What an input of a stage returned."""
@@ -83,12 +106,7 @@ class Operation:
     def _standing(self) -> Leftover:
         """The latest effect of the stage that took place and was not taken back. Raises ConfigError where one is still open."""
         self._need_settled()
-        found: Leftover | None = None
-        for event in self._session.journal.events(kind=KINDS, stage=self._name):
-            if event.kind == "effect.done":
-                found = Leftover(run=event.run, about=event.data["about"], result=event.data["result"])
-            elif found is not None and event.kind == "undo.done" and event.data.get("about") in (None, found.about):
-                found = None
+        found = standing(self._session.journal.events(kind=KINDS, stage=self._name))
         if found is None:
             raise ConfigError(
                 f"there is nothing of {self._name} to take back: it never took place, or was taken back",

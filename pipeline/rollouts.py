@@ -14,6 +14,7 @@ from pipeline.leftover import leftovers
 from pipeline.order import ORDERED, REFUSED, Order
 
 KINDS = (
+    "effect.intended",
     "rollout.started",
     "rollout.intended",
     "rollout.done",
@@ -79,6 +80,8 @@ class RolloutHistory:
     """When its step began."""
     orders: list[Order] = field(default_factory=list)
     experiment: bool = False
+    about: str = ""
+    """What the effect is about that it is part of."""
     _aborted: bool = False
     _worker: str = ""
     """The run, or the order, by which it goes back."""
@@ -188,9 +191,15 @@ def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
     """
     found: list[RolloutHistory] = []
     latest: dict[str, dict[str, RolloutHistory]] = {}
+    about: dict[str, str] = {}
     for event in events:
         data, service = event.data, event.data.get("service", "")
         of_stage = latest.setdefault(event.stage, {})
+        if event.kind == "effect.intended":
+            about[event.stage] = data.get("about", "")
+            continue
+        if event.kind == "undo.intended" and (undone := _about(found, event)):
+            of_stage = latest[event.stage] = undone  # which need not be the latest ones
         if event.kind in BEGINS:
             if any(one.run != event.run for one in of_stage.values()):
                 of_stage.clear()  # what is told from now on is not of those
@@ -203,6 +212,7 @@ def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
                 ended=event.at,
                 weights=dict(data["weights"]),
                 experiment=event.kind == "experiment.started",
+                about=about.get(event.stage, ""),
             )
             found.append(one)
             of_stage[service] = one
@@ -212,6 +222,12 @@ def rollouts(events: Iterable[Event]) -> list[RolloutHistory]:
             for one in of_stage.values():
                 one.add(event)
     return found
+
+
+def _about(found: Iterable[RolloutHistory], event: Event) -> dict[str, RolloutHistory]:
+    """The latest rollouts, by service, that were part of what an event is about."""
+    about = event.data.get("about", "")
+    return {one.service: one for one in found if about and one.stage == event.stage and one.about == about}
 
 
 def all_rollouts(journal: Journal) -> list[RolloutHistory]:

@@ -336,7 +336,7 @@ class Runner:
             return None
         if lost or (self._options.fail_fast and self._failed and not stage.always):
             why = f"{', '.join(map(self._name, lost))} did not pass" if lost else "another stage failed"
-            others.append(self._event("stage.blocked", stage, reason=why))
+            others += [*self._kept_away(stage, lost), self._event("stage.blocked", stage, reason=why)]
             return None
         step = decide(self._pipeline, stage, self._done, self._plan.skipped, self._world)
         if step.decision is Decision.RUN:
@@ -359,6 +359,15 @@ class Runner:
         """Whether `stage` only comes after `source`, and that has a result with which nobody should go on."""
         record = self._done[source].record
         return record is not None and bool(record.concern) and source not in self._pipeline.used(stage)
+
+    def _kept_away(self, stage: Stage[Any], lost: list[Stage[Any]]) -> list[Event]:
+        """Fail those whose concern keeps `stage` away: so who was to judge it may be kept away too."""
+        found = []
+        for source in lost:
+            record = self._done[source].record if source in self._done else None
+            if record is not None and source not in self._failed:
+                found.append(self._failure(source, 0, record.seconds, StageFailed(record.concern)))
+        return found
 
     async def _was_shared(self, stage: Stage[Any], step: Step) -> bool:
         """Whether the remote cache had the stage's result, with which it is settled now."""

@@ -35,7 +35,7 @@ from gates import (
     no_findings,
     valid,
 )
-from pipeline import Only, Pipeline
+from pipeline import Only, Pipeline, WiringError
 from stages.acceptance import AcceptanceTests
 from stages.assets import OptimizeAssets, WithAssets
 from stages.bandit import Bandit
@@ -247,7 +247,10 @@ stored = StoreArtifact(artifact=gate, name="camera-counting")
 target = LocalProcesses(name="camera-counting")
 # Either router is this one line; by the variable the other one can be tried without an edit.
 ROUTERS = {"haproxy": HAProxy, "envoy": Envoy}
-router = ROUTERS[os.environ.get("CAMERA_COUNTING_ROUTER", "haproxy")](
+wanted = os.environ.get("CAMERA_COUNTING_ROUTER", "haproxy")
+if wanted not in ROUTERS:
+    raise WiringError(f"CAMERA_COUNTING_ROUTER is {wanted!r}", right=" or ".join(ROUTERS))
+router = ROUTERS[wanted](
     name="camera-counting", port=int(os.environ.get("CAMERA_COUNTING_PORT", "8080"))
 )
 # A taken port is found at once, not after the migration.

@@ -110,7 +110,8 @@ def details(one: RolloutHistory) -> list[str]:
     since = f" since {when(one.since)[-8:]}" if one.state == "paused" else ""
     by = f"by {one.by}{since}{f': {one.why}' if one.why else ''}" if one.by else ""
     said = one.said.partition("\n")[0]
-    return [shown(text) for text in (step, by, said if said != one.why else "") if text]
+    again = bool(by) and said == one.why
+    return [shown(text) for text in (step, by, "" if again else said) if text]
 
 
 def as_data(one: RolloutHistory) -> dict[str, object]:

@@ -46,11 +46,11 @@ class CleanUp(Stage[Cleaned]):
 
     async def run(self, work: Work) -> Cleaned:
         served = work[self.verified].deployment.group
-        over = time.time() + self.warm
-        if self.warm:
-            work.say(f"what served before {served} is kept warm until {time.strftime('%H:%M:%S', time.localtime(over))}")
-        await anyio.sleep(self.warm)
         target, router = self.target.open(work), self.router.open(work, self.ready)
+        if self.warm and idle(await state(target, router), served):
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + self.warm))
+            work.say(f"what served before {served} is kept warm until {until}")
+            await anyio.sleep(self.warm)
         async with alone(work.state("deploy"), work.say):
             gone = idle(await state(target, router), served)
             for group in gone:

@@ -89,7 +89,7 @@ def _traffic(now: State, group: str) -> str:
     share = now.weights.get(group, 0)
     if share > 0:
         return f", {share} % of the traffic"
-    return ", in shadow" if is_shadow(group) else ", kept warm"
+    return ", in shadow" if is_shadow(group) else ", no traffic"
 
 
 async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: Ready, *, interrupted: bool) -> State | str:
@@ -118,11 +118,13 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: 
     return State(groups=groups, weights=weights)
 
 
-def told(group: str, to: State | str) -> str | None:
-    """What people are told of a way back from the group, besides that it was gone."""
-    if isinstance(to, State):
-        return None if to.serving else f"taken back: nobody served before {group}, and nobody does now"
-    return to
+def told(group: str, to: State | str) -> str:
+    """What people are told of a way back from the group, when it was gone."""
+    if not isinstance(to, State):
+        return to
+    serving = " and ".join(to.serving)
+    now = f"{serving} has the traffic again" if serving else f"nobody served before {group}, and nobody does now"
+    return f"{group} is taken back: {now}"
 
 
 async def _warm(rollout: Rollout, result: Deployment, ready: Ready) -> dict[str, int]:

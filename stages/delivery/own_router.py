@@ -132,7 +132,7 @@ class OwnRouter(ABC, Generic[C]):
                 f"{other} runs where {self.called} {self.config.name} is to: neither takes over from the other",
                 where=f"{self.called}(name={self.config.name!r})",
                 right=f"{self.called} with another name and port, or no {other}",
-                next="python -m stages.delivery.down DIRECTORY, which takes down what runs, and run again",
+                next="python -m stages.delivery.down . (in the project's directory), which takes down what runs, and run again",
             )
 
     def _stranger(self, one: process.Process) -> str:

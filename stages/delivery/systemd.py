@@ -398,8 +398,9 @@ class SystemdTarget(HostedTarget[Systemd]):
             done = await self.ssh.run(script, unit.once(settings, command, output, within).encode())
         except BaseException:
             with anyio.CancelScope(shield=True), contextlib.suppress(StageFailed):
-                stop = f"systemctl stop '{name}*'; systemctl reset-failed '{name}*' 2>/dev/null || true"
-                await self.ssh.run(f"{stop}; rm -f {file} {output}")
+                gone = f"rm -f {file} {output}; systemctl daemon-reload"  # or what was about to start it would do so now
+                reset = f"systemctl reset-failed '{name}*' 2>/dev/null || true"
+                await self.ssh.run(f"systemctl stop '{name}*'; {gone}; {reset}")
             raise
         lines = done.output.split(b"\n", 2)
         if done.code != 0 or len(lines) < 3:

@@ -181,7 +181,7 @@ class DeployTogether(Stage[Deployments]):
             _, failed = await _each(back)
         if failed:
             raise _broken(failed, next(iter(failed)), {})
-        return {name: text for name, to in ways.items() if (text := told(found[name].group, to))}
+        return {name: told(found[name].group, to) for name, to in ways.items()}
 
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""

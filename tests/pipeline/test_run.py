@@ -414,6 +414,34 @@ def test_nobody_comes_after_a_stage_whose_result_is_a_concern(bench: Bench) -> N
     assert (history.stages["after"].state, history.stages["after"].reason) == ("blocked", "check did not pass")
 
 
+def test_a_concern_that_keeps_its_own_gate_from_running_fails_the_run(bench: Bench) -> None:
+    class Doubtful(Number):
+        def concern(self) -> str:
+            return "half of the tests failed"
+
+    class Tests(Stage[Doubtful]):
+        of: Stage[Number]
+
+        async def run(self, work: Work) -> Doubtful:
+            return Doubtful(value=1)
+
+    bench.write("n", 3)
+    source = FromFile(path="n")
+    tests = Tests(of=source)
+    load = Sum(parts=(source,), after=(tests,))
+    checks = (Check(evidence=tests, rule=fine), Check(evidence=load, rule=fine))
+    closed = QualityGate(artifact=Make(of=source), checks=checks)
+    pipeline = Pipeline("thing", tests=tests, load=load, checks=checks, gate=closed)
+    for _ in range(2):  # and when its result is taken from the run before
+        outcome, history, _ = bench.run(pipeline)
+        assert (outcome.exit, outcome.failed) == (Exit.FAILED, {"tests": "half of the tests failed"})
+        assert {name: history.stages[name].state for name in ("tests", "load", "gate")} == {
+            "tests": "failed",
+            "load": "blocked",
+            "gate": "blocked",
+        }
+
+
 def gate(bench: Bench, *rules: Any) -> Pipeline:
     bench.write("n", 3)
     source = FromFile(path="n")

@@ -109,7 +109,7 @@ def test_runners_have_their_effects_one_after_the_other(runners: tuple[Runner, R
     first.join()
     second.join()
     assert sent.read_text().splitlines() == ["1 begins", "1 ends", "2 begins", "2 ends"]
-    assert one.kinds("send") == ["effect.intended", "effect.done"] * 2
+    assert one.kinds("send") == ["effect.intended", "effect.waits", "effect.done", "effect.intended", "effect.done"]
     assert [event.data["exit"] for event in other.journal.events(kind="run.finished")] == [Exit.PASSED] * 2
 
 

@@ -1,5 +1,7 @@
 """A small service for tests, standard library only: what it does is said by its environment.
 
+Tests start it thousands of times: half of its start would be the import of `http.server`.
+
 VERSION is its answer; UNREADY: it never gets ready; BROKEN: `/` answers 500; FAILS: one in so many requests for `/` does;
 SOURS: after so many all do; DROPS: of one in so many the connection is closed without an answer; WAITS: `/` takes so many
 seconds; STUBBORN: it ignores SIGTERM; GIVES_UP: of one in so many orders (a GET of `/`) nothing comes, though it answers 200,
@@ -11,16 +13,15 @@ headers, `/pid` its number; `/exit?CODE` ends it at once. HANGS: the file that, 
 with 200 for.
 """
 
-import http.server
 import itertools
 import json
 import os
 import signal
 import socket
+import socketserver
 import sys
 import threading
 import time
-import urllib.parse
 
 asked = itertools.count(1)
 orders = {"all": 0, "given up": 0}
@@ -35,12 +36,32 @@ def order() -> None:
         print(f"order {orders['all']} {'given up' if gone else 'done'}", flush=True)
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(socketserver.StreamRequestHandler):
     wbufsize = -1  # an answer leaves in one piece
     timeout = 5
+    path: str
+    headers: dict[str, str]
+    stays: bool
 
-    def do_GET(self) -> None:
+    def handle(self) -> None:
+        """One request after the other, as long as the connection is to stay (HTTP/1.1)."""
+        self.stays = True
+        try:
+            while self.stays and (line := self.rfile.readline()):
+                self.ask(*line.decode("latin-1").split())
+        except TimeoutError:
+            pass
+
+    def ask(self, method: str, path: str, protocol: str) -> None:
+        lines = iter(self.rfile.readline, b"\r\n")
+        said = (line.decode("latin-1").partition(":") for line in itertools.takewhile(bool, lines))
+        self.path, self.headers = path, {name.lower(): value.strip() for name, _, value in said}
+        self.stays = protocol == "HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
+        known = {"GET": self.get, "POST": self.post}
+        known.get(method, lambda: self.answer(501, f"no {method}"))()
+        self.wfile.flush()
+
+    def get(self) -> None:
         if self.path == os.environ.get("READY", "/readyz"):
             self.answer(503 if "UNREADY" in os.environ else 200, os.environ.get("TOKEN", "ready?"))
         elif self.path == "/livez":
@@ -57,17 +78,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path.startswith("/env"):
             self.answer(200, os.environ.get(self.path.partition("?")[2], ""))
         elif self.path.startswith("/header"):
-            self.answer(200, self.headers.get(self.path.partition("?")[2], ""))
+            self.answer(200, self.headers.get(self.path.partition("?")[2].lower(), ""))
         elif self.path.startswith("/kept"):
-            self.answer(
-                200, f"{os.environ['VERSION']} {next(asked)}", **json.loads(urllib.parse.unquote(self.path.partition("?")[2]))
-            )
+            from urllib.parse import unquote
+
+            headers = json.loads(unquote(self.path.partition("?")[2]))
+            self.answer(200, f"{os.environ['VERSION']} {next(asked)}", **headers)
         elif self.path.startswith("/json"):
             said = {"total": os.environ.get("TOTAL"), "at": [{"nanosecond": time.time_ns(), "request": next(asked)}]}
             self.answer(200, json.dumps(said), kind="application/json")
         elif "DROPS" in os.environ and next(asked) % int(os.environ["DROPS"]) == 0:
             self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
+            self.stays = False
         else:
             time.sleep(float(os.environ.get("WAITS", "0")))
             fails = "FAILS" in os.environ and next(asked) % int(os.environ["FAILS"]) == 0
@@ -75,26 +97,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             order()
             self.answer(500 if fails or "BROKEN" in os.environ else 200, os.environ["VERSION"])
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         with open(os.environ["POSTS"], "ab", buffering=0) as file:
-            file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\n")
+            file.write(self.rfile.read(int(self.headers["content-length"])) + b"\n")
         self.answer(200, os.environ["VERSION"])
 
     def answer(self, status: int, text: str, kind: str = "text/html", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *values: object) -> None:
-        pass
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        more |= {"Server": "serve", "Content-Type": kind, "Content-Length": str(len(text.encode()))}
+        head = "".join(f"{name}: {value}\r\n" for name, value in more.items())
+        self.wfile.write(f"HTTP/1.1 {status} so\r\n{head}\r\n{text}".encode())
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = False
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
     request_queue_size = 128
 
 

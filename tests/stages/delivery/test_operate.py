@@ -37,7 +37,8 @@ if "DIES_AT" in os.environ:
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
 version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
-deploy = deployment(PORT, version, strategy=strategy)
+unready, ready = ((("UNREADY", "1"),), 1) if "UNREADY" in os.environ else ((), 30)
+deploy = deployment(PORT, version, *unready, ready=ready, strategy=strategy)
 watch = WatchService(deployment=deploy, seconds=float(os.environ["VERIFIES"])) if "VERIFIES" in os.environ else None
 pipeline = delivery(deploy, version if "WRONG" not in os.environ else "not to be found", watch=watch)
 """
@@ -117,7 +118,7 @@ def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
     assert f"paused by {operator()}: a look" in said
     said = desk("deployments")
     assert "verified" in said
-    assert f"    {first}: 2 instances, kept warm\n" in said
+    assert f"    {first}: 2 instances, no traffic\n" in said
     past = desk("history")
     assert f"{operator()}: promote, all is well" in past
     assert f"{operator()}: pause, a look" in past
@@ -207,7 +208,7 @@ def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
     with Load(desk.port, posts=False, pause=0.002) as load:
         said = desk("undo", "--why", "complaints", version="two")
         load.more(20)
-    assert "deploy: taken back" in said
+    assert "is taken back: " in said
     assert load.failures == []
     assert desk.answer() == "one"
     assert "nothing of deploy to take back" in desk("undo", code=2, version="two")
@@ -219,7 +220,7 @@ def test_what_was_said_on_the_way_back_is_told_after_what_was_said_on_the_way_th
     desk("run", version="two", WRONG="1", code=1)
     said = desk("logs", "deploy")
     heading, *lines = said.splitlines()
-    assert heading.startswith("== deploy: passed, then undone")
+    assert re.match(r"== deploy: passed, then r-\w+ is taken back: r-\w+ has the traffic again", heading)
     back = lines.index("-- the way back")
     assert lines[0] == "-- attempt 1"
     assert lines[1].startswith("step 1 of 4: start ")
@@ -286,12 +287,24 @@ def test_an_undo_that_was_killed_at_any_event_is_done_by_whoever_comes_next(desk
         if then == "run":
             desk("run", version="three", WRONG="1", code=1)
         else:
-            assert desk(then, version="two").endswith("deploy: taken back\n")
+            assert desk(then, version="two").endswith(f" is taken back: {first} has the traffic again\n")
             assert "nothing was left open" in desk("recover", version="two")
             assert re.search(rf" taken back (.*\n)+    {first}: 2 instances, 100 % ", desk("deployments", version="two"))
         load.more(20)
     assert load.failures == []
     assert desk.answer() == "one"
+
+
+def test_an_undo_after_a_rollout_that_failed_tells_which_release_it_is_about(desk: Desk) -> None:
+    for version in ("one", "two"):
+        desk("run", version=version)
+    desk("run", version="three", UNREADY="1", code=1)
+    first, second, third = desk.rollouts
+    assert f"    {third.group} was not ready within 1 s: http" in desk("deployments")
+    assert desk("undo", version="two").endswith(f"deploy: {second.group} is taken back: {first.group} has the traffic again\n")
+    assert [one.state for one in desk.rollouts] == ["verified", "taken back", "taken back"]
+    assert desk.rollouts[1].said.startswith(f"{second.group} is taken back")
+    assert desk.rollouts[2].said == third.said
 
 
 def test_an_undo_that_fails_half_way_is_told_so_and_recovered(desk: Desk) -> None:
@@ -308,7 +321,7 @@ def test_an_undo_that_fails_half_way_is_told_so_and_recovered(desk: Desk) -> Non
         os.kill(proxy.pid, signal.SIGCONT)
     assert re.search(r"failed: HAProxy does not answer: it takes more than \d s\n(.*\n)*.*recover", undo.output)
     assert re.search(f" stuck half way .*\n    the way back from {second} failed: HAProxy", desk("deployments", version="two"))
-    assert "deploy: taken back\n" in desk("recover", version="two")
+    assert f"deploy: {second} is taken back: {first} has the traffic again\n" in desk("recover", version="two")
     assert (desk.answer(), running(desk)) == ("one", {first})
     assert "nothing was left open" in desk("recover", version="two")
 
@@ -436,10 +449,18 @@ def test_a_deployment_that_is_being_verified_is_not_aborted_but_taken_over(desk:
     assert [one.state for one in desk.rollouts] == ["verified", "taken back", "verified"]
 
 
+def test_a_release_that_failed_its_verification_does_not_hide_the_one_that_stands(desk: Desk) -> None:
+    for version in ("one", "two"):
+        desk("run", version=version)
+    desk("run", version="three", WRONG="1", code=1)
+    assert "there is nothing to go back to, as r-" in desk("undo", version="two", code=2)
+    assert desk.answer() == "two"
+
+
 def test_where_nobody_served_before_an_undo_says_that_nobody_does(desk: Desk) -> None:
     desk("run")
     (only,) = desk.rollouts
-    assert desk("undo").endswith(f"deploy: taken back: nobody served before {only.group}, and nobody does now\n")
+    assert desk("undo").endswith(f"deploy: {only.group} is taken back: nobody served before {only.group}, and nobody does now\n")
 
 
 def test_a_freeze_that_is_over_freezes_nothing(desk: Desk) -> None:

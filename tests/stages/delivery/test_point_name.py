@@ -427,7 +427,7 @@ def test_a_dry_run_says_from_where_to_where_and_changes_nothing(dynamic: Zone, p
 
     subject = point(updates(dynamic.port), "192.0.2.20")
 
-    looks: Any = SimpleNamespace(project=run.project)
+    looks: Any = SimpleNamespace(project=run.project, orders=lambda *, standing: [])
     steps = anyio.run(subject.steps, looks)
     assert steps == [f"point {APP} from A 192.0.2.1 (ttl 300) to A 192.0.2.20 (ttl 60)"]
     assert dynamic.primary.answer(APP) == ["300 192.0.2.1"]

@@ -48,7 +48,7 @@ def test_a_port_that_somebody_else_has_stops_what_comes_after(
     assert "migration" not in found
     why = outcome.failed["check"]
     assert f"HAProxy could not listen on 127.0.0.1:{taken}: Address already in use" in why
-    assert f"ss -ltnp 'sport = :{taken}'" in why
+    assert f"ss -atnp 'sport = :{taken}'" in why
 
 
 def test_an_address_of_another_machine_is_not_clear(run_stage: RunStage) -> None:

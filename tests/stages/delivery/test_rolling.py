@@ -174,8 +174,8 @@ def test_the_way_back_starts_what_was_ended_again_before_green_is_ended(bench: B
             (tmp_path / "seats" / seat).mkdir(parents=True)
         await bench.rollout(one).forward(BlueGreen())
         with Load(bench.router.config.port, posts=False, pause=0.002) as load:
-            with pytest.raises(StageFailed, match="was not ready within 2 s"):
-                await bench.rollout(two).forward(Rolling(ready=2, pauses=False))
+            with pytest.raises(StageFailed, match="was not ready within 5 s"):
+                await bench.rollout(two).forward(Rolling(ready=5, pauses=False))
             await anyio.to_thread.run_sync(load.more, 20)
         assert load.failures == []
         groups = await bench.target.groups()
