@@ -92,9 +92,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
         by = rule(chosen, dict(weights)) if chosen else None
         how = {ROUTING: self._routes(serves=serves, rule=by), MIRROR: MIRROR.content(xds.copies_to(None))}
         async with self._telling() as (envoy, files):
-            runs = bool(self._running())
+            runs, (before, picked_before) = await self._look(envoy)
             await self._need_certificate()
-            before, picked_before = await self._now(envoy, runs=runs)
             if self.config.failover is Failover.WARM:
                 after = xds.warmed(before, after)
             picked = _picked(chosen, weights, groups, picked_before)
@@ -165,6 +164,16 @@ class EnvoyRouter(OwnRouter[Envoy]):
             return self._kept(), self._kept(PICKED)
         told = await envoy.parts()
         return told[SERVICE], told[CHOSEN]
+
+    async def _look(self, envoy: Admin) -> tuple[bool, tuple[tuple[Part, ...], tuple[Part, ...]]]:
+        """Whether it runs, and `_now`. Who answers runs: to look through all processes takes longer, and a switch waits for it."""
+        try:
+            told = await self._now(envoy, runs=True)
+        except StageFailed:
+            if self._running():
+                raise
+            return False, await self._now(envoy, runs=False)
+        return True, told
 
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""
