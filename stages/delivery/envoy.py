@@ -166,7 +166,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         return told[SERVICE], told[CHOSEN]
 
     async def _look(self, envoy: Admin) -> tuple[bool, tuple[tuple[Part, ...], tuple[Part, ...]]]:
-        """Whether it runs, and `_now`. Who answers runs: to look through all processes takes longer, and a switch waits for it."""
+        """Whether it runs, and `_now`. Who answers runs: to look through all processes takes longer, and a switch waits."""
         try:
             told = await self._now(envoy, runs=True)
         except StageFailed:
