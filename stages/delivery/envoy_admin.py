@@ -5,21 +5,25 @@ Format: Envoy's "Administration interface" (`/stats`, `/clusters`, `/config_dump
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
+import anyio
+from anyio import aclose_forcefully
 from anyio.lowlevel import checkpoint
 
 from pipeline import StageFailed
-from pipeline.authorities import authorities
 from stages.delivery.envoy_xds import CHOSEN, SERVICE, STATS, Part, assigned_parts
 
 if TYPE_CHECKING:
-    import httpx
+    import h11
+    from anyio.abc import SocketStream
 
 DROPPED = "server.dropped_stat_flushes"
 """How often figures were asked for before the workers had reported for who asked before."""
@@ -39,11 +43,16 @@ class Host:
     active: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Admin:
-    """The administration interface behind a socket."""
+    """The administration interface behind a socket, for one who asks one thing after the other.
 
-    client: httpx.AsyncClient
+    By h11 alone: a switch waits for several answers, and a whole HTTP client takes longer over one than Envoy does.
+    """
+
+    socket: Path
+    _kept: tuple[SocketStream, h11.Connection] | None = None
+    """The connection, between two questions."""
 
     async def figures(self, pattern: str) -> dict[str, Any]:
         """Counters, gauges and texts whose names fit the regular expression (RE2)."""
@@ -55,14 +64,14 @@ class Admin:
 
     async def parts(self) -> dict[str, tuple[Part, ...]]:
         """The groups of each cluster and their shares."""
-        dumped = (await self._get("/config_dump", include_eds="", resource="dynamic_endpoint_configs")).json()
+        dumped = await self._get("/config_dump", include_eds="", resource="dynamic_endpoint_configs")
         found = [one["endpoint_config"] for one in dumped.get("configs", [])]
         told = {one.get("cluster_name"): one for one in found}
         return {cluster: assigned_parts(told.get(cluster, {})) for cluster in (SERVICE, CHOSEN)}
 
     async def hosts(self) -> dict[str, list[Host]]:
         """The instances of all groups in each cluster."""
-        told = (await self._get("/clusters", format="json")).json()
+        told = await self._get("/clusters", format="json")
         return {cluster: hosts(told, cluster) for cluster in (SERVICE, CHOSEN)}
 
     async def everywhere(self) -> None:
@@ -79,31 +88,71 @@ class Admin:
             await checkpoint()
 
     async def _stats(self, pattern: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-        told = (await self._get("/stats", format="json", histogram_buckets="disjoint", filter=pattern)).json()["stats"]
+        told = (await self._get("/stats", format="json", histogram_buckets="disjoint", filter=pattern))["stats"]
         plain = {one["name"]: one["value"] for one in told if "name" in one}
         histograms = [histogram for one in told for histogram in one.get("histograms", ())]
         return plain, {one["name"]: one["buckets"] for one in histograms}
 
-    async def _get(self, path: str, **query: str) -> httpx.Response:
-        import httpx
+    async def _get(self, path: str, **query: str) -> Any:
+        """The JSON of an answer. Raises StageFailed."""
+        import h11
 
         try:
-            answer = await self.client.get(path, params=query)
-        except httpx.HTTPError as error:
-            raise StageFailed(f"Envoy does not answer: {type(error).__name__}: {error}", right="an Envoy that runs") from error
-        if answer.status_code != 200:
-            raise StageFailed(f"Envoy answers {path} with {answer.status_code}: {answer.text[:200].strip()}")
-        return answer
+            with anyio.fail_after(WITHIN):
+                status, body = await self._asked(f"{path}?{urlencode(query)}")
+        except (OSError, h11.ProtocolError, anyio.BrokenResourceError) as error:
+            why = str(error) or f"it takes more than {WITHIN:g} s"
+            raise StageFailed(f"Envoy does not answer: {why}", where=str(self.socket), right="an Envoy that runs") from error
+        if status != 200:
+            raise StageFailed(f"Envoy answers {path} with {status}: {body[:200].decode(errors='replace').strip()}")
+        return json.loads(body)
+
+    async def _asked(self, target: str) -> tuple[int, bytes]:
+        """Status and body. The connection is kept for the next question when this one came to its end."""
+        import h11
+
+        stream, http = self._kept or (await anyio.connect_unix(str(self.socket)), h11.Connection(h11.CLIENT))
+        self._kept = None
+        status, body = 0, bytearray()
+        try:
+            ask = http.send(h11.Request(method="GET", target=target, headers=[("Host", "envoy")]))
+            await stream.send((ask or b"") + (http.send(h11.EndOfMessage()) or b""))
+            while not isinstance(event := http.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    http.receive_data(await _more(stream))
+                elif isinstance(event, h11.Response):
+                    status = event.status_code
+                elif isinstance(event, h11.Data):
+                    body += event.data
+            if http.our_state is http.their_state is h11.DONE:
+                http.start_next_cycle()
+                self._kept = stream, http
+        finally:
+            if self._kept is None:
+                await aclose_forcefully(stream)
+        return status, bytes(body)
+
+    async def close(self) -> None:
+        if self._kept is not None:
+            await aclose_forcefully(self._kept[0])
+            self._kept = None
+
+
+async def _more(stream: SocketStream) -> bytes:
+    """What comes next; nothing where that was the end, which h11 wants to be told."""
+    try:
+        return await stream.receive()
+    except anyio.EndOfStream:
+        return b""
 
 
 @asynccontextmanager
 async def admin(socket: Path) -> AsyncIterator[Admin]:
-    import httpx
-
-    url = "http://envoy"
-    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=authorities(url))
-    async with httpx.AsyncClient(transport=transport, base_url=url, timeout=WITHIN, trust_env=False) as client:
-        yield Admin(client)
+    found = Admin(socket)
+    try:
+        yield found
+    finally:
+        await found.close()
 
 
 def hosts(told: dict[str, Any], cluster: str = SERVICE) -> list[Host]:
