@@ -119,7 +119,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     async def current(self) -> dict[str, int]:
         async with admin(self._socket) as envoy:
-            everybody, picked = await self._now(envoy, runs=bool(self._running()))
+            _, (everybody, picked) = await self._look(envoy)
         return told_with(xds.shares(everybody), {part.group: part.share for part in picked})
 
     @asynccontextmanager
@@ -152,28 +152,24 @@ class EnvoyRouter(OwnRouter[Envoy]):
         return sum(host.active for host in mine if not where or host.address in where)
 
     async def forget(self, group: str) -> None:
-        runs = bool(self._running())
         async with self._telling() as (envoy, files):
-            for file, parts in zip((SPLIT, PICKED), await self._now(envoy, runs=runs), strict=True):
+            runs, now = await self._look(envoy)
+            for file, parts in zip((SPLIT, PICKED), now, strict=True):
                 left = _split([part for part in parts if part.group != group], file)
                 await files.take(envoy, left) if runs else files.write(left)
 
-    async def _now(self, envoy: Admin, *, runs: bool) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """The groups of everybody and of the picked as Envoy tells; as they were kept when it does not run."""
-        if not runs:
-            return self._kept(), self._kept(PICKED)
-        told = await envoy.parts()
-        return told[SERVICE], told[CHOSEN]
-
     async def _look(self, envoy: Admin) -> tuple[bool, tuple[tuple[Part, ...], tuple[Part, ...]]]:
-        """Whether it runs, and `_now`. Who answers runs: to look through all processes takes longer, and a switch waits."""
+        """Whether it runs, and the groups of everybody and of the picked: as it tells, or as they were kept.
+
+        Who answers runs: to look through all processes takes longer, and a switch waits.
+        """
         try:
-            told = await self._now(envoy, runs=True)
+            told = await envoy.parts()
         except StageFailed:
             if self._running():
                 raise
-            return False, await self._now(envoy, runs=False)
-        return True, told
+            return False, (self._kept(), self._kept(PICKED))
+        return True, (told[SERVICE], told[CHOSEN])
 
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""
