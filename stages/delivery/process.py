@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def _family(process: Process) -> Iterator[int]:
     mark, session = _item(process.mark), str(process.pid)
     first = mark in _shown(process.pid) or _unreaped(process.pid)
     for pid in sorted(_pids(), key=process.pid.__ne__):  # it first: who asks whether anybody is there need not look further
-        if mark in _items(pid) or (first and _stat(pid)[3:4] == [session]):
+        if mark in _items(pid, mark) or (first and _stat(pid)[3:4] == [session]):
             yield pid
 
 
@@ -165,7 +166,7 @@ def _unreaped(pid: int) -> bool:
 def _marked(prefix: str) -> Iterator[Process]:
     begin = _item(prefix)
     for pid in _pids():
-        items = _items(pid)
+        items = _items(pid, begin)
         if any(item.startswith(begin) for item in items):
             env = _environment(items)
             yield Process(pid, env[MARK], env)
@@ -175,13 +176,23 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _items(pid: int) -> list[bytes]:
-    """The environment a process was started with (`NAME=VALUE`); empty for one that is gone, a zombie or somebody else's."""
+def _items(pid: int, part: bytes = b"") -> list[bytes]:
+    """The environment a process was started with (`NAME=VALUE`), if `part` is anywhere in it; empty for one that is gone, a
+    zombie or somebody else's."""
+    text = _told(pid, "environ")
+    return [item for item in text.split(b"\0") if b"=" in item] if part in text else []
+
+
+def _told(pid: int, what: str) -> bytes:
+    """What the system tells of a process (proc(5), /proc/PID/WHAT); empty for one that is gone, or somebody else's.
+
+    Whoever looks for a process asks this of all: a Path, a buffer and a decoder would take several times as long as the system.
+    """
     try:
-        text = Path(f"/proc/{pid}/environ").read_bytes()
+        with open(f"/proc/{pid}/{what}", "rb", buffering=0) as file:
+            return file.read()
     except OSError:
-        return []
-    return [item for item in text.split(b"\0") if b"=" in item]
+        return b""
 
 
 def _shown(pid: int) -> list[bytes]:
@@ -213,20 +224,21 @@ def _stat(pid: int) -> list[str]:
 
 
 def _fields(pid: int) -> list[str]:
-    """What the system tells of a process (proc(5), /proc/PID/stat), from its state on; empty for one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()  # its name may be any bytes
-    except OSError:
-        return []
+    """What the system tells of a process, from its state on; empty for one that is gone."""
+    return _told(pid, "stat").rpartition(b")")[2].decode().split()  # its name may be any bytes
 
 
 def _listeners(port: int) -> Iterator[str]:
-    """Inodes of the sockets that listen on a port (proc(5), /proc/net/tcp: local address, state 0A, inode)."""
+    """Inodes of the sockets that listen on a port (proc(5), /proc/net/tcp: local address, state 0A, inode).
+
+    They come first (kernel documentation, networking/proc_net_tcp), and what is behind them is not read: a busy machine has tens
+    of thousands of connections.
+    """
     for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                column = line.split()
-                if column[3] == "0A" and int(column[1].rpartition(":")[2], 16) == port:
+        with contextlib.suppress(OSError), open(f"/proc/net/{table}") as sockets:
+            next(sockets)
+            for column in itertools.takewhile(lambda column: column[3] == "0A", map(str.split, sockets)):
+                if column[1].endswith(f":{port:04X}"):
                     yield column[9]
 
 

@@ -300,9 +300,9 @@ class Late:
         self.left, self._shown = looks, process._items
         monkeypatch.setattr(process, "_items", self)
 
-    def __call__(self, pid: int) -> list[bytes]:
+    def __call__(self, pid: int, part: bytes = b"") -> list[bytes]:
         self.left -= 1
-        return self._shown(pid) if self.left < 0 else []
+        return self._shown(pid, part) if self.left < 0 else []
 
 
 def test_to_wait_until_a_program_can_be_found_again_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
