@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.stage import Resources as Resources
     from pipeline.stage import Retry as Retry
     from pipeline.stage import Stage as Stage
+    from pipeline.stage import Stays as Stays
     from pipeline.store import Entry as Entry
     from pipeline.store import Store as Store
     from pipeline.work import Work as Work
@@ -56,7 +57,7 @@ _HOMES = {
     "UndeclaredInput": "errors", "WiringError": "errors",
     "FanOut": "fan_out",
     "Event": "journal", "Journal": "journal", "Project": "project",
-    "Effect": "stage", "Resources": "stage", "Retry": "stage", "Stage": "stage",
+    "Effect": "stage", "Resources": "stage", "Retry": "stage", "Stage": "stage", "Stays": "stage",
     "Entry": "store", "Store": "store", "Work": "work",
 }  # fmt: skip
 
@@ -90,6 +91,7 @@ __all__ = [
     "Stage",
     "StageFailed",
     "StageTimeout",
+    "Stays",
     "Store",
     "StoreError",
     "Tree",

@@ -33,15 +33,17 @@ from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
 from pipeline.rows import RunLock
-from pipeline.stage import Effect, Stage
+from pipeline.stage import Effect, Stage, Stays
 from pipeline.store import Store
 from pipeline.work import Work
 
 
 class WorkOf(Protocol):
-    """Makes the work of a stage, with the inputs of this run unless `results` gives others."""
+    """Makes the work of a stage, with the inputs of this run unless `results` gives others, about what run `of` brought about."""
 
-    def __call__(self, stage: Stage[Any], /, *, results: Callable[[Stage[Any]], Any] | None, interrupted: bool) -> Work: ...
+    def __call__(
+        self, stage: Stage[Any], /, *, results: Callable[[Stage[Any]], Any] | None, interrupted: bool, of: str = ""
+    ) -> Work: ...
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,13 @@ class Effects:
 
         The world may have changed since, the machine may have been started anew: a stage that can find out is asked. What may
         be repeated is repeated otherwise, and of what must not be the journal is believed. An effect that can be undone is
-        open again, as it was then: what confirms it has yet to pass.
+        open again, as it was then: what confirms it has yet to pass. What another run has taken back is to be done.
         """
-        events = self._journal.events(self._run, kind=KINDS, stage=self._pipeline.name_of(stage))
-        of_it = [event for event in events if event.data.get("about") == about]
+        events = self._journal.events(kind=KINDS, stage=self._pipeline.name_of(stage))
+        of_all = [event for event in events if event.data.get("about") == about]
+        of_it = [event for event in of_all if event.run == self._run]
+        if of_all and of_all[-1].run != self._run and of_all[-1].kind in ("effect.failed", "undo.done"):
+            return None
         last = of_it[-1].kind if of_it else ""
         if last not in ("effect.intended", "effect.done", "effect.stands"):
             return None
@@ -247,7 +252,7 @@ class Effects:
         self._repeated.discard(stage)
         for one in reversed(left):
             try:
-                await self._settle(stage, one)
+                await self._settle(stage, one)  # of what cannot be taken back, people are told in the journal
             except BaseException as error:
                 if not is_own(error):
                     raise
@@ -260,8 +265,8 @@ class Effects:
         self._open.pop(stage, None)  # of an earlier attempt
         self._in_doubt.pop(stage, None)
 
-    async def _settle(self, stage: Stage[Any], left: Leftover) -> None:
-        """Take back what was left open of a stage that can; the lock is held.
+    async def _settle(self, stage: Stage[Any], left: Leftover) -> str:
+        """Take back what was left open of a stage that can; the lock is held. Empty, or why it could not be undone.
 
         Raises what `recover` raises where only that can tell, and StoreError where nothing can.
         """
@@ -271,8 +276,8 @@ class Effects:
         result = await self._to_take_back(stage, left, work)
         if result is None:
             self._tell("effect.failed", stage, about=left.about, error=f"{why}; it did not take place, or was taken back")
-        else:
-            await self._undo(stage, work, Done(left.about, result), why)
+            return ""
+        return await self._undo(stage, work, Done(left.about, result), why)
 
     async def _to_take_back(self, stage: Stage[Any], left: Leftover, work: Work) -> Any:
         """What the effect gave; None when it did not take place, or the run that left it open had taken it back already."""
@@ -295,8 +300,9 @@ class Effects:
 
     async def settle_one(self, stage: Stage[Any]) -> None:
         """Take back what others left open of the stage; the lock is held. Raises what keeps it from being taken back."""
-        for one in reversed(self._left_by_others(stage)):
-            await self._settle(stage, one)
+        failed = [error for one in reversed(self._left_by_others(stage)) if (error := await self._settle(stage, one))]
+        if failed:
+            raise StageFailed("; ".join(failed), next="python -m pipeline deployments")
 
     async def undo_standing(self, stage: Stage[Any], left: Leftover, why: str) -> str:
         """Take back what stands, because people say so; what came of it. Raises StageFailed when it cannot be taken back."""
@@ -322,12 +328,14 @@ class Effects:
             half = {"half": True} if isinstance(error, BrokenOff) else {}
             self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **half)
             return f"could not be undone: {why_not}"
-        self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}))
+        stays = {"stays": True} if isinstance(came_of_it, Stays) else {}
+        self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}), **stays)
         return ""
 
     def _work_then(self, stage: Stage[Any], run: str) -> Work:
         """The stage's work with the inputs it had in that run."""
-        return self._work(stage, results=partial(self._result_then, stage, run), interrupted=not self._found_wrong(stage, run))
+        results, cut = partial(self._result_then, stage, run), not self._found_wrong(stage, run)
+        return self._work(stage, results=results, interrupted=cut, of=run)
 
     def _result_then(self, stage: Stage[Any], run: str, source: Stage[Any]) -> Any:
         """What an input of the stage returned in that run."""

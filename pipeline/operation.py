@@ -38,6 +38,8 @@ def standing(events: Iterable[Event]) -> Leftover | None:
             found = done.pop(about)
         elif event.kind == "undo.done":
             done.pop(about, None)
+            if event.data.get("stays"):
+                continue
             found = None if found is not None and about in ("", found.about) else found
     return found
 
@@ -66,7 +68,7 @@ class Operation:
             session.pipeline, run, journal=session.journal, store=session.store, lock=self._lock, work=self.work, resumed=False
         )
 
-    def work(self, stage: Stage[Any], /, *, results: ResultOf | None = None, interrupted: bool = False) -> Work:
+    def work(self, stage: Stage[Any], /, *, results: ResultOf | None = None, interrupted: bool = False, of: str = "") -> Work:
         """The stage's work, on this machine, with the results it is given as inputs."""
         return Work(
             self._around,
@@ -77,6 +79,7 @@ class Operation:
             results=results or self._latest,
             engine=open_engine("host", self._session.project, self._session.store),
             interrupted=interrupted,
+            of=of,
         )
 
     async def undo(self, why: str) -> str:
@@ -116,7 +119,7 @@ class Operation:
 
     def _is_half_undone(self) -> bool:
         """Whether somebody began to take the latest effect back, and was cut off or broke off in the middle."""
-        last = self._session.journal.latest(self._name, ("undo.intended", "undo.done", "undo.failed", "effect.intended"))
+        last = self._session.journal.latest(self._name, ("undo.intended", "undo.done", "undo.failed", "effect.done"))
         return last is not None and (last.kind == "undo.intended" or bool(last.data.get("half")))
 
     def _need_settled(self) -> None:

@@ -573,6 +573,7 @@ class Runner:
         attempt: int,
         results: Callable[[Stage[Any]], Any] | None = None,
         interrupted: bool = False,
+        of: str = "",
         actions: int = 0,
     ) -> Work:
         return Work(
@@ -584,6 +585,7 @@ class Runner:
             results=results or self._result,
             engine=self._engine_of(stage),
             interrupted=interrupted,
+            of=of,
             parts=self._parts.get(stage, {}),
             actions=actions,
         )

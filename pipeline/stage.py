@@ -36,6 +36,12 @@ class Effect(Enum):
     """A side effect that must not be sent twice: journalled as intent, then done; never resent blindly."""
 
 
+class Stays(str):
+    """What `undo` tells where there was nothing to undo, as an earlier run had brought the same about and it was confirmed."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Retry:
     """Up to `times` further attempts, the first after `wait` seconds, each wait twice the one before, with jitter.
@@ -142,7 +148,8 @@ class Stage(Frozen, ABC, Generic[T_co]):
 
         It has to be safe to repeat: it is called again when its run was killed, or could not write its journal, before it
         was recorded that the effect was taken back. A stage that can tell (`recover`) is asked first. One that takes longer than
-        `timeout` has failed. A text that it returns is told in place of "undone".
+        `timeout` has failed. A text that it returns is told in place of "undone"; one that is `Stays` says that an earlier run
+        had brought the same about, which people may still take back.
 
         `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
         """

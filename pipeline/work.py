@@ -54,10 +54,12 @@ class Work:
         results: Callable[[Stage[Any]], Any],
         engine: Engine,
         interrupted: bool = False,
+        of: str = "",
         parts: Mapping[str, Stage[Any]] = MappingProxyType({}),
         actions: int = 0,
     ) -> None:
         self.interrupted, self.parts = interrupted, parts
+        self._of = of or around.run
         self.run, self.name, self.attempt, self.observed = around.run, name, attempt, observed
         self.store, self.project, self.facts = around.store, around.project, around.facts
         self._inputs, self._results, self._engine = dict.fromkeys(inputs), results, engine
@@ -147,9 +149,14 @@ class Work:
         return list(self._journal.events(kind=kind, stage=self.name))
 
     def attempted(self, kind: str) -> list[Event]:
-        """Those of them since the side effect was last begun, for `recover`."""
-        since = max((event.seq for event in self.events("effect.intended")), default=0)
-        return [event for event in self.events(kind) if event.seq > since]
+        """Those of them since the side effect was begun that `recover` is asked about.
+
+        None where another run has begun one since: what is true by now came of that one.
+        """
+        begun = self.events("effect.intended")
+        if not begun or begun[-1].run != self._of:
+            return []
+        return [event for event in self.events(kind) if event.seq > begun[-1].seq]
 
     def orders(self, *, after: int = 0, standing: bool = False) -> list[Order]:
         """What operators asked of this stage in this run since the event of that number, the oldest first.

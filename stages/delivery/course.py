@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline import StageFailed
 from stages.delivery.model import State
 
 if TYPE_CHECKING:
     from pipeline.journal import Event
+
+
+class NothingLeft(StageFailed):
+    """A rollout cannot be gone back from: of what served before nothing is left, or nothing that can serve."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Course:
             all_of_them = events(f"rollout.{kind}")
             return tuple(one for one in all_of_them if one.seq >= since and one.data.get("service", "") == service)
 
-        return Course(found("started"), found("finished"), found("back"))
+        back = tuple(one for one in found("back") if "weights" in one.data)  # before 0.3 their end was told in another way
+        return Course(found("started"), found("finished"), back)
 
     @property
     def cut_off(self) -> Event | None:
@@ -50,9 +56,14 @@ class Course:
         return any(not event.data.get("back") for event in self._after(self.finished))
 
     @property
+    def goes_back(self) -> bool:
+        """Whether a way back from it was begun, wherever that came to."""
+        return bool(self._after(self.back))
+
+    @property
     def is_complete(self) -> bool:
         """Whether it came to its end, and no way back from it has begun."""
-        return self.went_forward and not self._after(self.back)
+        return self.went_forward and not self.goes_back
 
     @property
     def is_taken_back(self) -> bool:
@@ -70,12 +81,20 @@ class Course:
 
 
 def recovered(now: State, begun: Event) -> State:
-    """What was true before what `begun` tells of, or what that way back led to, as far as it still runs.
+    """What was true before what `begun` tells of, or what that way back leads to, as far as it still runs.
 
-    It is `now` when none of it does.
+    Raises NothingLeft where somebody served then, and none of them runs any more.
     """
     served: dict[str, int] = {name: share for name, share in begun.data["weights"].items() if share > 0}
     weights = {name: share for name, share in served.items() if name in now.groups or name in now.resting}
     if served and not weights:
-        return now
+        raise nothing_left(begun.data["group"], served)
     return State(groups={name: now.groups[name] for name in begun.data["groups"] if name in now.groups}, weights=weights)
+
+
+def nothing_left(group: str, gone: Iterable[str]) -> NothingLeft:
+    """What is told where what served before the group was removed."""
+    return NothingLeft(
+        f"{group} goes on serving: there is nothing to go back to, as {', '.join(sorted(gone))} was removed",
+        right="a release that is kept warm: a CleanUp removes it",
+    )

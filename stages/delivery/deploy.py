@@ -207,7 +207,7 @@ class Deploy(Releases[Deployment]):
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
             rollout, course = self.rollout_of(work), Course.of(work.events)
-            to = await way_back(rollout, course, result, self.ready, interrupted=work.interrupted)
+            to = await way_back(rollout, course, result, interrupted=work.interrupted)
             if isinstance(to, State):
                 await rollout.back(self.strategy, to, result.group)
         return told(result.group, to)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gates.words import counted
-from pipeline import BrokenOff, StageFailed, Work
-from stages.delivery.course import Course, recovered
+from pipeline import BrokenOff, StageFailed, Stays, Work
+from stages.delivery.course import Course, NothingLeft, nothing_left, recovered
 from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state
@@ -21,19 +22,47 @@ if TYPE_CHECKING:
 
 
 async def settle(work: Work, rollout: Rollout, strategy: Strategy) -> None:
-    """Take back what an earlier run left in the middle, and people said to go on over (`--again`), or an `undo` did."""
+    """Take back what an earlier run left in the middle, and people said to go on over (`--again`), or an `undo` did.
+
+    Where there is nothing to go back to, the way is forward, from what serves.
+    """
     if (begun := Course.of(work.events).cut_off) is not None:
-        await rollout.take_up(strategy, begun)
+        with going_on(work):
+            await rollout.take_up(strategy, begun)
+
+
+@contextlib.contextmanager
+def going_on(work: Work) -> Iterator[None]:
+    """What cannot be gone back from in here stays, and that is said."""
+    try:
+        yield
+    except NothingLeft as error:
+        work.say(error.what)
 
 
 async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
-    """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here."""
+    """How the rollout began that an effect of unknown outcome has completed; None where it did not, and is taken back here.
+
+    Raises StageFailed where it cannot be: what nobody has verified serves, and people have to say that it may.
+    """
     course = Course.of(work.attempted)
     if course.is_complete:
         return course.started[-1]
     if (begun := course.cut_off) is not None:
-        await rollout.take_up(strategy, begun)
+        with needing_people(work):
+            await rollout.take_up(strategy, begun)
     return None
+
+
+@contextlib.contextmanager
+def needing_people(work: Work) -> Iterator[None]:
+    """Where in here nobody is left to go back to, it is told how to go on."""
+    try:
+        yield
+    except NothingLeft as error:
+        raise StageFailed(
+            error.what, right=error.right, next=f"look at it, then python -m pipeline run --again {work.name}"
+        ) from error
 
 
 async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
@@ -92,12 +121,19 @@ def _traffic(now: State, group: str) -> str:
     return ", in shadow" if is_shadow(group) else ", no traffic"
 
 
-async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: Ready, *, interrupted: bool) -> State | str:
+async def way_back(rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
     """To what served before, kept warm for this, or where a way back leads that was cut off; what is told where there is none.
 
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
-    Raises StageFailed where there is nothing to go back to. Nothing is changed here.
+    Raises StageFailed where there is nobody to go back to who can serve. Nothing is changed here.
     """
+    to = await _whereto(rollout, course, result, interrupted=interrupted)
+    if isinstance(to, State):
+        await rollout.check_way_back(to, result.group)
+    return to
+
+
+async def _whereto(rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
     now = await rollout.state()
     if (begun := course.way_back) is not None and begun.data["group"] == result.group:
         return recovered(now, begun)
@@ -107,14 +143,11 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, ready: 
     weights = result.before
     if weights.get(result.group) == 100:
         if interrupted:
-            return f"{result.group} served before this run too, and nothing was found wrong with it: it stays"
-        weights = await _warm(rollout, result, ready)
+            return Stays(f"{result.group} served before this run too, and nothing was found wrong with it: it stays")
+        weights = _warm(result, now)
     gone = sorted(name for name, share in weights.items() if share and name not in groups and name not in now.resting)
     if gone:
-        raise StageFailed(
-            f"{result.group} goes on serving: there is nothing to go back to, as {', '.join(gone)} was removed",
-            right="a release that is kept warm: a CleanUp removes it",
-        )
+        raise nothing_left(result.group, gone)
     return State(groups=groups, weights=weights)
 
 
@@ -127,14 +160,12 @@ def told(group: str, to: State | str) -> str:
     return f"{group} is taken back: {now}"
 
 
-async def _warm(rollout: Rollout, result: Deployment, ready: Ready) -> dict[str, int]:
-    """All traffic to the group kept warm. Raises StageFailed when there is none that can serve."""
-    if result.previous in await rollout.target.resting():
-        return {result.previous: 100}  # it is started again on the way back
-    reason = await rollout.target.unready(result.previous, ready) if result.previous else "there is none"
-    if reason is not None:
-        raise StageFailed(
-            f"{result.group} goes on serving, as before this run; it has no release to go back to: {reason}",
+def _warm(result: Deployment, now: State) -> dict[str, int]:
+    """All traffic to the group kept warm. Raises NothingLeft when there is none."""
+    if result.previous not in now.groups and result.previous not in now.resting:
+        why = f"{result.previous} was removed" if result.previous else "there is none"
+        raise NothingLeft(
+            f"{result.group} goes on serving, as before this run; it has no release to go back to: {why}",
             right="a release kept warm from an earlier deployment",
         )
     return {result.previous: 100}

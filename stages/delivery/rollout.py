@@ -18,7 +18,7 @@ from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control, heeding
-from stages.delivery.course import recovered
+from stages.delivery.course import NothingLeft, recovered
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
@@ -147,8 +147,32 @@ class Rollout:
             self.note("rollout.held", least=dict(least))
 
     async def take_up(self, strategy: Strategy, begun: Event) -> None:
-        """Take back the rollout that `begun` tells of, or go that way back to its end."""
-        await self.back(strategy, recovered(await self.state(), begun), begun.data["group"])
+        """Take back the rollout that `begun` tells of, or go that way back to its end.
+
+        Raises NothingLeft where there is nobody to go back to who can serve.
+        """
+        to, group = recovered(await self.state(), begun), begun.data["group"]
+        await self.check_way_back(to, group)
+        await self.back(strategy, to, group)
+
+    async def check_way_back(self, to: State, group: str) -> None:
+        """Raise NothingLeft where who is to have the traffic again runs, and cannot serve. Who rests is asked later."""
+        if isinstance(self.release, Variant):
+            return
+        for name in to.serving:
+            if name in to.groups and name != group and (why := await self._ill(name)) is not None:
+                raise NothingLeft(
+                    f"{group} goes on serving: {name} cannot: {why}", right="a release to go back to that can serve"
+                )
+
+    async def _ill(self, group: str) -> str | None:
+        """Why a group that ran before cannot serve, when it cannot for a while: one that is busy may miss an answer."""
+        ready = await self.target.readiness(group) or self._started.ready
+        why: str | None = f"it does not answer within {DEAD:g} s"
+        with anyio.move_on_after(DEAD):
+            while (why := await self.target.unready(group, ready)) is not None:
+                await anyio.sleep(0.1)
+        return why
 
     async def _run_heeding(self, steps: tuple[Step, ...]) -> None:
         """Run steps, and do what operators say meanwhile. Raises StageFailed when they end it."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 
-from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.course import Course
+from stages.delivery.course import Course, NothingLeft
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, standing, told, way_back
+from stages.delivery.deployment import deployment, going_on, needing_people, standing, told, way_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
@@ -126,7 +126,8 @@ class DeployTogether(Stage[Deployments]):
     async def run(self, work: Work) -> Deployments:
         check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
-            await self._settle(work, Attempt.last(work.events))
+            with going_on(work):
+                await self._settle(work, Attempt.last(work.events))
             rollouts = self._rollouts(work, [one.name for one in self.services])
             for rollout in rollouts.values():
                 await rollout.router.check()  # before anything is started
@@ -157,7 +158,8 @@ class DeployTogether(Stage[Deployments]):
         """All go back whose release is another one since this deployment; all of them, where none is."""
         async with alone(work.state("deploy"), work.say):
             said = await self._go_back(work, Attempt.last(work.events), result, interrupted=work.interrupted)
-        return "; ".join(f"{name}: {text}" for name, text in said.items()) or None
+        text = "; ".join(f"{name}: {one}" for name, one in said.items())
+        return Stays(text) if said and all(isinstance(one, Stays) for one in said.values()) else text or None
 
     async def _go_back(self, work: Work, attempt: Attempt, result: Deployments, *, interrupted: bool) -> dict[str, str]:
         """Take deployments back, or go on where that was begun; what is told of services with nothing to do.
@@ -171,8 +173,7 @@ class DeployTogether(Stage[Deployments]):
         rollouts = self._rollouts(work, changed)
 
         def way(name: str) -> Callable[[], Awaitable[State | str]]:
-            course, ready = attempt.course(name), self._service(name).ready
-            return partial(way_back, rollouts[name], course, found[name], ready, interrupted=interrupted)
+            return partial(way_back, rollouts[name], attempt.course(name), found[name], interrupted=interrupted)
 
         ways, failed = await _each({name: way(name) for name in changed})
         if not failed:
@@ -187,9 +188,13 @@ class DeployTogether(Stage[Deployments]):
         """The deployments, when the rollouts of all were complete; else all are taken back here."""
         async with alone(work.state("deploy"), work.say):
             attempt = Attempt.last(work.attempted)
-            if attempt.is_complete and len(attempt.courses) == len(self.services):
+            if attempt.is_complete and attempt.courses.keys() == {one.name for one in self.services}:
                 return await self._came_of(work, attempt)
-            await self._settle(work, attempt)
+            with needing_people(work):
+                if attempt.is_complete:  # of other services than those of now: nobody could verify it
+                    await self._take_up(work, attempt)
+                else:
+                    await self._settle(work, Attempt.last(work.events))  # what the attempt itself was to settle first, too
             return None
 
     async def _settle(self, work: Work, attempt: Attempt) -> None:
@@ -316,7 +321,7 @@ class Attempt:
         to_go = [course for course in courses if course.is_change] or courses
         return (
             all(course.went_forward for course in courses)
-            and any(course.back for course in courses)
+            and any(course.goes_back for course in courses)
             and not all(course.is_taken_back for course in to_go)
         )
 
@@ -346,4 +351,5 @@ def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exc
         return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))
     if not isinstance(error, StageFailed):
         return error
-    return StageFailed(f"{first}: {error.what}", where=error.where, right=error.right, next=error.next)
+    kind = NothingLeft if isinstance(error, NothingLeft) else StageFailed
+    return kind(f"{first}: {error.what}", where=error.where, right=error.right, next=error.next)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import anyio
 
 from pipeline import Journal, Project
+from pipeline.engines.local import free_port
 from pipeline.rollouts import RolloutHistory, all_rollouts
 from stages.delivery.down import down
 from tests import warm
@@ -70,6 +71,32 @@ class Desk:
 
 def weighing(one: RolloutHistory) -> bool:
     return one.open and one.step.text.startswith("weigh")
+
+
+DELIVERS = """
+import os
+from gates import ErrorRate, Judge
+from stages.delivery.strategy import Canary
+from stages.probe import WatchService
+from tests.stages.delivery.small import STRATEGIES, delivery, deployment, die_on_the_way_back
+if "DIES_AT" in os.environ:
+    die_on_the_way_back(int(os.environ["DIES_AT"]))
+slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
+STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
+version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
+unready, ready = ((("UNREADY", "1"),), 1) if "UNREADY" in os.environ else ((), 30)
+deploy = deployment(PORT, version, *unready, ready=ready, strategy=strategy)
+watch = WatchService(deployment=deploy, seconds=float(os.environ["VERIFIES"])) if "VERIFIES" in os.environ else None
+pipeline = delivery(deploy, version if "WRONG" not in os.environ else "not to be found", watch=watch)
+"""
+"""A service that is deployed as the environment says."""
+
+
+@contextlib.contextmanager
+def delivering(project: Project) -> Iterator[Desk]:
+    port = free_port()
+    with at_desk(project, DELIVERS.replace("PORT", str(port)), port) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Two services that are delivered together, also as a program of its own, which can be told to die (see `small`)."""
+"""Services that are delivered together, two where nothing else is said, also as a program of its own, which can be told to die (see `small`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Env = Mapping[str, str]
 def pair(
     ports: Mapping[str, int], version: str, strategy: str, env: Mapping[str, Env] | None = None, wanted: str | None = None
 ) -> Pipeline:
-    """Both services in that version, and `env` of each; verified is that they answer with it, or as is wanted."""
+    """Each service that has a port in that version, and `env` of each; verified is that they answer with it, or as is wanted."""
     gate = gated(image_stage())
     services = tuple(
         Service(
@@ -35,17 +35,17 @@ def pair(
             env=(("VERSION", version), *(env or {}).get(name, {}).items()),
             ready=(env or {}).get(name, {}).get("READY", "/readyz"),
         )
-        for name in NAMES
+        for name in ports
     )
     deploy = DeployTogether(services=services, strategy=dataclasses.replace(STRATEGIES[strategy], ready=10))  # type: ignore[type-var]
-    each = {name: OneService(deployments=deploy, service=name) for name in NAMES}
+    each = {name: OneService(deployments=deploy, service=name) for name in ports}
     requests = (Request(path="/", contains=version if wanted is None else wanted),)
     smoke = {f"smoke-{name}": SmokeChecks(deployment=one, requests=requests) for name, one in each.items()}
     verified: Verification[Deployments] = Verification(
         deployment=deploy, checks=tuple(Check(evidence=one, rule=all_probes_passed) for one in smoke.values())
     )
     deployed = {f"deployed-{name}": one for name, one in each.items()}
-    named: dict[str, Any] = {**dict(zip(NAMES, services, strict=True)), **deployed, **smoke}
+    named: dict[str, Any] = {**dict(zip(ports, services, strict=True)), **deployed, **smoke}
     return Pipeline("pair", checks=gate.checks, deploy=deploy, verification=verified.checks, verified=verified, **named)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.journal import Event
-from stages.delivery.course import Course, recovered
+from stages.delivery.course import Course, NothingLeft, recovered
 from stages.delivery.model import Address, Group, State
 
 FORWARD = ("started", "finished")
@@ -106,4 +106,11 @@ def test_before_an_interrupted_first_rollout_nobody_served() -> None:
 
 def test_nobody_goes_back_to_what_does_not_run_any_more() -> None:
     now = State(groups=groups("green"), weights={"green": 100})
-    assert recovered(now, event(1, group="green", groups=["blue"], weights={"blue": 100})) == now
+    with pytest.raises(NothingLeft, match="green goes on serving: there is nothing to go back to, as blue was removed"):
+        recovered(now, event(1, group="green", groups=["blue"], weights={"blue": 100}))
+
+
+def test_a_way_back_that_an_older_version_began_counts_for_nothing() -> None:
+    old = {"rollout.back": [event(2, group="green", to={"blue": 100})]}
+    course = Course.of(lambda kind: old.get(kind, [event(1, group="green", weights={})]))
+    assert course.back == ()

@@ -215,7 +215,8 @@ if "DIES_AT" in os.environ:
     die_on_the_way_back(int(os.environ["DIES_AT"]))
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
-pipeline = pair(PORTS, os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green"), wanted=os.environ.get("WANTED"))
+ports = {name: PORTS[name] for name in os.environ.get("SERVICES", "front back").split()}
+pipeline = pair(ports, os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green"), wanted=os.environ.get("WANTED"))
 """
 
 
@@ -226,7 +227,7 @@ def ports() -> dict[str, int]:
 
 @pytest.fixture
 def desk(project: Project, ports: dict[str, int]) -> Iterator[Desk]:
-    with at_desk(project, FILE.replace("PORTS", str(ports)), ports["back"]) as found:
+    with at_desk(project, FILE.replace("PORTS", str({**ports, "third": free_port()})), ports["back"]) as found:
         yield found
 
 
@@ -282,6 +283,68 @@ def test_an_undo_of_both_that_was_killed_leaves_none_behind(desk: Desk, ports: d
             load.more(20)
     assert [load.failures for load in met] == [[], []]
     assert [get(f"http://127.0.0.1:{port}").text for port in ports.values()] == ["one", "one"]
+
+
+THREE = "front back third"
+
+
+@pytest.mark.parametrize("then", ["run", "recover"])
+def test_what_nobody_verified_is_taken_back_also_where_another_service_has_come(
+    desk: Desk, ports: dict[str, int], then: str
+) -> None:
+    desk("run")
+    assert desk.start("run", version="two", DIES_AT="20").wait() == -signal.SIGKILL
+    assert answers(ports) == ["two", "two"]
+    if then == "recover":
+        desk("run", "third", version="two", SERVICES=THREE)
+        assert "was taken back" in desk("recover", version="two", SERVICES=THREE)
+    else:
+        desk("run", version="three", WANTED="never", SERVICES=THREE, code=1)
+    assert answers(ports) == ["one", "one"]
+
+
+def test_a_deployment_that_was_verified_after_its_run_was_resumed_is_not_taken_back(desk: Desk, ports: dict[str, int]) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    weigh_both(desk, 3)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    again = desk.start("resume", desk.rollouts[-1].run, version="two", STRATEGY="slow")
+    weigh_both(desk, 5)
+    desk("promote")
+    assert again.wait() == 0, again.output
+    with contextlib.ExitStack() as loads:
+        met = [loads.enter_context(Load(port, posts=False)) for port in ports.values()]
+        desk("run", version="three")
+    assert [(load.failures, set(load.answers)) for load in met] == [([], {"two", "three"})] * 2
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_a_run_that_is_killed_while_it_goes_a_way_back_to_its_end_leaves_it_to_the_next(
+    desk: Desk, ports: dict[str, int], at: int
+) -> None:
+    desk("run")
+    desk("run", version="two")
+    assert desk.start("undo", version="two", DIES_AT="1").wait() == -signal.SIGKILL
+    assert desk.start("run", version="three", DIES_AT=str(at)).wait() == -signal.SIGKILL
+    desk("recover", version="two")
+    assert answers(ports) == ["one", "one"]
+    assert "nothing was left open" in desk("recover", version="two")
+    assert "cut off" not in desk("deployments", version="two")
+
+
+def test_an_undo_that_was_cut_off_and_leads_nowhere_does_not_keep_the_next_release_away(
+    desk: Desk, ports: dict[str, int]
+) -> None:
+    desk("run")
+    desk("run", version="two")
+    assert desk.start("undo", version="two", DIES_AT="1").wait() == -signal.SIGKILL
+    olds = {one.service: one.group for one in desk.rollouts[:2]}
+    for name, group in olds.items():
+        anyio.run(local_target(desk.project, Store(desk.project.home / "store"), name).stop, group)
+    assert "there is nothing to go back to" in desk("recover", version="two", code=2)
+    desk("run", version="three")
+    assert answers(ports) == ["three", "three"]
 
 
 def test_where_one_cannot_go_back_none_does(desk: Desk, ports: dict[str, int]) -> None:
@@ -352,6 +415,16 @@ def test_the_chance_of_a_false_alarm_is_shared_among_the_services() -> None:
     strategy = DeployTogether(services=services, strategy=Canary(judge=Judge(alpha=0.02)))._strategy
     assert isinstance(strategy, Canary)
     assert strategy.judge.alpha == 0.005
+
+
+def answers(ports: dict[str, int]) -> list[str]:
+    return [get(f"http://127.0.0.1:{port}").text for port in ports.values()]
+
+
+def weigh_both(desk: Desk, first: int) -> None:
+    """Until the rollout of that number and the next are weighed."""
+    for number in (first, first + 1):
+        desk.until(weighing, many=number)
 
 
 def _splits(services: Pair, outcome: Outcome) -> list[tuple[str, str, Any]]:

@@ -1,0 +1,163 @@
+"""Ways back that meet something else than what the rollout left: other runs, releases that are gone, releases that hang."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from pipeline import Project, Store
+from stages.delivery import process
+from tests import warm
+from tests.stages.delivery.desk import Desk, delivering, weighing
+from tests.stages.delivery.load import Load
+from tests.stages.delivery.place import local_target
+
+
+@pytest.fixture
+def desk(project: Project) -> Iterator[Desk]:
+    with delivering(project) as found:
+        yield found
+
+
+def groups(desk: Desk) -> list[str]:
+    """Those that rollouts were of, in order."""
+    return [one.group for one in desk.rollouts]
+
+
+def remove(desk: Desk, group: str) -> None:
+    target = local_target(desk.project, Store(desk.project.home / "store"))
+    anyio.run(target.stop, group)
+
+
+def killed_while_verifying(desk: Desk, *words: str, version: str, many: int) -> str:
+    """The run that deployed a version and was killed before anybody verified it."""
+    run = desk.start("run", *words, version=version, VERIFIES="600")
+    desk.until(lambda one: one.state == "deployed", many=many)
+    kill(run)
+    return desk.rollouts[-1].run
+
+
+def killed_in_its_canary(desk: Desk, *, version: str, many: int) -> None:
+    run = desk.start("run", version=version, STRATEGY="slow")
+    desk.until(weighing, many=many)
+    kill(run)
+
+
+def kill(run: warm.Process) -> None:
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+
+
+def cut_off_undo(desk: Desk, at: int) -> None:
+    desk("run")
+    desk("run", version="two")
+    assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("router", ["", "envoy "])
+def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) -> None:
+    strategy = f"{router}blue-green"
+    desk("run", STRATEGY=strategy)
+    desk("run", version="two", STRATEGY=strategy)
+    first, second = groups(desk)
+    hanging = list(process.running(f"{desk.project.home / 'state' / 'deploy' / 'app'}:{first}:"))
+    assert hanging
+    for one in hanging:
+        os.kill(one.pid, signal.SIGSTOP)
+    try:
+        with Load(desk.port, posts=False) as load:
+            said = desk("undo", version="two", code=2, STRATEGY=strategy)
+            load.more(20)
+    finally:
+        for one in hanging:
+            os.kill(one.pid, signal.SIGCONT)
+    assert f"{second} goes on serving: {first} cannot: " in said
+    assert (load.failures, set(load.answers)) == ([], {"two"})
+    assert desk("undo", version="two", STRATEGY=strategy).endswith(f"{first} has the traffic again\n")
+
+
+def test_an_undo_that_was_cut_off_is_recovered_though_a_run_has_failed_since(desk: Desk) -> None:
+    cut_off_undo(desk, 2)
+    desk("freeze", "--why", "something is wrong")
+    assert "has frozen deployments" in desk("run", version="three", code=1)
+    first, second = groups(desk)
+    assert f"{second} is taken back: {first} has the traffic again" in desk("recover", version="two")
+    assert desk.answer() == "one"
+    assert "nothing was left open" in desk("recover", version="two")
+
+
+def test_an_undo_that_was_cut_off_leads_nowhere_where_what_served_is_gone_and_the_next_run_goes_on(desk: Desk) -> None:
+    cut_off_undo(desk, 1)
+    first, second = groups(desk)
+    remove(desk, first)
+    said = desk("recover", version="two", code=2)
+    assert f"{second} goes on serving: there is nothing to go back to, as {first} was removed" in said
+    desk("run", version="three")
+    assert f"{second} goes on serving: " in desk("logs", "deploy")
+    assert desk.answer() == "three"
+
+
+def test_a_canary_that_was_cut_off_and_has_nothing_to_go_back_to_needs_people_who_say_that_it_may_serve(desk: Desk) -> None:
+    desk("run")
+    killed_in_its_canary(desk, version="two", many=2)
+    first, second = groups(desk)
+    remove(desk, first)
+    nowhere = f"{second} goes on serving: there is nothing to go back to, as {first} was removed"
+    for words, code in ((("recover",), 2), (("run",), 1)):
+        said = desk(*words, version="two", code=code)
+        assert nowhere in said
+        assert "run --again deploy\n" in said
+    desk("run", "--again", "deploy", version="three")
+    assert desk.answer() == "three"
+
+
+def test_a_deployment_that_cannot_be_taken_back_is_not_said_to_be(desk: Desk) -> None:
+    desk("run")
+    killed_while_verifying(desk, version="two", many=2)
+    first, second = groups(desk)
+    remove(desk, first)
+    assert f"{second} goes on serving: there is nothing to go back to" in desk("recover", version="two", code=2)
+    assert desk.answer() == "two"
+
+
+def test_a_release_whose_second_run_was_interrupted_can_still_be_undone(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    run = desk.start("run", version="two", VERIFIES="600")
+    desk.until(lambda one: one.state == "deployed", many=3)
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait() == 130
+    assert "it stays" in run.output
+    desk("undo", version="two")
+    assert desk.answer() == "one"
+    assert "nothing of deploy to take back" in desk("undo", version="two", code=2)
+
+
+@pytest.mark.parametrize("in_its_canary", [True, False])
+def test_a_run_that_is_resumed_takes_no_other_runs_rollout_for_its_own(desk: Desk, in_its_canary: bool) -> None:
+    desk("run")
+    if in_its_canary:
+        killed_in_its_canary(desk, version="two", many=2)
+    else:
+        killed_while_verifying(desk, version="two", many=2)
+    cut_off = desk.rollouts[-1].run
+    desk("run", version="three")
+    desk("resume", cut_off, version="two")
+    assert [one.state for one in desk.rollouts] == ["verified", "taken back", "verified", "verified"]
+    assert desk.answer() == "two"
+    _, second, third, again = groups(desk)
+    assert second == again
+    assert re.search(f"{second} is taken back: {third} has the traffic again", desk("undo", version="two"))
+
+
+def test_what_failed_in_a_run_that_is_resumed_takes_back_no_other_runs_release(desk: Desk) -> None:
+    desk("run")
+    cut_off = killed_while_verifying(desk, version="two", many=2)
+    desk("run", version="three")
+    desk("resume", cut_off, version="two", WRONG="1", code=1)
+    assert desk.answer() == "three"
