@@ -11,15 +11,13 @@ from stages.delivery.comparer import comparing
 from stages.delivery.evidence import looked
 from stages.delivery.hearing import Hearing
 from stages.delivery.model import Address, Group
-from stages.delivery.router import Mirrors, Router
+from stages.delivery.router import Mirrors
 from stages.delivery.step import Compare
 from stages.delivery.visitors import visiting
 
 
-async def compare(step: Compare, router: Router, groups: Mapping[str, Group], hearing: Hearing) -> None:
+async def compare(step: Compare, router: Mirrors, groups: Mapping[str, Group], hearing: Hearing) -> None:
     """Raises StageFailed with the evidence unless the group may go on."""
-    if not isinstance(router, Mirrors):
-        raise StageFailed(f"{type(router).__name__} cannot send copies of requests", right="a router that can: Envoy")
     old = [address for name in step.against for address in _instances(groups, name)]
     async with (
         comparing(old, _instances(groups, step.group), step.ignored) as (place, comparison),

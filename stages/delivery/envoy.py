@@ -143,6 +143,9 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 with anyio.CancelScope(shield=True):
                     await files.take(envoy, last) if self._running() else files.write(last)
 
+    async def runs(self) -> bool:
+        return bool(self._running())
+
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
         if not self._running():
             return 0

@@ -55,6 +55,12 @@ class Files:
         if not fresh:
             self._told = told
             return False
+        if not self.place.is_dir():
+            raise StageFailed(
+                "the directory of the files that Envoy is told by was removed, and the Envoy that runs would not see another",
+                where=str(self.place),
+                next="python -m stages.delivery.down . ends it; then python -m pipeline run",
+            )
         before = {file: (self.place / file.name).read_bytes() for file in fresh}
         said = self.log.stat().st_size
         for file, content in fresh.items():

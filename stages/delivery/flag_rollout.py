@@ -229,6 +229,9 @@ class Variants:
     async def groups(self) -> dict[str, Group]:
         return {name: Group(name, ()) for name in self.live.shares(self.flag)}
 
+    async def retain(self, group: str) -> None:
+        """Nothing ends."""
+
     async def resting(self) -> frozenset[str]:
         return frozenset()
 

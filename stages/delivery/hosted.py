@@ -95,6 +95,10 @@ class HostedTarget(ABC, Generic[C]):
         await self._forgotten(group)
         self._kept.announce(await self.groups())
 
+    async def retain(self, group: str) -> None:
+        if self._kept.file(group).exists():
+            self._kept.let_rest(group)
+
     async def resting(self) -> frozenset[str]:
         return self._kept.resting(await self.groups())
 

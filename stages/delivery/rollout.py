@@ -26,7 +26,7 @@ from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
 from stages.delivery.probe import probe, written
-from stages.delivery.router import Router
+from stages.delivery.router import Mirrors, Router
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Autoscaled, Supervised, Target
@@ -40,6 +40,9 @@ BACKOFF = 60.0
 
 DEAD = 5.0
 """Seconds without any instance of the release, after which it is not weighed any more."""
+
+ROUTER_DEAD = 1.0
+"""Seconds without a router, after which nothing is compared any more."""
 
 STARTS = 3
 """How often a rollout starts instances that end before they are ready: one may lose its port to somebody else."""
@@ -77,6 +80,8 @@ class Rollout:
             self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
         self.control.begin()
         try:
+            for name in before.serving:
+                await self.target.retain(name)  # what dies meanwhile is started again on the way back
             await self.hold({**_sizes(before), group: self.release.instances})
             await self._run_heeding(strategy.forward(before, group))
             await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
@@ -107,7 +112,9 @@ class Rollout:
         quiet = self.quiet
         quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
         with self.half_way(f"the way back from {group}"):
-            await quiet.run(strategy.back(before, group))
+            now = await self.target.groups()
+            left = replace(before, groups={name: one for name, one in before.groups.items() if name in now})
+            await quiet.run(strategy.back(left, group))
             if not await self.target.groups():
                 await self.router.stop()
             await quiet.hold({})
@@ -259,7 +266,12 @@ class Rollout:
         return Hearing(step.group, turn, step.tick, self.control, self.note)
 
     async def _compare(self, step: Compare, hearing: Hearing) -> None:
-        await compare(step, self.router, await self.target.groups(), hearing)
+        """Compare as long as the router runs. Raises StageFailed where it does not: users are to be served again, at once."""
+        router, groups = self.router, await self.target.groups()
+        if not isinstance(router, Mirrors):
+            raise StageFailed(f"{type(router).__name__} cannot send copies of requests", right="a router that can: Envoy")
+        if not await heeding(lambda: compare(step, router, groups, hearing), Alive(router.runs, ROUTER_DEAD).watch):
+            raise StageFailed("the router has ended while it sent copies of requests", right="a router that goes on")
 
     async def _while_paused(self) -> None:
         """Wait until nobody wants the rollout to stay where it is."""
@@ -278,7 +290,10 @@ class Rollout:
         async def weigh() -> None:
             found.append(await self._weigh(step, hearing, split, trial))
 
-        if not await heeding(weigh, Alive(self.target, step.group).watch):
+        async def runs() -> bool:
+            return step.group in await self.target.groups()
+
+        if not await heeding(weigh, Alive(runs, DEAD).watch):
             raise StageFailed(
                 f"no instance of {step.group} has run for {DEAD:g} s",
                 right="instances that go on, or are started again (restart=...)",
@@ -316,19 +331,18 @@ class Rollout:
         """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""
         pause, tries = Pause(self.release.group, self.control, self.note), 0
         while (reason := await self._not_ready(step)) is not None:
-            error = StageFailed(
-                f"{step.group} was not ready within {step.within:g} s: {reason}",
-                right=f"every instance answers {probe(self._started.ready)}",
-            )
+            error = StageFailed(f"{step.group} {reason}", right=f"every instance answers {probe(self._started.ready)}")
+            if not step.pauses:
+                raise error
             pause.holds("the rollout", error.what)
-            if not step.pauses or pause.too_long:
+            if pause.too_long:
                 raise error
             tries += 1
             await anyio.sleep(min(2**tries, BACKOFF))  # what ends at once is not to be started all the time
         pause.ends()
 
     async def _not_ready(self, step: WaitReady) -> str | None:
-        """Poll until ready, or until there is a reason why not: the time is over, or instances end again and again."""
+        """Poll until ready, or until it is to be told that it was not: the time is over, or instances end again and again."""
         reason: str | None = "never asked"
         own = self._own(step.group)
         starts = 1
@@ -337,11 +351,11 @@ class Rollout:
                 ended = await self._ended(step, own)
                 if own is not None and ended is not None:
                     if starts == STARTS:
-                        return ended
+                        return f"does not get ready: {ended}"
                     starts += 1
                     await self.target.start(own, dict(step.counts) or None)
                 await anyio.sleep(0.1)
-        return reason
+        return None if reason is None else f"was not ready within {step.within:g} s: {reason}"
 
     @property
     def _started(self) -> Release:
@@ -394,18 +408,19 @@ def innermost(error: BaseException) -> BaseException:
 
 @dataclass(frozen=True)
 class Alive:
-    """Whether any instance of a group runs; one that died may be started again, which takes a moment."""
+    """Whether something runs; what died may be started again by others, which takes a moment."""
 
-    target: Target
-    group: str
+    runs: Callable[[], Awaitable[bool]]
+    within: float
+    """Seconds that it may take."""
 
     async def watch(self, working: anyio.CancelScope) -> None:
-        """Look again and again; end the work when none has run for too long. Who cannot be asked has not said that it died."""
+        """Look again and again; end the work when it has not run for too long. Who cannot be asked has not said that it died."""
         since = anyio.current_time()
-        while anyio.current_time() - since < DEAD:
-            await anyio.sleep(DEAD / 5)
+        while anyio.current_time() - since < self.within:
+            await anyio.sleep(self.within / 5)
             try:
-                runs = self.group in await self.target.groups()
+                runs = await self.runs()
             except StageFailed:
                 runs = True
             since = anyio.current_time() if runs else since

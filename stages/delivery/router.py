@@ -80,6 +80,10 @@ class Mirrors(Router, Protocol):
         """
         ...
 
+    async def runs(self) -> bool:
+        """Whether it runs: one that died copies nothing, and serves nobody."""
+        ...
+
 
 def need_running(weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
     """Raises StageFailed where a group is to get traffic of which no instance runs, or an audience that nobody can tell."""

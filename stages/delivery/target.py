@@ -43,8 +43,12 @@ class Target(Protocol):
         """End the group's instances and keep what is needed to start them again, until it is stopped."""
         ...
 
+    async def retain(self, group: str) -> None:
+        """Keep what is needed to start a group again that runs: it rests when its instances have ended by themselves."""
+        ...
+
     async def resting(self) -> frozenset[str]:
-        """The groups that can be started again."""
+        """The groups that do not run and can be started again."""
         ...
 
     async def again(self, group: str) -> Group:

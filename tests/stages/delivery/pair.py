@@ -1,4 +1,4 @@
-"""Services that are delivered together, two where nothing else is said, also as a program of its own, which can be told to die (see `small`)."""
+"""Services that are delivered together, also as a program of its own, which can be told to die (see `small`)."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -13,6 +15,7 @@ import pytest
 from gates.judge import Business, ErrorRate, Judge
 from pipeline import Project, StageFailed, WiringError
 from pipeline.engines.local import free_port
+from stages.delivery import process
 from stages.delivery.answer import Answer, Noise
 from stages.delivery.comparer import AT_ONCE, DIFFER, Comparison, Copy, comparing
 from stages.delivery.deploy import Deploy
@@ -150,6 +153,29 @@ def test_what_people_say_may_differ_is_not_held_against_a_release(bench: Bench, 
         with users(bench, "/json"):
             await bench.rollout(other).forward(shadow(bench, ignore=("total",)))
         assert await bench.router.current() == {one.group: 0, other.group: 100}
+
+    anyio.run(main)
+
+
+def test_where_the_router_ends_nothing_more_is_compared_and_users_are_served_again(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, OTHER="1")
+        await bench.rollout(one).forward(BlueGreen())
+        judge = dataclasses.replace(QUICK, at_least=60, at_most=120)
+
+        async def end_it() -> None:
+            while not any(kind == "rollout.looked" for kind, _ in bench.notes.events):
+                await anyio.sleep(0.05)
+            (found,) = process.running(f"{bench.router.state}:")
+            os.kill(found.pid, signal.SIGKILL)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end_it)
+            with pytest.raises(StageFailed, match="the router has ended while it sent copies of requests"):
+                await bench.rollout(two).forward(shadow(bench, judge))
+        assert await bench.router.current() == {one.group: 100}
+        assert await asked(bench) == "one"
+        assert list(await bench.target.groups()) == [one.group]
 
     anyio.run(main)
 

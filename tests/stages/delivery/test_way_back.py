@@ -34,6 +34,22 @@ def remove(desk: Desk, group: str) -> None:
     anyio.run(target.stop, group)
 
 
+def instances(desk: Desk, group: str) -> list[process.Process]:
+    found = list(process.running(f"{desk.project.home / 'state' / 'deploy' / 'app'}:{group}:"))
+    assert found
+    return found
+
+
+def kill_instances(desk: Desk, group: str) -> None:
+    for one in instances(desk, group):
+        os.kill(one.pid, signal.SIGKILL)
+        anyio.run(process.stop, one)
+
+
+def running(desk: Desk) -> set[str]:
+    return set(anyio.run(local_target(desk.project, Store(desk.project.home / "store")).groups))
+
+
 def killed_while_verifying(desk: Desk, *words: str, version: str, many: int) -> str:
     """The run that deployed a version and was killed before anybody verified it."""
     run = desk.start("run", *words, version=version, VERIFIES="600")
@@ -65,8 +81,7 @@ def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) ->
     desk("run", STRATEGY=strategy)
     desk("run", version="two", STRATEGY=strategy)
     first, second = groups(desk)
-    hanging = list(process.running(f"{desk.project.home / 'state' / 'deploy' / 'app'}:{first}:"))
-    assert hanging
+    hanging = instances(desk, first)
     for one in hanging:
         os.kill(one.pid, signal.SIGSTOP)
     try:
@@ -79,6 +94,33 @@ def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) ->
     assert f"{second} goes on serving: {first} cannot: " in said
     assert (load.failures, set(load.answers)) == ([], {"two"})
     assert desk("undo", version="two", STRATEGY=strategy).endswith(f"{first} has the traffic again\n")
+
+
+@pytest.mark.parametrize("router", ["", "envoy "])
+def test_what_served_before_is_started_again_on_the_way_back_where_it_has_died(desk: Desk, router: str) -> None:
+    desk("run", STRATEGY=f"{router}blue-green")
+    run = desk.start("run", version="two", STRATEGY=f"{router}slow")
+    desk.until(weighing, many=2)
+    first = groups(desk)[0]
+    kill_instances(desk, first)
+    desk("abort", "--why", "one is gone")
+    assert run.wait() == 1
+    assert f"start {first} again" in run.output
+    assert desk.answer() == "one"
+    assert running(desk) == {first}
+    assert desk.rollouts[-1].state == "taken back"
+
+
+def test_an_undo_starts_a_release_again_that_was_kept_warm_and_has_died(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    first, _ = groups(desk)
+    kill_instances(desk, first)
+    assert f"{first}: rests, to be started again for a way back" in desk("deployments")
+    with Load(desk.port, posts=False) as load:
+        desk("undo", version="two")
+        load.more(20)
+    assert (load.failures, desk.answer()) == ([], "one")
 
 
 def test_an_undo_that_was_cut_off_is_recovered_though_a_run_has_failed_since(desk: Desk) -> None:
