@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gates import verdict
 from gates.verdict import Verdict
 from pipeline import Result
+from pipeline.numbers import need_numbers
 
 
 class FileCoverage(Result):
@@ -68,6 +69,9 @@ class MinCoverage:
     each_file: float | None = None
     changed: float | None = None
 
+    def __post_init__(self) -> None:
+        need_numbers(self)
+
     def __call__(self, report: CoverageReport) -> Verdict:
         wanted = ", ".join(
             f"{what} >= {limit:g} %"
@@ -106,6 +110,9 @@ class NoDrop:
     """Not more than `points` percent points below the baseline."""
 
     points: float = 0.0
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def __call__(self, report: CoverageReport, baseline: CoverageReport) -> Verdict:
         wanted = f"at least {baseline.percent - self.points:.2f} %"

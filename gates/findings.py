@@ -9,6 +9,7 @@ from gates import verdict
 from gates.verdict import Verdict
 from gates.words import counted
 from pipeline import Blob, Result
+from pipeline.numbers import need_numbers
 
 SINGULAR = {"files": "file", "packages": "package", "layers": "layer"}
 """Subjects of which one can be named."""
@@ -79,6 +80,9 @@ class MaxFindings:
     severity: Severity = Severity.MEDIUM
     count: int = 0
 
+    def __post_init__(self) -> None:
+        need_numbers(self)
+
     def __call__(self, findings: Findings) -> Verdict:
         return _judge("MaxFindings", findings, findings.at_least(self.severity), self.count, self.severity, "")
 
@@ -89,6 +93,9 @@ class NewFindings:
 
     severity: Severity = Severity.MEDIUM
     count: int = 0
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def __call__(self, findings: Findings, baseline: Findings) -> Verdict:
         known = {finding.fingerprint for finding in baseline.findings}

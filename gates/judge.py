@@ -16,6 +16,7 @@ from gates.eprocess import LIFTS, NOTHING, PROTECTIONS, Counts, Spread, average,
 from gates.window import Histogram, Tick, Window
 from gates.words import counted
 from pipeline.errors import WiringError
+from pipeline.numbers import need_numbers
 
 
 class Advice(Enum):
@@ -166,8 +167,13 @@ class Judge:
     blind: float = 30.0
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         if not self.measures:
             raise WiringError("a Judge without measures finds nothing wrong with anything", right="measures=(ErrorRate(), ...)")
+        if self.at_least > self.at_most:
+            raise WiringError(
+                f"Judge: a step lasts at least {self.at_least:g} s and at most {self.at_most:g} s", right="at_most above at_least"
+            )
         if not (0 < self.alpha < 1 and 0 < self.beta < 1):
             raise WiringError(f"Judge: alpha is {self.alpha}, beta is {self.beta}", right="chances between 0 and 1")
         for measure in self.measures:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gates import verdict
 from gates.verdict import Verdict
 from pipeline import Result
+from pipeline.numbers import need_numbers
 
 
 class LoadReport(Result):
@@ -60,6 +61,9 @@ class WithinBudget:
     held: float = 0.9
     """Of the wanted rate, the part that has to be reached."""
 
+    def __post_init__(self) -> None:
+        need_numbers(self)
+
     def __call__(self, report: LoadReport) -> Verdict:
         limits = [(name, limit) for name in ("p50", "p95", "p99") if (limit := getattr(self, name)) is not None]
         wanted = ", ".join(
@@ -85,6 +89,9 @@ class NotSlower:
     ratio: float = 1.25
     grace: float = 2.0
     requests: int = 30
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def __call__(self, report: LoadReport, baseline: LoadReport) -> Verdict:
         wanted = f"p50 and p95 at most {self.ratio:g}x the baseline + {self.grace:g} ms, from {self.requests} requests each"

@@ -8,6 +8,7 @@ from gates import verdict
 from gates.verdict import Verdict
 from gates.words import counted
 from pipeline import Result
+from pipeline.numbers import need_numbers
 
 
 class FunctionMetric(Result):
@@ -52,6 +53,9 @@ class MaxComplexity:
 
     each: int = 10
     duplicated: float = 0.05
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def __call__(self, metrics: CodeMetrics) -> Verdict:
         wanted = f"complexity at most {self.each}, at most {self.duplicated:.1%} duplicated"

@@ -8,6 +8,7 @@ from gates import verdict
 from gates.verdict import Verdict
 from gates.words import counted
 from pipeline import Result
+from pipeline.numbers import need_numbers
 
 
 class SizeReport(Result):
@@ -27,6 +28,9 @@ class MaxSize:
 
     total: int
 
+    def __post_init__(self) -> None:
+        need_numbers(self)
+
     def __call__(self, report: SizeReport) -> Verdict:
         wanted = f"at most {counted(self.total, 'byte')}"
         if report.total <= 0:
@@ -43,6 +47,9 @@ class MaxGrowth:
     """At most `ratio` times the baseline's bytes."""
 
     ratio: float = 1.1
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def __call__(self, report: SizeReport, baseline: SizeReport) -> Verdict:
         wanted = f"at most {self.ratio:g}x the baseline's {counted(baseline.total, 'byte')}"

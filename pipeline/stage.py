@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 from pipeline.condition import Only
 from pipeline.errors import StageFailed, WiringError
 from pipeline.frozen import Frozen
+from pipeline.numbers import need_numbers
 from pipeline.patterns import EVERYTHING, Patterns
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Retry:
     on: tuple[type[Exception], ...] = (StageFailed, OSError)
 
     def __post_init__(self) -> None:
-        _not_negative("Retry", times=self.times, wait=self.wait)
+        need_numbers(self)
         if not isinstance(self.on, tuple) or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on):
             raise WiringError(f"Retry.on is {self.on!r}", right="a tuple of exception classes, as (StageTimeout, EngineError)")
 
@@ -72,13 +73,7 @@ class Resources:
     locks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _not_negative("Resources", cpu=self.cpu, memory=self.memory)
-
-
-def _not_negative(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= 0:
-            raise WiringError(f"{owner}.{name} is {value}", right="0 or more")
+        need_numbers(self)
 
 
 class Stage(Frozen, ABC, Generic[T_co]):

@@ -18,6 +18,7 @@ import anyio
 from pipeline import StageFailed, Store, Work
 from pipeline.digest import of_text
 from pipeline.engines.local import free_port
+from pipeline.numbers import need_numbers
 from stages.delivery import durable
 from stages.delivery.docker_api import SOON, Daemon, Refused
 from stages.delivery.docker_image import archive, identities, reference
@@ -62,6 +63,7 @@ class Docker:
     zones: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         check_name("Docker", self.name)
         Daemon(self.host)  # which says what is wrong with it
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline import WiringError
+from pipeline.numbers import need_numbers
 from stages.delivery.balance import Balance, RoundRobin
 from stages.delivery.cache import Cache
 from stages.delivery.failover import Failover
@@ -43,6 +44,7 @@ class Entrance:
     """Where users go when nobody is left who should serve them."""
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         check_name(type(self).__name__, self.name)
         check_port(f"{type(self).__name__} {self.name}", self.port)
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):

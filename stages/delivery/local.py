@@ -14,6 +14,7 @@ import anyio
 from pipeline import StageFailed, Store, Work
 from pipeline.engines.local import free_port, isolated_python, search_path
 from pipeline.masking import Masker
+from pipeline.numbers import need_numbers
 from pipeline.scratch import Scratch, sweep
 from stages.delivery import process
 from stages.delivery.acts import Acts
@@ -60,6 +61,7 @@ class LocalProcesses:
     zones: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         check_name("LocalProcesses", self.name)
 
     def open(self, work: Work) -> LocalTarget:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gates.judge import Judge
 from pipeline import WiringError
+from pipeline.numbers import need_numbers
 from stages.delivery.model import State, spread
 from stages.delivery.step import Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import BlueGreen, back, shared, superseded
@@ -37,9 +38,12 @@ class Rolling:
     drain: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("max_surge", "max_unavailable"):
+        counts = ("max_surge", "max_unavailable")
+        need_numbers(self, but=counts)
+        for name in counts:
             value = getattr(self, name)
-            if not (PERCENT.fullmatch(value) or value == "0%" if isinstance(value, str) else value >= 0):
+            percent = isinstance(value, str) and (PERCENT.fullmatch(value) or value == "0%")
+            if not percent and not (isinstance(value, int) and value >= 0):
                 raise WiringError(f"Rolling.{name} is {value!r}", right='a number from 0 on, or percent: "25%"')
         if not any(number(value, 100, up=True) for value in (self.max_surge, self.max_unavailable)):
             raise WiringError(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gates.judge import Business, ErrorRate, Judge, SlowAnswers
 from pipeline import WiringError, Work
+from pipeline.numbers import need_numbers
 from stages.delivery.comparer import DIFFER
 from stages.delivery.entrance import Entrance
 from stages.delivery.model import State, in_shadow
@@ -49,6 +50,7 @@ class Shadow:
     drain: float = 30.0
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         if not 1 <= self.share <= 100:
             raise WiringError(f"Shadow.share is {self.share}", right="percent of the requests, from 1 to 100")
         if isinstance(self.router, Entrance) and not self.router.mirrors:

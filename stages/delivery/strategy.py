@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gates.judge import Judge
 from pipeline import StageFailed, WiringError
+from pipeline.numbers import need_numbers
 from stages.delivery.audience import Audience, Chosen, Cohort
 from stages.delivery.model import State
 from stages.delivery.step import Again, Drain, Rest, Split, Start, Step, Stop, WaitReady, Weigh
@@ -43,6 +44,9 @@ class BlueGreen:
 
     ready: float = 60.0
     drain: float = 30.0
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
         blue = tuple(group for group in now.serving if group != green)
@@ -83,7 +87,9 @@ class Canary:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        ascending = all(low < high for low, high in itertools.pairwise((0, *self.shares)))
+        need_numbers(self)
+        whole = all(isinstance(share, int) for share in self.shares)
+        ascending = whole and all(low < high for low, high in itertools.pairwise((0, *self.shares)))
         if not ascending or self.shares[-1:] != (100,):
             raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, from 1 or more to 100: (5, 25, 100)")
         if not self.tick > 0:
@@ -145,6 +151,9 @@ class Recreate:
 
     ready: float = 60.0
     drain: float = 30.0
+
+    def __post_init__(self) -> None:
+        need_numbers(self)
 
     def forward(self, now: State, green: str) -> tuple[Step, ...]:
         blue = tuple(group for group in now.serving if group != green)

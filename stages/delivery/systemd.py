@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 
 from pipeline import StageFailed, Store, WiringError, Work
+from pipeline.numbers import need_numbers
 from pipeline.scratch import Scratch
 from stages.delivery import durable, unit
 from stages.delivery.hosted import RECORDS, HostedTarget, need_free
@@ -75,6 +76,7 @@ class Systemd:
     zones: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         check_name("Systemd", self.name)
         where = f"Systemd(name={self.name!r})"
         if not self.patience > 0:

@@ -13,6 +13,7 @@ import anyio
 
 from pipeline import WiringError
 from pipeline.authorities import authorities
+from pipeline.numbers import need_numbers
 from stages.delivery.probing import beginning
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Visitors:
     rate: float = 50.0
 
     def __post_init__(self) -> None:
+        need_numbers(self)
         if not self.paths or not self.rate > 0:
             raise WiringError(
                 f"Visitors: paths are {self.paths}, rate is {self.rate:g}", right="one path or more, and a rate above 0"

@@ -50,7 +50,7 @@ from gates import (
     verdict,
 )
 from gates.licences import allows
-from pipeline import Blob, Result
+from pipeline import Blob, Result, WiringError
 
 BLOB = Blob(digest="0" * 64, size=0)
 
@@ -323,3 +323,26 @@ def test_a_concern_names_twenty_facts_and_counts_the_rest() -> None:
         *(f"  f{number}" for number in range(20)),
         "  and 1,002 more",
     ]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: MaxSize(total=NAN), "MaxSize.total is nan"),  # type: ignore[arg-type]
+        (lambda: MaxGrowth(ratio=NAN), "MaxGrowth.ratio is nan"),
+        (lambda: MinCoverage(total=NAN), "MinCoverage.total is nan"),
+        (lambda: MinCoverage(changed=-1), "MinCoverage.changed is -1"),
+        (lambda: NoDrop(points=float("inf")), "NoDrop.points is inf"),
+        (lambda: WithinBudget(errors=NAN), "WithinBudget.errors is nan"),
+        (lambda: NotSlower(grace=NAN), "NotSlower.grace is nan"),
+        (lambda: MaxComplexity(each=NAN), "MaxComplexity.each is nan"),  # type: ignore[arg-type]
+        (lambda: MaxFindings(count=-1), "MaxFindings.count is -1"),
+        (lambda: NewFindings(count=NAN), "NewFindings.count is nan"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_limit_that_is_no_number_is_refused_as_nothing_would_be_above_it(wrong: Callable[[], object], said: str) -> None:
+    with pytest.raises(WiringError, match=said):
+        wrong()

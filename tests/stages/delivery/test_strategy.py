@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from gates.judge import Judge
 from pipeline import WiringError
 from stages.delivery.envoy import Envoy
+from stages.delivery.haproxy import HAProxy
+from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Address, Group, State
 from stages.delivery.rolling import Rolling
 from stages.delivery.rollout import chosen
@@ -250,3 +254,25 @@ def test_steps_read_as_sentences() -> None:
         "drain g, at most 30 s",
         "stop g",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: BlueGreen(ready=-1), "BlueGreen.ready is -1"),
+        (lambda: BlueGreen(ready=float("nan")), "BlueGreen.ready is nan"),
+        (lambda: BlueGreen(ready="60"), "BlueGreen.ready is '60'"),  # type: ignore[arg-type]
+        (lambda: Canary(drain=float("nan")), "Canary.drain is nan"),
+        (lambda: Canary(tick=float("inf")), "Canary.tick is inf"),
+        (lambda: Canary(shares=("5", 100)), "Canary.shares are"),  # type: ignore[arg-type]
+        (lambda: Rolling(max_surge=1.5), "Rolling.max_surge is 1.5"),  # type: ignore[arg-type]
+        (lambda: HAProxy(name="app", port=8080, timeout=float("nan")), "HAProxy.timeout is nan"),
+        (lambda: LocalProcesses(name="app", patience=-1), "LocalProcesses.patience is -1"),
+        (lambda: Judge(at_least=float("nan")), "Judge.at_least is nan"),
+        (lambda: Judge(floor=-1), "Judge.floor is -1"),
+        (lambda: Judge(at_least=100, at_most=5), "at most 5 s"),
+    ],
+)
+def test_a_number_that_is_none_or_below_zero_is_refused_where_it_is_written(wrong: Callable[[], object], said: str) -> None:
+    with pytest.raises(WiringError, match=re.escape(said)):
+        wrong()
