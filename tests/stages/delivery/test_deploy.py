@@ -321,7 +321,7 @@ def no_request_is_lost_around(bench: Bench, points: Sequence[int], strategy: str
     """Runs that are killed at these points of their rollout; each is taken up by the next one."""
     begin = f"{strategy.rpartition(' ')[0]} blue-green"
     before = [bench.deploy("a", begin), bench.deploy("b", begin)][-1]
-    with Load(bench.port, posts=False, pause=0.01) as load:
+    with Load(bench.port, posts=False) as load:
         for point in points:
             bench.die(f"v{point}", point, strategy)
             load.more(10)

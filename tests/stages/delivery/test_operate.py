@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_steps_from_what_serves_and_does_none(desk: Desk) -
 
 def test_a_rollout_is_shown_promoted_and_verified(desk: Desk) -> None:
     desk("run")
-    with Load(desk.port, posts=False, pause=0.002) as load:
+    with Load(desk.port, posts=False) as load:
         run = desk.start("run", version="two", STRATEGY="slow")
         desk.until(weighing, many=2)
         first = desk.rollouts[0].group
@@ -146,7 +146,7 @@ def test_what_a_killed_run_left_of_a_rollout_can_be_taken_back_at_once(desk: Des
     desk.until(weighing, many=2)
     run.kill()
     run.wait()
-    with Load(desk.port, posts=False, pause=0.002) as load:
+    with Load(desk.port, posts=False) as load:
         said = desk("recover", version="two", STRATEGY="slow")
         load.more(20)
     assert said.endswith(f"\ndeploy: what run {desk.rollouts[1].run} left open was taken back\n")
@@ -185,7 +185,7 @@ def test_a_verified_deployment_can_be_undone_once(desk: Desk) -> None:
     assert "nothing was deployed yet" in desk("undo", code=2)
     desk("run")
     desk("run", version="two")
-    with Load(desk.port, posts=False, pause=0.002) as load:
+    with Load(desk.port, posts=False) as load:
         said = desk("undo", "--why", "complaints", version="two")
         load.more(20)
     assert "is taken back: " in said
@@ -260,7 +260,7 @@ def test_an_undo_that_was_killed_at_any_event_is_done_by_whoever_comes_next(desk
     for _ in range(2):
         desk("run", version="two")
     first = desk.rollouts[0].group
-    with Load(desk.port, posts=False, pause=0.002) as load:
+    with Load(desk.port, posts=False) as load:
         assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
         told = "what took it back has ended in the middle of it; python -m pipeline recover takes it back"
         assert told in desk("deployments", version="two")

@@ -103,7 +103,7 @@ def test_instances_are_replaced_one_by_one_and_nobody_loses_a_request(
     async def main() -> None:
         one, two = release(image, posts, instances=3), release(image, posts, instances=3, version="two")
         await bench.rollout(one).forward(BlueGreen())
-        with Load(bench.router.config.port, posts=True, pause=0.002) as load:
+        with Load(bench.router.config.port, posts=True) as load:
             await bench.rollout(two).forward(Rolling())
             await anyio.to_thread.run_sync(load.more, 20)
         assert load.failures == []
@@ -136,7 +136,7 @@ def test_requests_at_an_instance_that_retires_are_answered_first(target: LocalTa
     async def main() -> None:
         one, two = release(image, instances=2, WAITS="0.5"), release(image, instances=2, version="two")
         await bench.rollout(one).forward(BlueGreen())
-        with Load(bench.router.config.port, posts=False, pause=0.01) as load:
+        with Load(bench.router.config.port, posts=False) as load:
             await anyio.to_thread.run_sync(load.more, 3)
             await bench.rollout(two).forward(Rolling(max_surge="100%"))
         assert load.failures == []
@@ -173,7 +173,7 @@ def test_the_way_back_starts_what_was_ended_again_before_green_is_ended(bench: B
         for seat in ("1", "2"):
             (tmp_path / "seats" / seat).mkdir(parents=True)
         await bench.rollout(one).forward(BlueGreen())
-        with Load(bench.router.config.port, posts=False, pause=0.002) as load:
+        with Load(bench.router.config.port, posts=False) as load:
             with pytest.raises(StageFailed, match="was not ready within 5 s"):
                 await bench.rollout(two).forward(Rolling(ready=5, pauses=False))
             await anyio.to_thread.run_sync(load.more, 20)
@@ -193,7 +193,7 @@ def test_zones_are_spread_over_the_instances_which_find_theirs(bench: Bench, ima
         await zoned.rollout(one).forward(BlueGreen())
         (group,) = (await zoned.target.groups()).values()
         assert Counter(address.zone for address in group.instances) == {"north": 2, "south": 1}
-        with Load(zoned.router.config.port, posts=False, pause=0.002) as load:
+        with Load(zoned.router.config.port, posts=False) as load:
             await zoned.rollout(two).forward(Rolling(max_surge=2, by_zone=True))
         assert load.failures == []
         assert zoned.notes.steps("done")[0] == f"start {two.group}, up to 2 in north"

@@ -428,7 +428,7 @@ def test_a_canary_gets_all_the_traffic_and_nobody_loses_a_request(place: Place, 
     async def main() -> None:
         one, two, three = (release(place.image, instances=2, version=name) for name in ("one", "two", "three"))
         await Rollout(target, router, one, notes).forward(BlueGreen())
-        with Load(router.address.port, posts=False, pause=0.002) as load:
+        with Load(router.address.port, posts=False, pause=0.01) as load:
             for wanted in (two, three):
                 await Rollout(target, router, wanted, notes).forward(CANARY)
             await anyio.to_thread.run_sync(load.more, 20)

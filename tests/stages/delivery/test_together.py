@@ -196,7 +196,7 @@ def test_killed_at_any_point_the_services_are_of_one_version_again_after_the_nex
 ) -> None:
     """Of each service two events of the rollout and two of each of four or six steps, what was judged, and the end."""
     services.deploy("a")
-    with services.load(pause=0.005):
+    with services.load():
         for point in range(first, events, 12):
             other = deploy_in_another_process(services.project, services.store, services.ports, f"v{point}", strategy, point)
             assert other.wait() == -signal.SIGKILL, other.output
@@ -270,7 +270,7 @@ def test_an_undo_of_both_that_was_killed_leaves_none_behind(desk: Desk, ports: d
     desk("run")
     desk("run", version="two")
     with contextlib.ExitStack() as loads:
-        met = [loads.enter_context(Load(port, posts=False, pause=0.005)) for port in ports.values()]
+        met = [loads.enter_context(Load(port, posts=False)) for port in ports.values()]
         assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
         assert "recover takes it back" in desk("deployments", version="two")
         if then == "recover":
