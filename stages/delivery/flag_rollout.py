@@ -74,10 +74,10 @@ class RolloutFlag(Stage[FlagRolledOut]):
                 )
 
     async def run(self, work: Work) -> FlagRolledOut:
-        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             await settle(work, rollout, self._steps)
+            check_not_frozen(work)
             before = await rollout.forward(self._steps)
         return self._result(before.weights)
 
