@@ -47,7 +47,7 @@ class Host:
 
 @dataclass
 class Admin:
-    """The administration interface behind a socket, for one who asks one thing after the other.
+    """The administration interface behind a socket, mostly for one who asks one thing after the other.
 
     By h11 alone: a switch waits for several answers, and a whole HTTP client takes longer over one than Envoy does.
     """
@@ -138,8 +138,8 @@ class Admin:
                     status = event.status_code
                 elif isinstance(event, h11.Data):
                     body += event.data
-            keeps = http.our_state is http.their_state is h11.DONE
-            if keeps:
+            keeps = self._kept is None and http.our_state is http.their_state is h11.DONE
+            if keeps:  # of several that were asked at once, the first to answer
                 http.start_next_cycle()
                 self._kept = stream, http
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import os
 import re
@@ -370,6 +371,22 @@ def test_envoy_is_asked_over_a_new_connection_where_one_that_was_kept_has_ended(
             await router.stop()
             await router.split({blue.name: 100}, {blue.name: blue})
             assert await asked.parts() == before
+
+    anyio.run(main)
+
+
+def test_of_connections_over_which_envoy_is_asked_at_once_none_is_left_open(
+    target: LocalTarget, router: EnvoyRouter, image: Image
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        async with admin(router._socket) as asked:
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(10):
+                        tasks.start_soon(asked.hosts)
+        gc.collect()
 
     anyio.run(main)
 
