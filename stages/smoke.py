@@ -67,10 +67,10 @@ async def ask(client: httpx.AsyncClient, request: Request, wait: float) -> Probe
 
 
 def text(body: bytes, charset: str | None) -> str:
-    """What an answer says, by the character set that it names, if it is one."""
+    """What an answer says, by the character set that it names, if it is one and can be read by it."""
     try:
         return body.decode(charset or "utf-8", errors="replace")
-    except LookupError:
+    except (LookupError, ValueError):  # some know no replacement, as "idna" and "punycode"
         return body.decode(errors="replace")
 
 

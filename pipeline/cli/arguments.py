@@ -41,7 +41,7 @@ COMMANDS = {
     "abort": ("take a rollout that goes on back", "python -m pipeline abort --why 'wrong release'"),
     "undo": ("take the latest deployment back", "python -m pipeline undo --why 'complaints'"),
     "retry": ("run again what did not pass", "python -m pipeline retry"),
-    "recover": ("take back what a run that was cut off left open", "python -m pipeline recover --take-over"),
+    "recover": ("take back what a run, or an undo, that was cut off left open", "python -m pipeline recover --take-over"),
     "freeze": ("let no rollout begin", "python -m pipeline freeze --for 2d --why 'a holiday'"),
     "drain": ("take a group out of the traffic", "python -m pipeline drain r-2b6bb223f13f"),
     "cache": ("what the store holds, whether it is whole, and less of it", "python -m pipeline cache prune --size 20000"),

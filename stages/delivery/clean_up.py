@@ -47,7 +47,7 @@ class CleanUp(Stage[Cleaned]):
     async def run(self, work: Work) -> Cleaned:
         served = work[self.verified].deployment.group
         target, router = self.target.open(work), self.router.open(work, self.ready)
-        if self.warm and idle(await state(target, router), served):
+        if self.warm and others(await state(target, router), served):  # whoever shares the traffic may leave it meanwhile
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + self.warm))
             work.say(f"what served before {served} is kept warm until {until}")
             await anyio.sleep(self.warm)
@@ -60,8 +60,11 @@ class CleanUp(Stage[Cleaned]):
         return Cleaned(groups=gone, served=served)
 
 
+def others(now: State, served: str) -> tuple[str, ...]:
+    """The groups besides it. Pure."""
+    return tuple(sorted({*now.groups, *now.resting} - {served}))
+
+
 def idle(now: State, served: str) -> tuple[str, ...]:
     """The groups that serve nobody; none unless the deployment that was verified serves all by itself. Pure."""
-    if now.serving != (served,):
-        return ()
-    return tuple(sorted(name for name in {*now.groups, *now.resting} if name != served))
+    return others(now, served) if now.serving == (served,) else ()

@@ -125,9 +125,9 @@ class Preview(Releases[Previewed]):
     within: float = 60.0
 
     async def run(self, work: Work) -> Previewed:
-        check_not_frozen(work)
         release = self.release_of(work)
         async with alone(work.state("deploy"), work.say):
+            check_not_frozen(work)
             rollout = self.rollout_of(work, release)
             started = release.group not in (await rollout.state()).groups
             work.record("preview.started", group=release.group, started=started)
@@ -192,9 +192,9 @@ class Deploy(Releases[Deployment]):
             )
 
     async def run(self, work: Work) -> Deployment:
-        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             await settle(work, self.rollout_of(work), self.strategy)
+            check_not_frozen(work)
             release = self.release_of(work)
             self._check_preview(work, release)
             rollout = self.rollout_of(work, release)
@@ -294,9 +294,9 @@ class RunOnce(Stage[Ran]):
         return {**dict(self.env), **{work[binding].variable: work[binding].value for binding in self.bindings}}
 
     async def run(self, work: Work) -> Ran:
-        check_not_frozen(work)
         release = Release(image=work[self.release].artifact, env=self.environment(work), secrets=self.secrets)
         async with alone(work.state("deploy"), work.say):
+            check_not_frozen(work)
             target = self.target.open(work)
             await self.check(work, target)
             code, output = await target.run_once(release, self.command)

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 
 from gates.words import counted
-from pipeline import Store
+from pipeline import StageFailed, Store
 from pipeline.errors import LockgateError
 from pipeline.project import Project
 from stages.delivery import process
@@ -25,6 +25,8 @@ from stages.delivery.private import sockets
 
 KINDS = ("router", "supervisor", "instance", "service")
 """What runs, in the order in which it is ended: a supervisor would start its instances again."""
+
+AGAIN = "the same command again, by somebody who may end what goes on"
 
 
 def left(project: Project) -> list[process.Process]:
@@ -39,16 +41,36 @@ def elsewhere(project: Project) -> list[Elsewhere]:
 
 
 async def down(project: Project) -> list[str]:
-    """End all of them; their marks. Raises StageFailed where a daemon or a machine that had instances does not answer."""
-    found = left(project)
+    """End all of them; their marks.
+
+    Raises StageFailed where some cannot be ended, or a daemon or a machine that had instances does not answer; all others are
+    ended before.
+    """
+    found, failed = left(project), list[StageFailed]()
     for _, kind in itertools.groupby(found, key=lambda one: _order(project, one.mark)):
         async with anyio.create_task_group() as tasks:
             for one in kind:
-                tasks.start_soon(process.stop, one)
-    gone = [name for target in elsewhere(project) for name in await target.down()]
+                tasks.start_soon(_end, project, one, failed)
+    gone: list[str] = []
+    for target in elsewhere(project):
+        try:
+            gone += await target.down()
+        except StageFailed as error:
+            failed.append(error)
+    if failed:
+        raise failed[0] if len(failed) == 1 else StageFailed("; ".join(one.what for one in failed), next=AGAIN)
     for router in (project.home / "state" / "router").glob("*"):  # also one that was killed
         shutil.rmtree(sockets(router), ignore_errors=True)
     return [*(one.mark for one in found), *gone]
+
+
+async def _end(project: Project, one: process.Process, failed: list[StageFailed]) -> None:
+    """End a process; that it cannot be ended is no reason to leave another."""
+    try:
+        await process.stop(one)
+    except OSError as error:  # it has other rights than this user, or not even a kill ends it in time
+        name, why = one.mark.removeprefix(f"{project.home / 'state'}{os.sep}"), error.strerror or "it goes on after it was killed"
+        failed.append(StageFailed(f"process {one.pid} ({name}) cannot be ended: {why}", next=AGAIN))
 
 
 async def _elsewhere(project: Project) -> int:

@@ -5,6 +5,7 @@ Format: Envoy's "Administration interface" (`/stats`, `/clusters`, `/config_dump
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from pipeline import StageFailed
 from stages.delivery.envoy_xds import CHOSEN, SERVICE, STATS, Part, assigned_parts
+from stages.delivery.private import unanswered
 
 if TYPE_CHECKING:
     import h11
@@ -45,7 +47,7 @@ class Host:
 
 @dataclass
 class Admin:
-    """The administration interface behind a socket, for one who asks one thing after the other.
+    """The administration interface behind a socket, mostly for one who asks one thing after the other.
 
     By h11 alone: a switch waits for several answers, and a whole HTTP client takes longer over one than Envoy does.
     """
@@ -101,22 +103,34 @@ class Admin:
             with anyio.fail_after(WITHIN):
                 status, body = await self._asked(f"{path}?{urlencode(query)}")
         except (OSError, h11.ProtocolError, anyio.BrokenResourceError) as error:
-            why = str(error) or f"it takes more than {WITHIN:g} s"
+            why = unanswered(error, WITHIN)
             raise StageFailed(f"Envoy does not answer: {why}", where=str(self.socket), right="an Envoy that runs") from error
+        said = body[:200].decode(errors="replace").strip()
         if status != 200:
-            raise StageFailed(f"Envoy answers {path} with {status}: {body[:200].decode(errors='replace').strip()}")
-        return json.loads(body)
+            raise StageFailed(f"Envoy answers {path} with {status}: {said}")
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise StageFailed(f"Envoy answers {path} with what is no JSON: {said}", where=str(self.socket)) from error
 
     async def _asked(self, target: str) -> tuple[int, bytes]:
+        """Status and body, over the connection that was kept; where that has ended meanwhile, over a new one."""
+        import h11
+
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with contextlib.suppress(_Ended):
+                return await self._over(*kept, target)
+        return await self._over(await anyio.connect_unix(str(self.socket)), h11.Connection(h11.CLIENT), target)
+
+    async def _over(self, stream: SocketStream, http: h11.Connection, target: str) -> tuple[int, bytes]:
         """Status and body. The connection is kept for the next question when this one came to its end."""
         import h11
 
-        stream, http = self._kept or (await anyio.connect_unix(str(self.socket)), h11.Connection(h11.CLIENT))
-        self._kept = None
-        status, body = 0, bytearray()
+        status, body, keeps = 0, bytearray(), False
         try:
             ask = http.send(h11.Request(method="GET", target=target, headers=[("Host", "envoy")]))
-            await stream.send((ask or b"") + (http.send(h11.EndOfMessage()) or b""))
+            http.receive_data(await _begins(stream, (ask or b"") + (http.send(h11.EndOfMessage()) or b"")))
             while not isinstance(event := http.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:
                     http.receive_data(await _more(stream))
@@ -124,11 +138,12 @@ class Admin:
                     status = event.status_code
                 elif isinstance(event, h11.Data):
                     body += event.data
-            if http.our_state is http.their_state is h11.DONE:
+            keeps = self._kept is None and http.our_state is http.their_state is h11.DONE
+            if keeps:  # of several that were asked at once, the first to answer
                 http.start_next_cycle()
                 self._kept = stream, http
         finally:
-            if self._kept is None:
+            if not keeps:
                 await aclose_forcefully(stream)
         return status, bytes(body)
 
@@ -136,6 +151,19 @@ class Admin:
         if self._kept is not None:
             await aclose_forcefully(self._kept[0])
             self._kept = None
+
+
+class _Ended(anyio.BrokenResourceError):
+    """The connection ended before any of the answer was there."""
+
+
+async def _begins(stream: SocketStream, question: bytes) -> bytes:
+    """What comes first of an answer. Raises _Ended where nothing does."""
+    try:
+        await stream.send(question)
+        return await stream.receive()
+    except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
+        raise _Ended from error
 
 
 async def _more(stream: SocketStream) -> bytes:

@@ -70,8 +70,8 @@ class Experiment(Releases[ExperimentReport]):
         need_sources("Experiment", Judge(measures=self.measures), self.metrics)
 
     async def run(self, work: Work) -> ExperimentReport:
-        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
+            check_not_frozen(work)
             rollout = self.rollout_of(work, self.release_of(work))
             before, group = await rollout.state(), rollout.release.group
             blue = {name: before.weights[name] for name in before.serving}

@@ -74,10 +74,10 @@ class RolloutFlag(Stage[FlagRolledOut]):
                 )
 
     async def run(self, work: Work) -> FlagRolledOut:
-        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             await settle(work, rollout, self._steps)
+            check_not_frozen(work)
             before = await rollout.forward(self._steps)
         return self._result(before.weights)
 
@@ -87,6 +87,8 @@ class RolloutFlag(Stage[FlagRolledOut]):
             rollout = self._rollout(work)
             now = await rollout.state()
             begun = Course.of(work.events).way_back  # which is gone to its end
+            if begun is not None and begun.data["group"] != result.variant:
+                begun = None  # it leads to where another variant was rolled out from
             if begun is None and result.before.get(result.variant) == 100:
                 return f"{result.flag} was {result.variant} for everybody before this run too: there is nothing to take back"
             if begun is None and not now.weights.get(result.variant):

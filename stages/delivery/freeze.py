@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_not_frozen(work: Work) -> None:
-    """Raise StageFailed while operators have frozen this stage, or all deployments."""
+    """Raise StageFailed while operators have frozen this stage, or all deployments.
+
+    Whoever needs a lock asks once it has it, as a freeze may begin meanwhile; and after ways back, which no freeze stops.
+    """
     from pipeline.order import freeze
 
     order = freeze(work.orders(standing=True), time.time())

@@ -51,7 +51,7 @@ from stages.delivery.haproxy_entrance import (
 from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, TriedAgain, watching
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
-from stages.delivery.private import private
+from stages.delivery.private import private, unanswered
 from stages.delivery.probe import HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 from stages.delivery.tls import Pair, reading
@@ -288,7 +288,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         except (OSError, anyio.BrokenResourceError) as error:
             pids = " ".join(str(one.pid) for one in self._running())
             raise StageFailed(
-                f"HAProxy does not answer: {str(error) or f'it takes more than {WITHIN:g} s'}",
+                f"HAProxy does not answer: {unanswered(error, WITHIN)}",
                 where=str(self._socket),
                 right="the socket of the HAProxy that runs",
                 next=f"kill -KILL {pids}, which ends it, and run again" if pids else "run again, which starts one",

@@ -62,9 +62,9 @@ class PointName(Stage[Pointed]):
             raise WiringError(f"PointName: within is {self.within:g}", right="seconds above 0")
 
     async def run(self, work: Work) -> Pointed:
-        check_not_frozen(work)
         wanted = self._wanted(work)
         async with alone(work.state("dns"), work.say):
+            check_not_frozen(work)
             zone = self.dns.open(work)
             before = await zone.look(wanted.name, wanted.type)
             work.record("dns.intended", before=before.model_dump(mode="json"), wanted=wanted.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Where the socket of a router lies: in a directory of its own that nobody else may enter."""
+"""The socket of a router: in a directory of its own that nobody else may enter, and what is told of one that does not answer."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def private(place: Path, whose: str) -> None:
             where=str(place),
             right="a directory of this user that nobody else may enter, or nothing",
         )
+
+
+def unanswered(error: Exception, within: float) -> str:
+    """Why whoever listens there gave no answer in so many seconds; a connection that broke has no words of its own. Pure."""
+    if isinstance(error, TimeoutError):
+        return f"it takes more than {within:g} s"
+    return str(error) or "it ended the connection"

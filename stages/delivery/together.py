@@ -124,10 +124,10 @@ class DeployTogether(Stage[Deployments]):
         return shared
 
     async def run(self, work: Work) -> Deployments:
-        check_not_frozen(work)
         async with alone(work.state("deploy"), work.say):
             with going_on(work):
                 await self._settle(work, Attempt.last(work.events))
+            check_not_frozen(work)
             rollouts = self._rollouts(work, [one.name for one in self.services])
             for rollout in rollouts.values():
                 await rollout.router.check()  # before anything is started

@@ -7,10 +7,12 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import pytest
+
 from gates import all_probes_passed
 from gates.probes import ProbeReport
 from pipeline.engines.local import free_port
-from stages.smoke import Request, SmokeChecks, judged
+from stages.smoke import Request, SmokeChecks, judged, text
 from tests.conftest import RunStage
 from tests.stages.served import Deployed, served
 
@@ -97,3 +99,8 @@ def test_no_request_at_all_is_no_pass(run_stage: RunStage) -> None:
 
 def test_a_body_is_shown_only_in_part() -> None:
     assert len(judged(Request(path="/"), 500, "x" * 5000)[1]) < 300
+
+
+@pytest.mark.parametrize("charset", ["hex", "idna", "no such", "nul\0", "punycode", "undefined"])
+def test_an_answer_that_its_own_character_set_cannot_read_is_read_as_any_other(charset: str) -> None:
+    assert text("é is well \\xff".encode(), charset) == "é is well \\xff"

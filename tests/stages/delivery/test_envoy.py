@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import os
 import re
@@ -355,6 +356,63 @@ def test_a_group_that_is_forgotten_is_not_there_any_more_though_it_is_well(
         async with admin(router._socket) as asked:
             assert {host.group for found in (await asked.hosts()).values() for host in found} == {blue.name}
         assert await router.current() == {blue.name: 100}
+
+    anyio.run(main)
+
+
+def test_envoy_is_asked_over_a_new_connection_where_one_that_was_kept_has_ended(
+    target: LocalTarget, router: EnvoyRouter, image: Image
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        async with admin(router._socket) as asked:
+            before = await asked.parts()
+            await router.stop()
+            await router.split({blue.name: 100}, {blue.name: blue})
+            assert await asked.parts() == before
+
+    anyio.run(main)
+
+
+def test_of_connections_over_which_envoy_is_asked_at_once_none_is_left_open(
+    target: LocalTarget, router: EnvoyRouter, image: Image
+) -> None:
+    async def main() -> None:
+        blue = await up(target, release(image))
+        await router.split({blue.name: 100}, {blue.name: blue})
+        async with admin(router._socket) as asked:
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(10):
+                        tasks.start_soon(asked.hosts)
+        gc.collect()
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "Envoy does not answer: it ended the connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "Envoy does not answer: peer closed connection without sending"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwhat", "Envoy answers /clusters with what is no JSON: what"),
+    ],
+)
+def test_what_is_no_answer_is_said_as_it_is(answer: bytes, why: str, tmp_path: Path) -> None:
+    async def hang_up(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+
+    async def main() -> None:
+        socket = tmp_path / "a"
+        async with await anyio.create_unix_listener(socket) as listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, hang_up)
+            async with admin(socket) as asked:
+                with pytest.raises(StageFailed, match=why):
+                    await asked.hosts()
+            tasks.cancel_scope.cancel()
 
     anyio.run(main)
 

@@ -23,6 +23,7 @@ from gates import Check, Verification, all_probes_passed
 from gates.judge import Business, ErrorRate, Judge, SlowAnswers
 from pipeline import Journal, Pipeline, Project, Stage, StageFailed, Store, WiringError, Work
 from pipeline.engines.local import free_port
+from pipeline.journal import Event
 from pipeline.order import Order, give
 from pipeline.rollouts import all_rollouts
 from pipeline.run import Outcome
@@ -248,6 +249,26 @@ def test_what_fails_below_gives_the_shares_back_that_were_before(desk: Desk) -> 
         "send 100 % to on",
         "send 90 % to off, 10 % to on",
     ]
+
+
+class LeavesOpen(Stage[FlagRolledOut]):
+    """A way back of the other variant was begun before, and nothing says that it came to its end."""
+
+    ramp: Stage[FlagRolledOut]
+
+    async def run(self, work: Work) -> FlagRolledOut:
+        journal = Journal(work.project.home / "journal.db")
+        back = {"group": "off", "groups": ["off", "on"], "weights": {"on": 100}}
+        journal.append(Event(run=work.run, kind="rollout.back", stage="ramp", data=back))
+        journal.close()
+        raise StageFailed("it should not be on")
+
+
+def test_the_way_back_of_another_variant_is_not_taken_for_its_own(desk: Desk) -> None:
+    with served(desk), users(desk.port):
+        ramp = rollout(desk.port, 50)
+        assert list(desk.run(delivery(ramp, check=LeavesOpen(ramp=ramp))).failed) == ["check"]
+    assert desk.file.shares("new-detector") == {"on": 0, "off": 100}
 
 
 @pytest.mark.parametrize("die_at", [1, 2, 3, 4, 5, 6, 11, 12, 13, 14])

@@ -40,6 +40,7 @@ from stages.delivery.haproxy import (
 from stages.delivery.haproxy_traffic import TriedAgain
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
+from stages.delivery.private import private
 from stages.image import Image
 from tests.stages.delivery.conftest import release, up
 from tests.web import browser
@@ -343,6 +344,22 @@ def test_a_try_that_a_group_refused_or_did_not_answer_counts_against_it_though_a
                         await anyio.sleep(0.05)
                 assert errors == requests
                 assert refuses or requests == tries.count("bad") > 0
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+
+
+def test_a_haproxy_that_ends_the_connection_is_told_so(router: HAProxyRouter) -> None:
+    async def hang_up(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive(1)  # what it leaves unread is lost to who asked, who is told
+
+    async def main() -> None:
+        private(router._sockets, "HAProxy")
+        async with await anyio.create_unix_listener(router._socket) as listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, hang_up)
+            with pytest.raises(StageFailed, match="HAProxy does not answer: it ended the connection"):
+                await router._ask("show info")
             tasks.cancel_scope.cancel()
 
     anyio.run(main)

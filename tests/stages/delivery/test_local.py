@@ -22,7 +22,7 @@ from pipeline import Project, StageFailed, Store
 from pipeline.engines.local import free_port
 from pipeline.scratch import Scratch
 from stages.delivery import process
-from stages.delivery.down import down
+from stages.delivery.down import down, left
 from stages.delivery.local import LocalTarget
 from stages.delivery.lock import alone
 from stages.delivery.private import sockets
@@ -597,6 +597,30 @@ def test_everything_of_a_project_is_taken_down_the_instances_after_the_router(pr
         assert set(ended[2:]) == {"another", "service"}
         (other,) = process.running(f"{tmp_path}/")
         await process.stop(other)
+
+    anyio.run(main)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes processes of somebody else")
+def test_a_process_that_cannot_be_ended_is_told_and_all_others_are_ended(project: Project, tmp_path: Path) -> None:
+    """Root without the right to signal everybody, and one of a family that is somebody else's by now."""
+    theirs = ("sh", "-c", "setpriv --reuid 65534 --clear-groups sleep 600 & exec sleep 600")
+    mark = f"{project.home}/state/deploy/app:r-%d:80:"
+
+    async def main() -> None:
+        for number, argv in enumerate((theirs, ("sleep", "600"), ("sleep", "600"))):
+            await process.start(mark % number, argv, dict(os.environ), cwd=tmp_path, log=tmp_path / "log")
+        first = next(one for one in left(project) if one.mark == mark % 0)
+        with anyio.fail_after(10):
+            while not any(os.stat(f"/proc/{pid}").st_uid for pid in process._family(first)):
+                await anyio.sleep(0.01)
+        command = ["setpriv", "--bounding-set=-kill", sys.executable, "-m", "stages.delivery.down", str(project.root)]
+        env = {**os.environ, "PIPELINE_HOME": str(project.home)}
+        said = await anyio.run_process(command, check=False, env=env, cwd=TOP)
+        assert said.returncode == 1
+        why = f"process {first.pid} (deploy/app:r-0:80:) cannot be ended: Operation not permitted\n  next: the same command again"
+        assert said.stderr.decode().startswith(why)
+        assert [one.mark for one in left(project)] == [mark % 0]
 
     anyio.run(main)
 

@@ -276,6 +276,17 @@ def test_an_undo_that_was_killed_at_any_event_is_done_by_whoever_comes_next(desk
     assert desk.answer() == "one"
 
 
+def test_while_deployments_are_frozen_a_run_goes_a_way_back_to_its_end_and_begins_none(desk: Desk) -> None:
+    for version in ("one", "two"):
+        desk("run", version=version)
+    first = desk.rollouts[0].group
+    assert desk.start("undo", version="two", DIES_AT="1").wait() == -signal.SIGKILL
+    assert desk.answer() == "two"
+    desk("freeze")
+    assert f"{operator()} has frozen deployments" in desk("run", version="three", code=1)
+    assert (desk.answer(), running(desk)) == ("one", {first})
+
+
 def test_an_undo_after_a_rollout_that_failed_tells_which_release_it_is_about(desk: Desk) -> None:
     for version in ("one", "two"):
         desk("run", version=version)

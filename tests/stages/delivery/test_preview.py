@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
 
-from gates import Check, QualityGate, Verification, all_probes_passed
-from pipeline import Journal, Pipeline, Project, Stage, Store
+from gates import Check, QualityGate, Verification, Verified, all_probes_passed
+from pipeline import Effect, Journal, Pipeline, Project, Result, Stage, Store, Work
 from pipeline.engines.local import free_port
 from pipeline.run import Outcome
 from stages.delivery.clean_up import CleanUp, idle
@@ -31,9 +31,19 @@ class Looked:
         self.project, self.store, self.journal, self.target, self.port = project, store, journal, target, free_port()
 
     def run(
-        self, version: str, *, seen: str = "", verified: str = "", other: str = "", warm: float | None = None
+        self,
+        version: str,
+        *,
+        seen: str = "",
+        verified: str = "",
+        other: str = "",
+        warm: float | None = None,
+        shared: bool = False,
     ) -> tuple[Outcome, dict[str, Any]]:
-        """Deploy a version whose preview has to say `seen`; `other` is an environment that only the deployment has."""
+        """Deploy a version whose preview has to say `seen`; `other` is an environment that only the deployment has.
+
+        `shared`: traffic is shared with what served before when it is time to clean up.
+        """
         where: Any = {"target": LocalProcesses(name="app", patience=10), "router": HAProxy(name="app", port=self.port)}
         release = gated(image_stage())
         env = (("VERSION", version),)
@@ -47,9 +57,9 @@ class Looked:
             deployment=deploy, checks=(Check(evidence=smoke, rule=all_probes_passed),)
         )
         gate: Any = release
-        named: dict[str, Stage[Any]] = (
-            {"clean_up": CleanUp(verified=verification, warm=warm, **where)} if warm is not None else {}
-        )
+        named: dict[str, Stage[Any]] = {"share": Share(verified=verification, **where)} if shared else {}
+        if warm is not None:
+            named["clean_up"] = CleanUp(verified=verification, warm=warm, after=tuple(named.values()), **where)
         pipeline = Pipeline(
             "looked",
             checks=gate.checks,
@@ -132,6 +142,38 @@ def test_what_served_before_is_ended_when_its_time_is_over(looked: Looked) -> No
     assert looked.groups == {found["deploy"].group}
     assert not (looked.project.home / "state" / "deploy" / "app" / one).exists()
     assert looked.answer() == "two"
+
+
+class Shares(Result):
+    """The share of each group."""
+
+    weights: dict[str, int]
+
+
+class Share(Stage[Shares]):
+    """Another rollout goes on: what served before has half of the traffic."""
+
+    effect: ClassVar[Effect] = Effect.RETRYABLE
+
+    verified: Stage[Verified[Deployment]]
+    target: LocalProcesses
+    router: HAProxy
+
+    async def run(self, work: Work) -> Shares:
+        groups = await self.target.open(work).groups()
+        shares = dict.fromkeys(groups, 100 // len(groups))
+        await self.router.open(work, "/readyz").split(shares, groups)
+        return Shares(weights=shares)
+
+
+def test_what_served_before_is_kept_warm_also_while_another_rollout_shares_the_traffic(looked: Looked) -> None:
+    looked.run("one")
+    (one,) = looked.groups
+    _, found = looked.run("two", warm=0.1, shared=True)
+    said = "".join(log.read_text() for log in looked.project.home.glob("logs/*/clean_up/*"))
+    assert f"what served before {found['deploy'].group} is kept warm until" in said
+    assert found["clean_up"].groups == ()
+    assert looked.groups == {one, found["deploy"].group}
 
 
 def test_nothing_is_ended_while_another_serves_or_shares_the_traffic() -> None:

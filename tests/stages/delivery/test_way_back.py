@@ -123,14 +123,21 @@ def test_an_undo_starts_a_release_again_that_was_kept_warm_and_has_died(desk: De
     assert (load.failures, desk.answer()) == ([], "one")
 
 
-def test_an_undo_that_was_cut_off_is_recovered_though_a_run_has_failed_since(desk: Desk) -> None:
+def test_an_undo_that_was_cut_off_is_gone_to_its_end_while_deployments_are_frozen(desk: Desk) -> None:
     cut_off_undo(desk, 2)
     desk("freeze", "--why", "something is wrong")
     assert "has frozen deployments" in desk("run", version="three", code=1)
-    first, second = groups(desk)
-    assert f"{second} is taken back: {first} has the traffic again" in desk("recover", version="two")
     assert desk.answer() == "one"
-    assert "nothing was left open" in desk("recover", version="two")
+    assert "cut off" not in desk("deployments", version="two")
+
+
+def test_an_undo_that_was_cut_off_is_not_forgotten_as_a_run_has_failed_since(desk: Desk) -> None:
+    cut_off_undo(desk, 1)
+    first, second = groups(desk)
+    remove(desk, first)
+    desk("run", version="three", UNREADY="1", code=1)
+    assert desk.answer() == "two"
+    assert f"{second} goes on serving: " in desk("recover", version="two", code=2)
 
 
 def test_an_undo_that_was_cut_off_leads_nowhere_where_what_served_is_gone_and_the_next_run_goes_on(desk: Desk) -> None:
