@@ -76,6 +76,8 @@ class RolloutHistory:
     """Who paused or aborted it, and since when and why."""
     since: float = 0.0
     why: str = ""
+    until: str = ""
+    """What ends a pause that nobody can promote."""
     stepped: float = 0.0
     """When its step began."""
     orders: list[Order] = field(default_factory=list)
@@ -122,9 +124,10 @@ class RolloutHistory:
                 self.weights = data.get("weights", self.weights)
             case "rollout.paused" | "rollout.aborted":
                 self._wait_for(data["by"], data["why"], event.at)
+                self.until = data.get("until", "")
                 self._aborted = event.kind == "rollout.aborted"
             case "rollout.resumed":
-                self.by = ""
+                self.by = self.until = ""
             case "rollout.back":
                 self._worker = event.run
                 self.by = self.by if self._aborted else ""  # who only paused it has not ended it

@@ -221,7 +221,9 @@ def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "rollout.judged" | "rollout.compared":
             return f"  {name}: {shown(event.data['said'])}"
         case "rollout.paused":
-            again = "python -m pipeline promote goes on, and abort goes back"
+            until = event.data.get("until", "")
+            again = f"it goes on once {until}, and" if until else "python -m pipeline promote goes on, and"
+            again += f"{' python -m pipeline' if until else ''} abort goes back"
             why = f": {shown(event.data['why'])}" if event.data["why"] else ""
             return f"{paint('yellow', '‖')} {name} is paused by {event.data['by']}{why}; {again}"
         case "rollout.resumed":

@@ -48,6 +48,12 @@ def _of_a_rollout(project: Project, journal: Journal, arguments: argparse.Namesp
             right="a rollout",
             next=f"python -m pipeline abort {shlex.quote(rollouts[0].stage)}, which ends it now",
         )
+    if arguments.command == "promote" and (held := next((one for one in rollouts if one.state == "paused" and one.until), None)):
+        raise ConfigError(
+            f"{held.group} cannot go on before {held.until}",
+            right="instances that get ready",
+            next=f"python -m pipeline abort {shlex.quote(held.stage)}, which goes back, or wait",
+        )
     going = max(rollouts, key=lambda one: one.step.left)  # others wait for those that are not as far
     order = _order(arguments)._replace(
         number=going.step.left if arguments.command == "promote" else 0,

@@ -6,10 +6,12 @@ With --check after the directory nothing is taken down: it says what runs, and t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -17,6 +19,7 @@ import anyio
 from gates.words import counted
 from pipeline import StageFailed, Store
 from pipeline.errors import LockgateError
+from pipeline.lock import Lock
 from pipeline.project import Project
 from stages.delivery import process
 from stages.delivery.elsewhere import Elsewhere, known
@@ -84,6 +87,25 @@ def _order(project: Project, mark: str) -> int:
     return {"router": 0, "deploy": 2}.get(kind, 3)
 
 
+@contextlib.contextmanager
+def _no_rollout(project: Project) -> Iterator[None]:
+    """None goes on meanwhile: it would start again what is taken down. Raises StageFailed where one does."""
+    deployed = project.home / "state" / "deploy"
+    lock = Lock(deployed / ".lock")
+    if deployed.is_dir() and not lock.try_take():
+        raise StageFailed(
+            "a rollout is going on, which would start again what is taken down",
+            where=str(project.root),
+            right="the end of it",
+            next="python -m pipeline abort; where its run does not react, python -m pipeline recover --take-over",
+        )
+    try:
+        yield
+    finally:
+        if lock.held:
+            lock.give_back()
+
+
 def main(*words: str) -> int:
     about, usage = (__doc__ or "").split("\n\n"), "python -m stages.delivery.down [-h] [--check] DIRECTORY"
     parser = argparse.ArgumentParser(usage=usage, description=about[0], epilog=about[1])
@@ -105,7 +127,10 @@ def _down(project: Project, *, check: bool) -> int:
         found = [_order(project, one.mark) for one in left(project)] + [2] * anyio.run(_elsewhere, project)
         print(", ".join(counted(found.count(kind), name) for kind, name in enumerate(KINDS) if kind in found) or "nothing runs")
         return 0 if found else 1
-    ended = anyio.run(down, project)  # where a daemon or another machine does not answer, what runs without it was ended before
+    with _no_rollout(project):
+        ended = anyio.run(
+            down, project
+        )  # where a daemon or another machine does not answer, what runs without it was ended before
     print(f"took down {len(ended)} {'process' if len(ended) == 1 else 'processes'}" if ended else "nothing was running")
     return 0
 

@@ -39,15 +39,14 @@ class Pause:
         """Whether it has lasted for as long as it may."""
         return self._since is not None and anyio.current_time() - self._since >= self.control.longest
 
-    def holds(self, by: str, why: str) -> None:
-        """It begins, or goes on."""
+    def holds(self, by: str, why: str, until: str = "") -> None:
+        """It begins, or goes on; `until` says what ends it where nobody can promote it."""
         if by == self._by:
             return
         self._since, self._by = self._since or anyio.current_time(), by
-        self.note("rollout.paused", group=self.group, by=by, why=why)
+        self.note("rollout.paused", group=self.group, by=by, why=why, **({"until": until} if until else {}))
         self.control.say(
-            f"paused by {by}{because(why)}; python -m pipeline promote goes on, and abort goes back; "
-            f"if nobody does either in {self.control.longest:g} s, it goes back"
+            f"paused by {by}{because(why)}; {ways_out(until)}; after {self.control.longest:g} s it goes back by itself"
         )
 
     def ends(self) -> None:
@@ -74,6 +73,13 @@ class Telling:
             self.say(trial.said())
             self._told = now
         self._may_go_on = may_go_on
+
+
+def ways_out(until: str) -> str:
+    """How a pause ends, for people."""
+    if until:
+        return f"it goes on once {until}, and python -m pipeline abort goes back"
+    return "python -m pipeline promote goes on, and abort goes back"
 
 
 def because(why: str) -> str:

@@ -334,7 +334,7 @@ class Rollout:
             error = StageFailed(f"{step.group} {reason}", right=f"every instance answers {probe(self._started.ready)}")
             if not step.pauses:
                 raise error
-            pause.holds("the rollout", error.what)
+            pause.holds("the rollout", error.what, until=f"{step.group} is ready")
             if pause.too_long:
                 raise error
             tries += 1

@@ -121,6 +121,31 @@ def test_an_aborted_rollout_fails_its_run_which_says_who_did_it(desk: Desk) -> N
     assert desk.answer() == "two"
 
 
+def test_nothing_is_taken_down_while_a_rollout_goes_on(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    taken = warm.run(["-m", "stages.delivery.down", str(desk.project.root)], cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)})
+    assert taken.returncode == 1
+    assert "a rollout is going on, which would start again what is taken down" in taken.stderr
+    assert desk.answer() in ("one", "two")
+    desk("abort")
+    assert run.wait() == 1
+    assert desk.answer() == "one"
+
+
+def test_a_rollout_that_waits_for_instances_to_get_ready_cannot_be_promoted(desk: Desk) -> None:
+    desk("run", STRATEGY="rolling")
+    run = desk.start("run", version="two", STRATEGY="rolling", UNREADY="1")
+    desk.until(lambda one: one.state == "paused", many=2)
+    second = desk.rollouts[-1].group
+    assert f"{second} cannot go on before {second} is ready" in desk("promote", code=2)
+    desk("abort")
+    assert run.wait() == 1
+    assert f"; it goes on once {second} is ready, and python -m pipeline abort goes back\n" in run.output
+    assert desk.answer() == "one"
+
+
 def test_orders_to_a_rollout_whose_run_was_killed_are_refused(desk: Desk) -> None:
     desk("run")
     run = desk.start("run", version="two", STRATEGY="slow")
