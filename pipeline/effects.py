@@ -210,7 +210,7 @@ class Effects:
         events = self._journal.events(kind=KINDS, stage=self._pipeline.name_of(stage))
         of_all = [event for event in events if event.data.get("about") == about]
         of_it = [event for event in of_all if event.run == self._run]
-        if of_all and of_all[-1].run != self._run and of_all[-1].kind in ("effect.failed", "undo.done"):
+        if stage.can_undo() and of_it and _taken_back_by_others(of_all[of_all.index(of_it[-1]) + 1 :]):
             return None
         last = of_it[-1].kind if of_it else ""
         if last not in ("effect.intended", "effect.done", "effect.stands"):
@@ -386,6 +386,18 @@ class Effects:
 
     def _event(self, kind: str, stage: Stage[Any], /, **data: Any) -> Event:
         return Event(run=self._run, kind=kind, stage=self._pipeline.name_of(stage), data=data)
+
+
+def _taken_back_by_others(events: Iterable[Event]) -> bool:
+    """Whether other runs took back what stood before these events about one effect; their own attempts say nothing of it."""
+    begun: set[str] = set()
+    for event in events:
+        if event.kind == "effect.intended":
+            begun.add(event.run)
+        undone = event.kind == "undo.done" and not event.data.get("stays")
+        if undone or (event.kind == "effect.failed" and event.run not in begun):
+            return True
+    return False
 
 
 def _is_kept(stage: Stage[Any]) -> bool:

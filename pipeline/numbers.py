@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection
+from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WiringError
@@ -14,21 +15,19 @@ if TYPE_CHECKING:
 
 
 def need_numbers(owner: DataclassInstance, *, but: Collection[str] = ()) -> None:
-    """Raise WiringError unless every field that is a number, or is one where nothing is said, is finite and 0 or more.
-
-    `but` names those that may be something else.
-    """
+    """Raise WiringError unless every field that is to be a number is one, and 0 or more; `but` names those that may be below."""
     for field in dataclasses.fields(owner):
+        kinds = {part.strip() for part in str(field.type).split("|")}
         value = getattr(owner, field.name)
-        if field.name not in but and (_is_number(value) or _is_number(field.default)):
-            need_number(type(owner).__name__, field.name, value)
+        if "None" in kinds and value is None:
+            continue
+        if kinds - {"None"} and kinds <= {"int", "float", "None"} and not _is_right(value, below=field.name in but):
+            of_what = "a number" if field.name in but else "a number, 0 or more"
+            raise WiringError(f"{type(owner).__name__}.{field.name} is {value!r}", right=of_what)
 
 
-def need_number(owner: str, name: str, value: object) -> None:
-    """Raise WiringError unless it is a finite number, 0 or more."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-        raise WiringError(f"{owner}.{name} is {value!r}", right="a number, 0 or more")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_right(value: Any, *, below: bool) -> bool:
+    if not isinstance(value, Real | Decimal):
+        return False
+    number: Any = value
+    return bool(number >= 0 or (below and number < 0))  # NaN is neither

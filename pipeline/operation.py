@@ -44,6 +44,23 @@ def standing(events: Iterable[Event]) -> Leftover | None:
     return found
 
 
+UNDOING = ("undo.intended", "undo.done", "undo.failed", "effect.done")
+
+
+def half_undone(events: Iterable[Event]) -> bool:
+    """Whether taking the latest effect back was begun, and came to no end: neither then, nor when it was tried again. Pure."""
+    half = before = False
+    for event in events:
+        match event.kind:
+            case "undo.intended":
+                half, before = True, half
+            case "undo.failed":
+                half = bool(event.data.get("half")) or before
+            case "undo.done" | "effect.done":
+                half = False
+    return half
+
+
 ResultOf = Callable[[Stage[Any]], Any]
 """What an input of a stage returned."""
 
@@ -119,8 +136,7 @@ class Operation:
 
     def _is_half_undone(self) -> bool:
         """Whether somebody began to take the latest effect back, and was cut off or broke off in the middle."""
-        last = self._session.journal.latest(self._name, ("undo.intended", "undo.done", "undo.failed", "effect.done"))
-        return last is not None and (last.kind == "undo.intended" or bool(last.data.get("half")))
+        return half_undone(self._session.journal.events(kind=UNDOING, stage=self._name))
 
     def _need_settled(self) -> None:
         """What a run that was cut off left open comes first: behind it nobody would see what is to be taken back."""

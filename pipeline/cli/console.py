@@ -229,7 +229,7 @@ def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "rollout.resumed":
             return f"{paint('yellow', '▶')} {name} goes on"
         case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
-            to = ", ".join(f"{share} % to {group}" for group, share in event.data["weights"].items() if share > 0)
+            to = ", ".join(f"{share} % to {group}" for group, share in event.data.get("weights", {}).items() if share > 0)
             return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
     return ""
 

@@ -35,7 +35,7 @@ class Course:
             all_of_them = events(f"rollout.{kind}")
             return tuple(one for one in all_of_them if one.seq >= since and one.data.get("service", "") == service)
 
-        back = tuple(one for one in found("back") if "weights" in one.data)  # before 0.3 their end was told in another way
+        back = tuple(one for one in found("back") if "weights" in one.data)  # older ones said it by another name
         return Course(found("started"), found("finished"), back)
 
     @property

@@ -127,14 +127,15 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, *, inte
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
     Raises StageFailed where there is nobody to go back to who can serve. Nothing is changed here.
     """
-    to = await _whereto(rollout, course, result, interrupted=interrupted)
+    now = await rollout.state()
+    to = _whereto(now, course, result, interrupted=interrupted)
     if isinstance(to, State):
-        await rollout.check_way_back(to, result.group)
+        await rollout.check_way_back(now, to, result.group)
     return to
 
 
-async def _whereto(rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
-    now = await rollout.state()
+def _whereto(now: State, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
+    """As `way_back`, whoever is well. Pure."""
     if (begun := course.way_back) is not None and begun.data["group"] == result.group:
         return recovered(now, begun)
     if not now.weights.get(result.group) and now.serving:  # where nobody does, all of its instances may have died

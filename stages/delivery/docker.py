@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import failure
+from stages.delivery.probing import failure, unable
 from stages.image import Image
 
 STATE, GROUP, PORT, ZONED, KIND = (f"lockgate.{name}" for name in ("state", "group", "port", "zone", "kind"))
@@ -108,11 +109,17 @@ class DockerTarget(HostedTarget[Docker]):
         if not containers:
             return "none of its instances runs"
         for one in containers:
-            if one["State"] != "running":
-                return f"{_address(one).summary()}: it is {one['State']}"
-            if (reason := await self.ask(one, probe(ready))) is not None:
+            if (reason := await self._ill(one, ready)) is not None:
                 return reason
         return None
+
+    async def unable(self, group: str, ready: Ready) -> str | None:
+        return await unable(partial(self._ill, one, ready) for one in await self._containers(group) if one["State"] in UP)
+
+    async def _ill(self, one: Mapping[str, Any], ready: Ready) -> str | None:
+        if one["State"] != "running":
+            return f"{_address(one).summary()}: it is {one['State']}"
+        return await self.ask(one, probe(ready))
 
     async def ask(self, one: Mapping[str, Any], asked: Probe) -> str | None:
         """Why an instance is not well, or None."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from gates.judge import ErrorRate, Judge, SlowAnswers
 from gates.window import Share, Window
-from pipeline import Effect, Resources, Result, Stage, StageFailed, WiringError, Work
+from pipeline import Effect, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
 from stages.delivery.audience import Chosen
 from stages.delivery.control import Control
 from stages.delivery.course import Course, recovered
@@ -90,7 +90,9 @@ class RolloutFlag(Stage[FlagRolledOut]):
             if begun is not None and begun.data["group"] != result.variant:
                 begun = None  # it leads to where another variant was rolled out from
             if begun is None and result.before.get(result.variant) == 100:
-                return f"{result.flag} was {result.variant} for everybody before this run too: there is nothing to take back"
+                return Stays(
+                    f"{result.flag} was {result.variant} for everybody before this run too: there is nothing to take back"
+                )
             if begun is None and not now.weights.get(result.variant):
                 return f"nobody gets {result.variant} of {result.flag} any more: there is nothing to go back from"
             to = recovered(now, begun) if begun is not None else State(groups=now.groups, weights=result.before)
@@ -244,6 +246,9 @@ class Variants:
         return {}
 
     async def unready(self, group: str, ready: Ready) -> str | None:
+        return None
+
+    async def unable(self, group: str, ready: Ready) -> str | None:
         return None
 
     async def ended(self, release: Release, wanted: int | None = None) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import StageFailed, Store
 from pipeline.errors import StoreError
+from pipeline.store import unwritable
 from stages.delivery import durable, process
 from stages.delivery.acts import Acts
 from stages.delivery.files import ReleaseFile
@@ -72,7 +73,11 @@ class Kept:
 
     def let_rest(self, group: str) -> None:
         """It may be started again when its instances have ended, and is not removed with what has ended otherwise."""
-        (self.state / group / RESTS).touch()
+        mark = self.state / group / RESTS
+        try:
+            mark.touch()
+        except OSError as error:
+            raise unwritable(mark, error) from error
 
     def rests(self, group: str) -> bool:
         """Whether it may be started again."""

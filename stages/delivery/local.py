@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,7 +26,7 @@ from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import accepts, failure
+from stages.delivery.probing import accepts, failure, unable
 from stages.delivery.wanted import Wanted
 from stages.rootfs import process_of, unpack_image
 
@@ -120,12 +121,18 @@ class LocalTarget:
         if down and self._kept.supervisors(group):
             return f"it is started again: {', '.join(one.summary() for one in down)}"
         for one in instances:
-            address = _address(one)
-            if not (await accepts(address) and process.listens(one, address.port)):
-                return f"it does not listen on {address.summary()}"
-            if (reason := await self.ask(one, probe(ready))) is not None:
+            if (reason := await self._ill(one, ready)) is not None:
                 return reason
         return None
+
+    async def unable(self, group: str, ready: Ready) -> str | None:
+        return await unable(partial(self._ill, one, ready) for one in self._running(group))
+
+    async def _ill(self, one: process.Process, ready: Ready) -> str | None:
+        address = _address(one)
+        if not (await accepts(address) and process.listens(one, address.port)):
+            return f"it does not listen on {address.summary()}"
+        return await self.ask(one, probe(ready))
 
     async def ask(self, instance: process.Process, asked: Probe) -> str | None:
         """Why an instance is not well, or None."""

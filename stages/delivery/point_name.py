@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from gates.words import counted
-from pipeline import Effect, Result, Stage, StageFailed, WiringError, Work
+from pipeline import Effect, Result, Stage, StageFailed, Stays, WiringError, Work
 from pipeline.errors import LockgateError
 from stages.delivery.dns import Dns, OpensDns
 from stages.delivery.freeze import check_not_frozen
@@ -82,7 +82,7 @@ class PointName(Stage[Pointed]):
         """The records of before, unless somebody else has changed them since."""
         before, now = result.before, result.now
         if before.same(now):
-            return f"{now.summary()}, as before: there is nothing to take back"
+            return Stays(f"{now.summary()}, as before: there is nothing to take back")
         async with alone(work.state("dns"), work.say):
             zone = self.dns.open(work)
             found = await zone.look(now.name, now.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import anyio
 
@@ -16,6 +16,26 @@ Run = Callable[[tuple[str, ...]], Awaitable[tuple[int, bytes]]]
 
 MOST = 1 << 16
 """Bytes of an answer that are waited for."""
+
+
+async def unable(asks: Iterable[Callable[[], Awaitable[str | None]]]) -> str | None:
+    """Why none of those that are asked, all at once, is well; None as soon as one is."""
+    reasons: list[str] = []
+    well = False
+
+    async with anyio.create_task_group() as tasks:
+
+        async def ask(one: Callable[[], Awaitable[str | None]]) -> None:
+            nonlocal well
+            if (reason := await one()) is None:
+                well = True
+                tasks.cancel_scope.cancel()
+            else:
+                reasons.append(reason)
+
+        for one in asks:
+            tasks.start_soon(ask, one)
+    return None if well else (reasons or ["none of its instances runs"])[0]
 
 
 async def failure(probe: Probe, address: Address, run: Run) -> str | None:

@@ -38,9 +38,8 @@ class Rolling:
     drain: float = 30.0
 
     def __post_init__(self) -> None:
-        counts = ("max_surge", "max_unavailable")
-        need_numbers(self, but=counts)
-        for name in counts:
+        need_numbers(self)
+        for name in ("max_surge", "max_unavailable"):
             value = getattr(self, name)
             percent = isinstance(value, str) and (PERCENT.fullmatch(value) or value == "0%")
             if not percent and not (isinstance(value, int) and value >= 0):

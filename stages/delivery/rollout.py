@@ -81,7 +81,8 @@ class Rollout:
         self.control.begin()
         try:
             for name in before.serving:
-                await self.target.retain(name)  # what dies meanwhile is started again on the way back
+                if name != group:
+                    await self.target.retain(name)  # what dies meanwhile is started again on the way back
             await self.hold({**_sizes(before), group: self.release.instances})
             await self._run_heeding(strategy.forward(before, group))
             await self.hold({name: size for name, size in _sizes(before).items() if name != group})  # for the way back
@@ -113,7 +114,7 @@ class Rollout:
         quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
         with self.half_way(f"the way back from {group}"):
             now = await self.target.groups()
-            left = replace(before, groups={name: one for name, one in before.groups.items() if name in now})
+            left = replace(before, groups={name: one for name, one in before.groups.items() if name in now or name == group})
             await quiet.run(strategy.back(left, group))
             if not await self.target.groups():
                 await self.router.stop()
@@ -158,26 +159,33 @@ class Rollout:
 
         Raises NothingLeft where there is nobody to go back to who can serve.
         """
-        to, group = recovered(await self.state(), begun), begun.data["group"]
-        await self.check_way_back(to, group)
-        await self.back(strategy, to, group)
+        await self.back(strategy, await self.whereto(begun), begun.data["group"])
 
-    async def check_way_back(self, to: State, group: str) -> None:
-        """Raise NothingLeft where who is to have the traffic again runs, and cannot serve. Who rests is asked later."""
-        if isinstance(self.release, Variant):
+    async def whereto(self, begun: Event) -> State:
+        """Where it leads to take back the rollout that `begun` tells of. Raises NothingLeft; nothing is changed here."""
+        now = await self.state()
+        to = recovered(now, begun)
+        await self.check_way_back(now, to, begun.data["group"])
+        return to
+
+    async def check_way_back(self, now: State, to: State, group: str) -> None:
+        """Raise NothingLeft where users would be worse off: the group serves them and can, and of those it gives way to none can.
+
+        Whoever rests is started again, and asked then.
+        """
+        if isinstance(self.release, Variant) or not now.weights.get(group) or group in to.serving:
             return
-        for name in to.serving:
-            if name in to.groups and name != group and (why := await self._ill(name)) is not None:
-                raise NothingLeft(
-                    f"{group} goes on serving: {name} cannot: {why}", right="a release to go back to that can serve"
-                )
+        ill = [await self._unable(name) for name in to.serving if name in to.groups]
+        if ill and all(ill) and not to.resting.intersection(to.serving) and await self._unable(group) is None:
+            who = " and ".join(to.serving)
+            raise NothingLeft(f"{group} goes on serving: {who} cannot: {ill[0]}", right="a release to go back to that is well")
 
-    async def _ill(self, group: str) -> str | None:
-        """Why a group that ran before cannot serve, when it cannot for a while: one that is busy may miss an answer."""
+    async def _unable(self, group: str) -> str | None:
+        """Why none of a group's instances can serve, when none can for a while: one that is busy may miss an answer."""
         ready = await self.target.readiness(group) or self._started.ready
         why: str | None = f"it does not answer within {DEAD:g} s"
         with anyio.move_on_after(DEAD):
-            while (why := await self.target.unready(group, ready)) is not None:
+            while (why := await self.target.unable(group, ready)) is not None:
                 await anyio.sleep(0.1)
         return why
 

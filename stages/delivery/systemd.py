@@ -15,6 +15,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -28,7 +29,7 @@ from stages.delivery.local import ONCE, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import failure
+from stages.delivery.probing import failure, unable
 from stages.delivery.ssh import Ssh
 from stages.rootfs import unpack_image
 
@@ -177,11 +178,18 @@ class SystemdTarget(HostedTarget[Systemd]):
         if not units:
             return "none of its instances runs"
         for one, state in units.items():
-            if state != "active":
-                return f"{self._address(one).summary()}: it is {state}"
-            if (reason := await self.ask(one, probe(ready))) is not None:
+            if (reason := await self._ill(one, state, ready)) is not None:
                 return reason
         return None
+
+    async def unable(self, group: str, ready: Ready) -> str | None:
+        units = (await self._units(group)).items()
+        return await unable(partial(self._ill, one, state, ready) for one, state in units if state in UP)
+
+    async def _ill(self, one: Instance, state: str, ready: Ready) -> str | None:
+        if state != "active":
+            return f"{self._address(one).summary()}: it is {state}"
+        return await self.ask(one, probe(ready))
 
     async def ask(self, one: Instance, asked: Probe) -> str | None:
         """Why an instance is not well, or None."""

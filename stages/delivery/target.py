@@ -31,6 +31,10 @@ class Target(Protocol):
         """Why the group cannot serve yet, or None when every instance is well by `ready`."""
         ...
 
+    async def unable(self, group: str, ready: Ready) -> str | None:
+        """Why no instance of the group can serve, or None where one is well by `ready`."""
+        ...
+
     async def readiness(self, group: str) -> Ready | None:
         """How the group says that it can serve; None where that is not known."""
         ...

@@ -217,15 +217,17 @@ class DeployTogether(Stage[Deployments]):
         return Deployments(services=found)
 
     async def _take_up(self, work: Work, attempt: Attempt) -> None:
-        """Take back what an attempt has begun, and nothing of those before it."""
+        """Take back what an attempt has begun, and nothing of those before it. Where one cannot go back, none does."""
         courses = {name: course for name, course in attempt.courses.items() if not course.is_taken_back}
         rollouts = self._rollouts(work, courses)
 
-        def one(name: str) -> Callable[[], Awaitable[None]]:
-            begun = courses[name].cut_off or courses[name].started[-1]  # what went forward goes back with the others
-            return partial(rollouts[name].take_up, self._strategy, begun)
-
-        _, failed = await _each({name: one(name) for name in rollouts})
+        # what went forward goes back with the others
+        begun = {name: course.cut_off or course.started[-1] for name, course in courses.items()}
+        ways, failed = await _each({name: partial(rollouts[name].whereto, begun[name]) for name in courses})
+        if not failed:
+            groups = {name: event.data["group"] for name, event in begun.items()}
+            back = {name: partial(rollouts[name].back, self._strategy, to, groups[name]) for name, to in ways.items()}
+            _, failed = await _each(back)
         if failed:
             raise _broken(failed, next(iter(failed)), {})
 
@@ -345,7 +347,9 @@ async def _each(calls: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[dict[s
 
 def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exception]) -> Exception:
     """What is told when one failed first, and others perhaps on their way back, as those that are stuck in any case."""
-    error = failed.get(first) or next(iter(failed.values()))
+    others = {name: one for name, one in failed.items() if not isinstance(one, NothingLeft)}
+    first = first if first in (others or failed) else next(iter(others or failed))
+    error = failed[first]
     halfway = {**{name: one for name, one in failed.items() if isinstance(one, BrokenOff)}, **stuck}
     if halfway:
         return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))

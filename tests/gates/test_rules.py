@@ -137,6 +137,8 @@ CASES: list[tuple[str, Callable[[], Verdict], Ruling]] = [
     ("no drop", lambda: NoDrop()(coverage((10, 9)), coverage((10, 9))), P),
     ("a drop", lambda: NoDrop()(coverage((10, 8)), coverage((10, 9))), F),
     ("an allowed drop", lambda: NoDrop(points=10)(coverage((10, 8)), coverage((10, 9))), P),
+    ("a rise that is asked for", lambda: NoDrop(points=-10)(coverage((10, 10)), coverage((10, 9))), P),
+    ("no rise where one is asked for", lambda: NoDrop(points=-10)(coverage((10, 9)), coverage((10, 9))), F),
     ("an empty baseline", lambda: NoDrop()(coverage((10, 8)), coverage()), E),
     ("an empty report against a baseline", lambda: NoDrop()(coverage(), coverage((10, 8))), E),
     ("nothing found", lambda: no_findings(findings()), P),
@@ -335,7 +337,8 @@ NAN = float("nan")
         (lambda: MaxGrowth(ratio=NAN), "MaxGrowth.ratio is nan"),
         (lambda: MinCoverage(total=NAN), "MinCoverage.total is nan"),
         (lambda: MinCoverage(changed=-1), "MinCoverage.changed is -1"),
-        (lambda: NoDrop(points=float("inf")), "NoDrop.points is inf"),
+        (lambda: NoDrop(points=NAN), "NoDrop.points is nan"),
+        (lambda: MaxSize(total="5"), "MaxSize.total is '5'"),  # type: ignore[arg-type]
         (lambda: WithinBudget(errors=NAN), "WithinBudget.errors is nan"),
         (lambda: NotSlower(grace=NAN), "NotSlower.grace is nan"),
         (lambda: MaxComplexity(each=NAN), "MaxComplexity.each is nan"),  # type: ignore[arg-type]

@@ -49,6 +49,8 @@ class Does(Stage[Number]):
 
     async def run(self, work: Work) -> Number:
         die(work, work.name + " before")
+        if (work.project.root / "refuses").exists() and (work.project.root / "refuses").read_text() == work.name:
+            raise StageFailed("it refuses")
         did(work, work.name)
         die(work, work.name + " after")
         return Number(value=work[self.of].value + 1)
@@ -415,3 +417,17 @@ def test_who_looked_at_a_run_before_another_resumed_and_ended_it_does_not_go_on_
     lease.end()
     other.close()
     journal.close()
+
+
+@pytest.mark.parametrize(
+    ("stage", "where"), [("mails", "confirmed before"), ("finds", "confirmed before"), ("opens", "last before")]
+)
+def test_what_took_place_is_not_done_again_as_another_run_failed_to_do_it_meanwhile(place: Place, stage: str, where: str) -> None:
+    place.die(where)
+    (run,) = place.journal.runs()
+    (place.root / "refuses").write_text(stage)
+    assert place("run").code == 1
+    (place.root / "refuses").unlink()
+    before = place.did().count(stage)
+    assert place("resume", run).code == 0
+    assert place.did().count(stage) == before == 1

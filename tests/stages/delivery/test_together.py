@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -15,19 +16,21 @@ import anyio
 import pytest
 
 from gates import Judge
-from pipeline import Journal, Pipeline, Project, Store, WiringError
+from pipeline import Journal, Pipeline, Project, StageFailed, Store, WiringError
 from pipeline.engines.local import free_port
 from pipeline.errors import Exit
 from pipeline.order import operator
 from pipeline.rollouts import all_rollouts
 from pipeline.run import Outcome
+from stages.delivery import process
+from stages.delivery.course import NothingLeft
 from stages.delivery.deploy import Opens
 from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Canary
-from stages.delivery.together import Deployments, DeployTogether, Service
+from stages.delivery.together import Deployments, DeployTogether, Service, _broken
 from tests.running import run_pipeline
 from tests.stages.delivery.desk import Desk, at_desk, weighing
 from tests.stages.delivery.load import Load
@@ -203,6 +206,30 @@ def test_killed_at_any_point_the_services_are_of_one_version_again_after_the_nex
             outcome = services.fails("bad", strategy, wanted="something else")
             assert sorted(outcome.failed) == ["verified"]
             assert services.answers() == ["a", "a"]
+
+
+def test_where_what_served_before_cannot_serve_for_one_none_of_those_goes_back_that_were_cut_off(services: Pair) -> None:
+    one = services.deploy("one")
+    killed = deploy_in_another_process(services.project, services.store, services.ports, "two", "blue-green", 16)
+    assert killed.wait() == -signal.SIGKILL
+    assert services.answers() == ["two", "two"]
+    old = one.services["back"].group
+    ill = list(process.running(f"{services.project.home / 'state' / 'deploy' / 'back'}:{old}:"))
+    for instance in ill:
+        os.kill(instance.pid, signal.SIGSTOP)
+    outcome = services.fails("three")
+    assert f"goes on serving: {old} cannot: " in outcome.failed["deploy"]
+    assert services.answers() == ["two", "two"]
+    for instance in ill:
+        os.kill(instance.pid, signal.SIGCONT)
+    services.deploy("three")
+    assert services.answers() == ["three", "three"]
+
+
+def test_what_fails_for_another_reason_than_that_nobody_is_left_is_told_first() -> None:
+    nowhere, silent = NothingLeft("r-1 goes on serving"), StageFailed("HAProxy does not answer")
+    assert str(_broken({"front": nowhere, "back": silent}, "front", {})).startswith("back: HAProxy does not answer")
+    assert isinstance(_broken({"front": nowhere}, "front", {}), NothingLeft)
 
 
 FILE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -81,19 +82,50 @@ def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) ->
     desk("run", STRATEGY=strategy)
     desk("run", version="two", STRATEGY=strategy)
     first, second = groups(desk)
-    hanging = instances(desk, first)
-    for one in hanging:
-        os.kill(one.pid, signal.SIGSTOP)
-    try:
-        with Load(desk.port, posts=False) as load:
-            said = desk("undo", version="two", code=2, STRATEGY=strategy)
-            load.more(20)
-    finally:
-        for one in hanging:
-            os.kill(one.pid, signal.SIGCONT)
+    with hanging(instances(desk, first)), Load(desk.port, posts=False) as load:
+        said = desk("undo", version="two", code=2, STRATEGY=strategy)
+        load.more(20)
     assert f"{second} goes on serving: {first} cannot: " in said
     assert (load.failures, set(load.answers)) == ([], {"two"})
     assert desk("undo", version="two", STRATEGY=strategy).endswith(f"{first} has the traffic again\n")
+
+
+@contextlib.contextmanager
+def hanging(some: list[process.Process]) -> Iterator[None]:
+    for one in some:
+        os.kill(one.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in some:
+            os.kill(one.pid, signal.SIGCONT)
+
+
+def test_a_release_that_fails_gives_way_to_one_of_which_only_some_instances_hang(desk: Desk) -> None:
+    desk("run")
+    with hanging(instances(desk, groups(desk)[0])[:1]):
+        desk("run", version="two", WRONG="1", code=1)
+        assert desk.rollouts[-1].state == "taken back"
+    assert desk.answer() == "one"
+
+
+def test_a_release_that_got_no_user_yet_is_taken_back_however_ill_the_others_are(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", UNREADY="1", STRATEGY="slow")
+    desk.until(lambda one: one.open and one.step.text.startswith("wait"), many=2)
+    kill(run)
+    with hanging(instances(desk, groups(desk)[0])):
+        desk("recover", version="two", STRATEGY="slow")
+    assert running(desk) == {groups(desk)[0]}
+
+
+def test_an_undo_that_was_refused_half_way_is_recovered_once_what_served_before_is_well(desk: Desk) -> None:
+    cut_off_undo(desk, 1)
+    first, second = groups(desk)
+    with hanging(instances(desk, first)):
+        assert f"{second} goes on serving: {first} cannot: " in desk("recover", version="two", code=2)
+    assert f"{second} is taken back: {first} has the traffic again" in desk("recover", version="two")
+    assert desk.answer() == "one"
 
 
 @pytest.mark.parametrize("router", ["", "envoy "])
