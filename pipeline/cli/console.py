@@ -255,7 +255,7 @@ def first_line(error: str) -> str:
 def failure(stage: StageHistory, event: Event, paint: Paint) -> str:
     """How a stage failed. Attempt 0 is none: the stage ended before, and its concern was told then."""
     mark, colour = MARKS["failed"]
-    unjudged = f"{paint(colour, mark)} {paint('bold', stage.name)}: no gate in this run weighs it"
+    unjudged = f"{paint(colour, mark)} {paint('bold', stage.name)}: no gate has weighed it"
     return "\n".join([outcome(stage, paint) if event.data["attempt"] else unjudged, *particulars(stage, paint)])
 
 

@@ -118,7 +118,7 @@ def _freeze(project: Project, journal: Journal, arguments: argparse.Namespace, o
     make_home(project.home)
     give(journal, order, new_id(now), arguments.stage, project.settings.operators)
     until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(order.until))}" if order.until else ""
-    other = f", no more as {before.by} said{f': {before.why}' if before.why else ''}" if before is not None else ""
+    other = f", in place of what {before.by} said{f': {before.why}' if before.why else ''}" if before is not None else ""
     return _said(f"{whose}: {'not frozen any more' if order.end else f'frozen{until}{shown(other)}'}", order, arguments, out)
 
 

@@ -83,11 +83,13 @@ class Course:
 def recovered(now: State, begun: Event) -> State:
     """What was true before what `begun` tells of, or what that way back leads to, as far as it still runs.
 
-    Raises NothingLeft where somebody served then, and none of them runs any more.
+    Raises NothingLeft where somebody served then, none of them runs any more, and the group does; it is `now` where nobody runs.
     """
     served: dict[str, int] = {name: share for name, share in begun.data["weights"].items() if share > 0}
     weights = {name: share for name, share in served.items() if name in now.groups or name in now.resting}
     if served and not weights:
+        if begun.data["group"] not in now.groups:
+            return now
         raise nothing_left(begun.data["group"], served)
     return State(groups={name: now.groups[name] for name in begun.data["groups"] if name in now.groups}, weights=weights)
 

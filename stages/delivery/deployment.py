@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gates.words import counted
 from pipeline import BrokenOff, StageFailed, Stays, Work
 from stages.delivery.course import Course, NothingLeft, nothing_left, recovered
-from stages.delivery.model import Deployment, State, is_shadow
+from stages.delivery.model import Address, Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state
 from stages.delivery.router import Router
@@ -127,11 +127,21 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, *, inte
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
     Raises StageFailed where there is nobody to go back to who can serve. Nothing is changed here.
     """
+    _check_place(result, rollout.router.address)
     now = await rollout.state()
     to = _whereto(now, course, result, interrupted=interrupted)
     if isinstance(to, State):
         await rollout.check_way_back(now, to, result.group)
     return to
+
+
+def _check_place(result: Deployment, address: Address) -> None:
+    """Raise StageFailed where the router would be somewhere else by now: its users would find nobody there."""
+    if (result.address.host, result.address.port) != (address.host, address.port):
+        raise StageFailed(
+            f"{result.group} was deployed behind {result.address.summary()}, and its router is to be at {address.summary()} now",
+            right="the settings it was deployed with, as an environment variable that was set then",
+        )
 
 
 def _whereto(now: State, course: Course, result: Deployment, *, interrupted: bool) -> State | str:

@@ -28,6 +28,7 @@ def free(address: Address) -> None:
 
 def checked(address: Address, router: str, name: str, running: Iterable[process.Process]) -> str:
     """That the router listens there, or could. Raises StageFailed."""
+    running = list(running)
     try:
         free(address)
     except OSError as error:
@@ -39,4 +40,6 @@ def checked(address: Address, router: str, name: str, running: Iterable[process.
             right="an address of this machine, and a port that nobody else listens on",
             next=f"ss -atnp 'sport = :{address.port}', which tells who does, or has just done",
         ) from error
+    if running:
+        return f"{router} runs, and not on {address.summary()}: whatever changes traffic now moves it there"
     return f"{address.summary()} is free for {router}"

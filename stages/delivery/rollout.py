@@ -173,10 +173,11 @@ class Rollout:
 
         Whoever rests is started again, and asked then.
         """
-        if isinstance(self.release, Variant) or not now.weights.get(group) or group in to.serving:
+        rest = any(name not in to.groups for name in to.serving)
+        if isinstance(self.release, Variant) or rest or not now.weights.get(group) or group in to.serving:
             return
-        ill = [await self._unable(name) for name in to.serving if name in to.groups]
-        if ill and all(ill) and not to.resting.intersection(to.serving) and await self._unable(group) is None:
+        ill = [await self._unable(name) for name in to.serving]
+        if ill and all(ill) and await self._unable(group) is None:
             who = " and ".join(to.serving)
             raise NothingLeft(f"{group} goes on serving: {who} cannot: {ill[0]}", right="a release to go back to that is well")
 

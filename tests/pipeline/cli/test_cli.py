@@ -1531,7 +1531,7 @@ def test_a_check_that_no_gate_weighs_says_what_it_found_once(place: Place) -> No
     told = done.out[done.out.index("▶ check") :].splitlines()[1:4]
     assert [line.partition("s: ")[2] or line for line in told] == [
         "failed: 500 is large",
-        "✗ check: no gate in this run weighs it",
+        "✗ check: no gate has weighed it",
         "      too large",
     ]
 

@@ -84,7 +84,7 @@ def test_lines_tell_everything_that_happened(capsys: pytest.CaptureFixture[str])
         "thing at cccccccccccc, run r1 on host (as asked)",
         "✓ a 1.5s: done",
         "! g 1.5s: done",
-        "! h 1.5s: it says no\n✗ h: no gate in this run weighs it\n    the first\n    the second\n",
+        "! h 1.5s: it says no\n✗ h: no gate has weighed it\n    the first\n    the second\n",
         "≡ b: the same result (cached: same)",
         "- c: not today",
         "↻ d: it broke",

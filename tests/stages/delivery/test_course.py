@@ -110,6 +110,10 @@ def test_nobody_goes_back_to_what_does_not_run_any_more() -> None:
         recovered(now, event(1, group="green", groups=["blue"], weights={"blue": 100}))
 
 
+def test_where_nobody_is_left_at_all_nothing_keeps_the_next_release_away() -> None:
+    assert recovered(State(), event(1, group="green", groups=["blue"], weights={"blue": 100})) == State()
+
+
 def test_a_way_back_that_an_older_version_began_counts_for_nothing() -> None:
     old = {"rollout.back": [event(2, group="green", to={"blue": 100})]}
     course = Course.of(lambda kind: old.get(kind, [event(1, group="green", weights={})]))

@@ -423,7 +423,7 @@ def test_while_deployments_are_frozen_none_begins(desk: Desk) -> None:
     assert f"{operator()} has frozen deployments until" in said
     assert "a holiday" in desk("deployments")
     assert desk.answer() == "one"
-    assert f", no more as {operator()} said: a holiday" in desk("freeze", "--for", "1h")
+    assert f", in place of what {operator()} said: a holiday" in desk("freeze", "--for", "1h")
     assert desk("freeze", "--end") == "all deployments: not frozen any more\n"
     assert desk("freeze", "--end") == "all deployments: not frozen\n"
     desk("run", version="two")

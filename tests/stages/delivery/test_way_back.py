@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from pipeline import Project, Store
+from pipeline.engines.local import free_port
 from stages.delivery import process
 from tests import warm
 from tests.stages.delivery.desk import Desk, delivering, weighing
@@ -74,6 +75,21 @@ def cut_off_undo(desk: Desk, at: int) -> None:
     desk("run")
     desk("run", version="two")
     assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
+
+
+def test_an_undo_by_somebody_whose_settings_name_another_port_takes_no_user_away(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    file, other = desk.project.root / "operated.py", free_port()
+    text = file.read_text()
+    file.write_text(text.replace(str(desk.port), str(other)))
+    said = desk("undo", version="two", code=2)
+    assert f"was deployed behind 127.0.0.1:{desk.port}, and its router is to be at 127.0.0.1:{other} now" in said
+    assert f"HAProxy runs, and not on 127.0.0.1:{other}" in desk("deployments", version="two")
+    assert desk.answer() == "two"
+    file.write_text(text)
+    desk("undo", version="two")
+    assert desk.answer() == "one"
 
 
 @pytest.mark.parametrize("router", ["", "envoy "])
