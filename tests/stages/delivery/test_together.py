@@ -192,8 +192,7 @@ def test_a_service_that_is_new_gets_its_users_when_the_canary_of_the_other_gets_
     assert (first, sorted(others)) == ("back", ["back", "front"])
 
 
-@pytest.mark.parametrize("first", [2, 8])
-@pytest.mark.parametrize(("strategy", "events"), [("blue-green", 22), ("canary", 32)])
+@pytest.mark.parametrize(("strategy", "events", "first"), [("blue-green", 22, 2), ("canary", 32, 8)])
 def test_killed_at_any_point_the_services_are_of_one_version_again_after_the_next_run(
     services: Pair, strategy: str, events: int, first: int
 ) -> None:
@@ -291,7 +290,7 @@ def test_operators_see_each_service_and_promote_and_undo_both(desk: Desk) -> Non
     assert desk.answer() == "one"
 
 
-@pytest.mark.parametrize(("at", "then"), [(2, "run"), (8, "recover"), (8, "run"), (12, "run"), (15, "recover")])
+@pytest.mark.parametrize(("at", "then"), [(2, "run"), (8, "recover"), (12, "run")])
 def test_an_undo_of_both_that_was_killed_leaves_none_behind(desk: Desk, ports: dict[str, int], at: int, then: str) -> None:
     """Sixteen events: of each service the way back is begun, three steps are intended and done, the way back is finished."""
     desk("run")
@@ -346,14 +345,13 @@ def test_a_deployment_that_was_verified_after_its_run_was_resumed_is_not_taken_b
     assert [(load.failures, set(load.answers)) for load in met] == [([], {"two", "three"})] * 2
 
 
-@pytest.mark.parametrize("at", [4, 5, 6])
 def test_a_run_that_is_killed_while_it_goes_a_way_back_to_its_end_leaves_it_to_the_next(
-    desk: Desk, ports: dict[str, int], at: int
+    desk: Desk, ports: dict[str, int]
 ) -> None:
     desk("run")
     desk("run", version="two")
     assert desk.start("undo", version="two", DIES_AT="1").wait() == -signal.SIGKILL
-    assert desk.start("run", version="three", DIES_AT=str(at)).wait() == -signal.SIGKILL
+    assert desk.start("run", version="three", DIES_AT="6").wait() == -signal.SIGKILL
     desk("recover", version="two")
     assert answers(ports) == ["one", "one"]
     assert "cut off" not in desk("deployments", version="two")
