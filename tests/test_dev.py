@@ -205,6 +205,7 @@ def test_it_works_where_the_shell_goes_elsewhere_by_names(checkout: Checkout, tm
     assert (done.returncode, done.stdout) == (0, "nothing was running\n"), done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("told", "installer"),
     [({}, "uv"), ({"PIP_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}, "pip")],

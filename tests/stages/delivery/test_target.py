@@ -421,6 +421,7 @@ def test_a_daemon_that_is_not_there_is_told(project: Project, store: Store, imag
     anyio.run(main)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("place", "make"), [("docker", "haproxy"), ("systemd", "envoy")], indirect=True)
 def test_a_canary_gets_all_the_traffic_and_nobody_loses_a_request(place: Place, make: Make) -> None:
     target, router, notes = place.open(), make(port=free_port()), Notes()
@@ -439,6 +440,7 @@ def test_a_canary_gets_all_the_traffic_and_nobody_loses_a_request(place: Place, 
     anyio.run(main)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("place", "make"), [("docker", "haproxy"), ("systemd", "envoy")], indirect=True)
 def test_what_never_gets_ready_goes_back_and_nobody_loses_a_request(place: Place, make: Make) -> None:
     target, router, notes = place.open(), make(port=free_port()), Notes()
