@@ -29,7 +29,7 @@ from stages.delivery.local import HOST, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import failure, unable
+from stages.delivery.probing import failure, unable, unready
 from stages.image import Image
 
 STATE, GROUP, PORT, ZONED, KIND = (f"lockgate.{name}" for name in ("state", "group", "port", "zone", "kind"))
@@ -108,10 +108,7 @@ class DockerTarget(HostedTarget[Docker]):
         containers = [one for one in await self._containers(group) if one["State"] in UP]
         if not containers:
             return "none of its instances runs"
-        for one in containers:
-            if (reason := await self._ill(one, ready)) is not None:
-                return reason
-        return None
+        return await unready(partial(self._ill, one, ready) for one in containers)
 
     async def unable(self, group: str, ready: Ready) -> str | None:
         return await unable(partial(self._ill, one, ready) for one in await self._containers(group) if one["State"] in UP)

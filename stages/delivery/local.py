@@ -26,7 +26,7 @@ from stages.delivery.metrics import GROUP
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import accepts, failure, unable
+from stages.delivery.probing import accepts, failure, unable, unready
 from stages.delivery.wanted import Wanted
 from stages.rootfs import process_of, unpack_image
 
@@ -120,10 +120,7 @@ class LocalTarget:
         down = [one for one in self._looked_after(group) if one.port not in ports]
         if down and self._kept.supervisors(group):
             return f"it is started again: {', '.join(one.summary() for one in down)}"
-        for one in instances:
-            if (reason := await self._ill(one, ready)) is not None:
-                return reason
-        return None
+        return await unready(partial(self._ill, one, ready) for one in instances)
 
     async def unable(self, group: str, ready: Ready) -> str | None:
         return await unable(partial(self._ill, one, ready) for one in self._running(group))

@@ -18,14 +18,26 @@ MOST = 1 << 16
 """Bytes of an answer that are waited for."""
 
 
-async def unable(asks: Iterable[Callable[[], Awaitable[str | None]]]) -> str | None:
+Ask = Callable[[], Awaitable[str | None]]
+"""Asks one instance: why it is not well, or None."""
+
+
+async def unready(asks: Iterable[Ask]) -> str | None:
+    """Why the first that is not well is not, asked one after the other; None where all are."""
+    for ask in asks:
+        if (reason := await ask()) is not None:
+            return reason
+    return None
+
+
+async def unable(asks: Iterable[Ask]) -> str | None:
     """Why none of those that are asked, all at once, is well; None as soon as one is."""
     reasons: list[str] = []
     well = False
 
     async with anyio.create_task_group() as tasks:
 
-        async def ask(one: Callable[[], Awaitable[str | None]]) -> None:
+        async def ask(one: Ask) -> None:
             nonlocal well
             if (reason := await one()) is None:
                 well = True

@@ -29,7 +29,7 @@ from stages.delivery.local import ONCE, ZONE, group_env
 from stages.delivery.model import Address, Group, Release, spread
 from stages.delivery.name import check_name
 from stages.delivery.probe import Probe, Ready, probe
-from stages.delivery.probing import failure, unable
+from stages.delivery.probing import failure, unable, unready
 from stages.delivery.ssh import Ssh
 from stages.rootfs import unpack_image
 
@@ -177,10 +177,7 @@ class SystemdTarget(HostedTarget[Systemd]):
         units = {one: state for one, state in (await self._units(group)).items() if state in UP}
         if not units:
             return "none of its instances runs"
-        for one, state in units.items():
-            if (reason := await self._ill(one, state, ready)) is not None:
-                return reason
-        return None
+        return await unready(partial(self._ill, one, state, ready) for one, state in units.items())
 
     async def unable(self, group: str, ready: Ready) -> str | None:
         units = (await self._units(group)).items()
