@@ -23,6 +23,13 @@ ALL = "*"
 """In place of a verb: those that are not named."""
 
 
+def ways_out(until: str) -> str:
+    """How a pause ends, for people; `until` says what ends it where nobody can promote it."""
+    if until:
+        return f"it goes on once {until}, and python -m pipeline abort goes back"
+    return "python -m pipeline promote goes on, and abort goes back"
+
+
 TOLD = ("at", "seq", "run", "refused")
 """What the journal tells of an order, which who gives it does not."""
 

@@ -13,6 +13,7 @@ from pipeline.cli.hint import hint
 from pipeline.cli.paint import Paint, shown
 from pipeline.history import RunHistory, StageHistory
 from pipeline.journal import Event, cached, each
+from pipeline.order import ways_out
 
 
 class View(Protocol):
@@ -221,11 +222,8 @@ def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "rollout.judged" | "rollout.compared":
             return f"  {name}: {shown(event.data['said'])}"
         case "rollout.paused":
-            until = event.data.get("until", "")
-            again = f"it goes on once {until}, and" if until else "python -m pipeline promote goes on, and"
-            again += f"{' python -m pipeline' if until else ''} abort goes back"
             why = f": {shown(event.data['why'])}" if event.data["why"] else ""
-            return f"{paint('yellow', '‖')} {name} is paused by {event.data['by']}{why}; {again}"
+            return f"{paint('yellow', '‖')} {name} is paused by {event.data['by']}{why}; {ways_out(event.data.get('until', ''))}"
         case "rollout.resumed":
             return f"{paint('yellow', '▶')} {name} goes on"
         case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone

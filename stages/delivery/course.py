@@ -44,11 +44,10 @@ class Course:
         last = max((*self.started, *self.back), key=lambda event: event.seq, default=None)
         return last if last is not None and all(event.seq < last.seq for event in self.finished) else None
 
-    @property
-    def way_back(self) -> Event | None:
-        """A way back that was begun and has not come to its end."""
+    def way_back(self, group: str) -> Event | None:
+        """A way back from the group that was begun and has not come to its end."""
         begun = self.cut_off
-        return begun if begun in self.back else None
+        return begun if begun is not None and begun in self.back and begun.data["group"] == group else None
 
     @property
     def went_forward(self) -> bool:

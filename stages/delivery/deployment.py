@@ -146,7 +146,7 @@ def _check_place(result: Deployment, address: Address) -> None:
 
 def _whereto(now: State, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
     """As `way_back`, whoever is well. Pure."""
-    if (begun := course.way_back) is not None and begun.data["group"] == result.group:
+    if (begun := course.way_back(result.group)) is not None:
         return recovered(now, begun)
     if not now.weights.get(result.group) and now.serving:  # where nobody does, all of its instances may have died
         return f"{result.group} does not serve any more: there is nothing to go back from"

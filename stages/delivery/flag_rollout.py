@@ -86,9 +86,7 @@ class RolloutFlag(Stage[FlagRolledOut]):
         async with alone(work.state("deploy"), work.say):
             rollout = self._rollout(work)
             now = await rollout.state()
-            begun = Course.of(work.events).way_back  # which is gone to its end
-            if begun is not None and begun.data["group"] != result.variant:
-                begun = None  # it leads to where another variant was rolled out from
+            begun = Course.of(work.events).way_back(result.variant)  # which is gone to its end
             if begun is None and result.before.get(result.variant) == 100:
                 return Stays(
                     f"{result.flag} was {result.variant} for everybody before this run too: there is nothing to take back"

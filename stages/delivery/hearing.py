@@ -10,7 +10,7 @@ import anyio
 from gates.judge import Advice, Trial
 from gates.window import Tick, Window
 from pipeline import StageFailed
-from pipeline.order import Order
+from pipeline.order import Order, ways_out
 from stages.delivery.control import Control
 from stages.delivery.lockstep import Round
 
@@ -73,13 +73,6 @@ class Telling:
             self.say(trial.said())
             self._told = now
         self._may_go_on = may_go_on
-
-
-def ways_out(until: str) -> str:
-    """How a pause ends, for people."""
-    if until:
-        return f"it goes on once {until}, and python -m pipeline abort goes back"
-    return "python -m pipeline promote goes on, and abort goes back"
 
 
 def because(why: str) -> str:

@@ -175,14 +175,26 @@ class DeployTogether(Stage[Deployments]):
         def way(name: str) -> Callable[[], Awaitable[State | str]]:
             return partial(way_back, rollouts[name], attempt.course(name), found[name], interrupted=interrupted)
 
-        ways, failed = await _each({name: way(name) for name in changed})
+        groups = {name: found[name].group for name in changed}
+        ways = await self._all_back(rollouts, {name: way(name) for name in changed}, groups)
+        return {name: told(groups[name], to) for name, to in ways.items()}
+
+    async def _all_back(
+        self,
+        rollouts: Mapping[str, Rollout],
+        ways: Mapping[str, Callable[[], Awaitable[State | str]]],
+        groups: Mapping[str, str],
+    ) -> dict[str, State | str]:
+        """Once it is known of all whereto, each goes back from its group, but who is only told of. Raises what keeps one back."""
+        found, failed = await _each(ways)
         if not failed:
-            goals = {name: to for name, to in ways.items() if isinstance(to, State)}
-            back = {name: partial(rollouts[name].back, self._strategy, to, found[name].group) for name, to in goals.items()}
-            _, failed = await _each(back)
+            goals = {name: to for name, to in found.items() if isinstance(to, State)}
+            _, failed = await _each(
+                {name: partial(rollouts[name].back, self._strategy, to, groups[name]) for name, to in goals.items()}
+            )
         if failed:
             raise _broken(failed, next(iter(failed)), {})
-        return {name: told(found[name].group, to) for name, to in ways.items()}
+        return found
 
     async def recover(self, work: Work) -> Deployments | None:
         """The deployments, when the rollouts of all were complete; else all are taken back here."""
@@ -223,13 +235,8 @@ class DeployTogether(Stage[Deployments]):
 
         # what went forward goes back with the others
         begun = {name: course.cut_off or course.started[-1] for name, course in courses.items()}
-        ways, failed = await _each({name: partial(rollouts[name].whereto, begun[name]) for name in courses})
-        if not failed:
-            groups = {name: event.data["group"] for name, event in begun.items()}
-            back = {name: partial(rollouts[name].back, self._strategy, to, groups[name]) for name, to in ways.items()}
-            _, failed = await _each(back)
-        if failed:
-            raise _broken(failed, next(iter(failed)), {})
+        groups = {name: event.data["group"] for name, event in begun.items()}
+        await self._all_back(rollouts, {name: partial(rollouts[name].whereto, begun[name]) for name in courses}, groups)
 
     async def steps(self, work: Work) -> Sequence[str]:
         """Round after round, from what runs now to other releases. Raises StageFailed where none may begin now."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import anyio
 from pipeline import Journal, Project
 from pipeline.engines.local import free_port
 from pipeline.rollouts import RolloutHistory, all_rollouts
+from stages.delivery import process
 from stages.delivery.down import down
 from tests import warm
 from tests.stages.delivery.small import TOP
@@ -97,6 +99,18 @@ def delivering(project: Project) -> Iterator[Desk]:
     port = free_port()
     with at_desk(project, DELIVERS.replace("PORT", str(port)), port) as found:
         yield found
+
+
+@contextlib.contextmanager
+def hanging(some: list[process.Process]) -> Iterator[None]:
+    """Meanwhile these processes run and do nothing."""
+    for one in some:
+        os.kill(one.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in some:
+            os.kill(one.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def told(*words: str, service: str = "") -> Callable[[str], list[Event]]:
 def test_what_was_begun_last_and_has_no_end_was_cut_off(words: tuple[str, ...], cut_off: int) -> None:
     course = Course.of(told(*words))
     assert (course.cut_off.seq if course.cut_off else 0) == cut_off
-    assert (course.way_back is not None) == (cut_off > 0 and words[cut_off - 1] == "back")
+    assert (course.way_back("green") is not None) == (cut_off > 0 and words[cut_off - 1] == "back")
 
 
 @pytest.mark.parametrize(

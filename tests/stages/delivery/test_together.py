@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -32,7 +31,7 @@ from stages.delivery.shadow import Shadow
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.delivery.together import Deployments, DeployTogether, Service, _broken
 from tests.running import run_pipeline
-from tests.stages.delivery.desk import Desk, at_desk, weighing
+from tests.stages.delivery.desk import Desk, at_desk, hanging, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.pair import NAMES, Env, deploy_in_another_process, pair
 from tests.stages.delivery.place import local_target
@@ -214,13 +213,10 @@ def test_where_what_served_before_cannot_serve_for_one_none_of_those_goes_back_t
     assert services.answers() == ["two", "two"]
     old = one.services["back"].group
     ill = list(process.running(f"{services.project.home / 'state' / 'deploy' / 'back'}:{old}:"))
-    for instance in ill:
-        os.kill(instance.pid, signal.SIGSTOP)
-    outcome = services.fails("three")
-    assert f"goes on serving: {old} cannot: " in outcome.failed["deploy"]
-    assert services.answers() == ["two", "two"]
-    for instance in ill:
-        os.kill(instance.pid, signal.SIGCONT)
+    with hanging(ill):
+        outcome = services.fails("three")
+        assert f"goes on serving: {old} cannot: " in outcome.failed["deploy"]
+        assert services.answers() == ["two", "two"]
     services.deploy("three")
     assert services.answers() == ["three", "three"]
 

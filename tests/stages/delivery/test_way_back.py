@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from pipeline import Project, Store
 from pipeline.engines.local import free_port
 from stages.delivery import process
 from tests import warm
-from tests.stages.delivery.desk import Desk, delivering, weighing
+from tests.stages.delivery.desk import Desk, delivering, hanging, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.place import local_target
 
@@ -104,17 +103,6 @@ def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) ->
     assert f"{second} goes on serving: {first} cannot: " in said
     assert (load.failures, set(load.answers)) == ([], {"two"})
     assert desk("undo", version="two", STRATEGY=strategy).endswith(f"{first} has the traffic again\n")
-
-
-@contextlib.contextmanager
-def hanging(some: list[process.Process]) -> Iterator[None]:
-    for one in some:
-        os.kill(one.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for one in some:
-            os.kill(one.pid, signal.SIGCONT)
 
 
 def test_a_release_that_fails_gives_way_to_one_of_which_only_some_instances_hang(desk: Desk) -> None:
