@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import py_compile
 import shutil
 import signal
 import socket
@@ -29,18 +30,11 @@ ALONE = ("unshare", "--mount", "--propagation", "slave")
 """How a daemon is started whose mounts end with it: it leaves that of its network namespace behind, and nobody could remove the
 directory it is in."""
 
-LEFT_OUT = (
-    "test",
-    "tests",
-    "idlelib",
-    "ensurepip",
-    "lib2to3",
-    "tkinter",
-    "turtledemo",
-    "site-packages",
-    "__pycache__",
-    "config-*",
-)
+IMPORTS = "itertools, json, os, resource, signal, socket, socketserver, threading, time, urllib.parse, encodings.idna"
+"""What the small service and the commands of the tests import. All modules would be 68 MB, which are packed, sent to another
+machine and unpacked there by each test."""
+
+SAYS_WHAT_IT_LOADED = r"import sys; print(*(getattr(one, '__file__', None) for one in sys.modules.values()), sep='\n')"
 
 
 def answers(host: str) -> bool:
@@ -101,7 +95,7 @@ def started(place: Path) -> Iterator[str]:
 
 
 class MachinePython(Stage[Tree]):
-    """This machine's interpreter with all it loads, below /usr/local of an image."""
+    """This machine's interpreter with what the small service loads, below /usr/local of an image."""
 
     version: str = sys.version
 
@@ -112,15 +106,27 @@ class MachinePython(Stage[Tree]):
 
 
 def lay_out(top: Path) -> None:
-    """The interpreter, the libraries that it and its modules load, and the standard library."""
+    """The interpreter, its modules, and the libraries that they load."""
     library = Path(sysconfig.get_path("stdlib"))
-    modules = [one for file in library.glob("lib-dynload/*.so") for one in _loaded(file)]
-    for found in {PROGRAM, *_loaded(PROGRAM), *modules}:
-        inside = top / "usr/local/bin/python" if found == PROGRAM else top / str(found).lstrip("/")
+    place = top / "usr/local/lib" / library.name
+    modules = _modules(library)
+    wanted = {PROGRAM: top / "usr/local/bin/python", **{one: place / one.relative_to(library) for one in modules}}
+    for program in (PROGRAM, *(one for one in modules if one.suffix == ".so")):
+        wanted |= {one: top / str(one).lstrip("/") for one in _loaded(program)}
+    for found, inside in wanted.items():
         inside.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(found, inside)
-    place = top / "usr/local/lib" / library.name
-    shutil.copytree(library, place, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    # By content, as an image has no times; without it each instance would compile them anew, which takes longer than all else.
+    for one in place.rglob("*.py"):
+        py_compile.compile(str(one), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+
+def _modules(library: Path) -> set[Path]:
+    """The files of the standard library that are loaded where `IMPORTS` are."""
+    argv = [str(PROGRAM), "-I", "-c", f"import {IMPORTS}; {SAYS_WHAT_IT_LOADED}"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    found = {Path(line) for line in said.splitlines() if line.startswith("/")}
+    return {one for one in found if one.is_relative_to(library) and "site-packages" not in one.parts}
 
 
 def _loaded(program: Path) -> set[Path]:
