@@ -206,7 +206,7 @@ CAUGHT_BY_THE_GATE = (
 
 def configured(more: str) -> Callable[[Path], object]:
     """Other configuration of the release: no test before the deployment can know it."""
-    return edit("delivery.py", "strategy=canary,", f'strategy=__import__("dataclasses").replace(canary, ready=10), env={more},')
+    return edit("delivery.py", "strategy=canary,", f'strategy=__import__("dataclasses").replace(canary, ready=40), env={more},')
 
 
 def failing(root: Path) -> None:
