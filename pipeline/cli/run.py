@@ -325,16 +325,27 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Pass signals on to the event loop; what was to be done about them before is to be done about them afterwards.
 
-        A receiver of asyncio's would leave SIGINT as a KeyboardInterrupt, in the middle of whatever ends the process.
+        A receiver of asyncio's would leave SIGINT as a KeyboardInterrupt, in the middle of whatever ends the process. What comes
+        before the loop has its turn is one signal: a receiver that takes its time is called within itself, till that is too deep.
         """
         import asyncio
 
         loop = asyncio.get_running_loop()
+        told = False
+
+        def receive(*_: object) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                loop.call_soon_threadsafe(stop)
+
+        def stop() -> None:
+            nonlocal told
+            told = False
+            self()
+
         hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup asks to go on
-        before = {
-            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(self))
-            for number in (signal.SIGINT, signal.SIGTERM, *hung_up)
-        }
+        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, *hung_up)}
         try:
             yield
         finally:
