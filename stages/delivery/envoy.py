@@ -92,7 +92,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         by = rule(chosen, dict(weights)) if chosen else None
         how = {ROUTING: self._routes(serves=serves, rule=by), MIRROR: MIRROR.content(xds.copies_to(None))}
         async with self._telling() as (envoy, files):
-            runs, (before, picked_before) = await self._look(envoy)
+            runs, (before, picked_before) = await self._look(envoy, files)
             await self._need_certificate()
             if self.config.failover is Failover.WARM:
                 after = xds.warmed(before, after)
@@ -119,7 +119,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     async def current(self) -> dict[str, int]:
         async with admin(self._socket) as envoy:
-            _, (everybody, picked) = await self._look(envoy)
+            _, (everybody, picked) = await self._look(envoy, self._told())
         return told_with(xds.shares(everybody), {part.group: part.share for part in picked})
 
     @asynccontextmanager
@@ -156,23 +156,27 @@ class EnvoyRouter(OwnRouter[Envoy]):
 
     async def forget(self, group: str) -> None:
         async with self._telling() as (envoy, files):
-            runs, now = await self._look(envoy)
+            runs, now = await self._look(envoy, files)
             for file, parts in zip((SPLIT, PICKED), now, strict=True):
                 left = _split([part for part in parts if part.group != group], file)
                 await files.take(envoy, left) if runs else files.write(left)
 
-    async def _look(self, envoy: Admin) -> tuple[bool, tuple[tuple[Part, ...], tuple[Part, ...]]]:
+    async def _look(self, envoy: Admin, files: Files) -> tuple[bool, tuple[tuple[Part, ...], tuple[Part, ...]]]:
         """Whether it runs, and the groups of everybody and of the picked: as it tells, or as they were kept.
 
-        Who answers runs: to look through all processes takes longer, and a switch waits.
+        A switch waits for this: who answers runs, which takes less time than to look through all processes; and of what it
+        says that it has from the files it is not asked again.
         """
+        runs, told = True, None
         try:
-            told = await envoy.parts()
+            await files.look(envoy)
+            if not (files.holds(SPLIT) and files.holds(PICKED)):
+                told = await envoy.parts()
         except StageFailed:
             if self._running():
                 raise
-            return False, (self._kept(), self._kept(PICKED))
-        return True, (told[SERVICE], told[CHOSEN])
+            runs = False
+        return runs, (told[SERVICE], told[CHOSEN]) if told else (self._kept(), self._kept(PICKED))
 
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,16 @@ class Files:
     def has(self, file: File) -> bool:
         return (self.place / file.name).exists()
 
+    async def look(self, envoy: Admin) -> None:
+        """Ask Envoy what it has. Raises StageFailed."""
+        self._told = await envoy.figures(TAKEN)
+
+    def holds(self, file: File) -> bool:
+        """Whether Envoy has what is in the file, by what it said last."""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # one that cannot be read is none that it has
+            return bool(self._told.get(file.taken) == envoy_xds.version((self.place / file.name).read_bytes()))
+        return False
+
     def write(self, files: Mapping[File, bytes]) -> None:
         """Write them, each in one step, for an Envoy that does not run."""
         self.place.mkdir(exist_ok=True)
@@ -50,10 +61,11 @@ class Files:
 
         They survive a crash of the machine once they are kept.
         """
-        told = self._told or await envoy.figures(TAKEN)
+        if not self._told:
+            await self.look(envoy)
+        told = self._told
         fresh = {file: content for file, content in files.items() if told.get(file.taken) != envoy_xds.version(content)}
         if not fresh:
-            self._told = told
             return False
         if not self.place.is_dir():
             raise StageFailed(
@@ -96,7 +108,7 @@ class Files:
     async def _late(self, envoy: Admin, files: Mapping[File, bytes], said: int, before: Mapping[str, Any]) -> str:
         """What Envoy does not use yet; nothing when it uses all."""
         try:
-            self._told = await envoy.figures(TAKEN)
+            await self.look(envoy)
         except StageFailed as error:
             if not self.runs():
                 raise StageFailed(f"Envoy does not start: {self._reason(said)}", where=str(self.log)) from error
