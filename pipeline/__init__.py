@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.errors import EngineError as EngineError
     from pipeline.errors import Exit as Exit
     from pipeline.errors import LockgateError as LockgateError
+    from pipeline.errors import NotNow as NotNow
     from pipeline.errors import StageFailed as StageFailed
     from pipeline.errors import StageTimeout as StageTimeout
     from pipeline.errors import StoreError as StoreError
@@ -53,7 +54,7 @@ _HOMES = {
     "Facts": "condition", "Only": "condition", "Pipeline": "dag",
     "Artifact": "data", "Blob": "data", "Result": "data", "Tree": "data", "Engine": "engine",
     "BrokenOff": "errors", "CommandFailed": "errors", "ConfigError": "errors", "EngineError": "errors", "Exit": "errors",
-    "LockgateError": "errors", "StageFailed": "errors", "StageTimeout": "errors", "StoreError": "errors",
+    "LockgateError": "errors", "NotNow": "errors", "StageFailed": "errors", "StageTimeout": "errors", "StoreError": "errors",
     "UndeclaredInput": "errors", "WiringError": "errors",
     "FanOut": "fan_out",
     "Event": "journal", "Journal": "journal", "Project": "project",
@@ -80,6 +81,7 @@ __all__ = [
     "FanOut",
     "Journal",
     "LockgateError",
+    "NotNow",
     "Only",
     "Output",
     "Pipeline",

@@ -28,7 +28,7 @@ import anyio
 from pipeline import record as records
 from pipeline.dag import Pipeline
 from pipeline.data import Blob
-from pipeline.errors import BrokenOff, JournalError, LockgateError, StageFailed, StoreError, said
+from pipeline.errors import BrokenOff, JournalError, LockgateError, NotNow, StageFailed, StoreError, said
 from pipeline.journal import Event, Journal
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.limit import within
@@ -207,12 +207,18 @@ class Effects:
         be repeated is repeated otherwise, and of what must not be the journal is believed. An effect that can be undone is
         open again, as it was then: what confirms it has yet to pass. What another run has taken back is to be done.
         """
-        events = self._journal.events(kind=KINDS, stage=self._pipeline.name_of(stage))
+        events = list(self._journal.events(kind=KINDS, stage=self._pipeline.name_of(stage)))
         of_all = [event for event in events if event.data.get("about") == about]
         of_it = [event for event in of_all if event.run == self._run]
         if stage.can_undo() and of_it and _taken_back_by_others(of_all[of_all.index(of_it[-1]) + 1 :]):
             return None
         last = of_it[-1].kind if of_it else ""
+        if last == "effect.stands" and (other := _done_since(events[events.index(of_it[-1]) + 1 :])):
+            raise StageFailed(
+                f"run {other} has done {self._pipeline.name_of(stage)} since, and what it did would be undone",
+                right="a run that begins now",
+                next="python -m pipeline run",
+            )
         if last not in ("effect.intended", "effect.done", "effect.stands"):
             return None
         result = None
@@ -325,8 +331,8 @@ class Effects:
             if not is_own(error):
                 raise
             why_not = said(error)
-            half = {"half": True} if isinstance(error, BrokenOff) else {}
-            self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **half)
+            more = {name: True for name, kind in (("half", BrokenOff), ("later", NotNow)) if isinstance(error, kind)}
+            self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **more)
             return f"could not be undone: {why_not}"
         stays = {"stays": True} if isinstance(came_of_it, Stays) else {}
         self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}), **stays)
@@ -398,6 +404,18 @@ def _taken_back_by_others(events: Iterable[Event]) -> bool:
         if undone or (event.kind == "effect.failed" and event.run not in begun):
             return True
     return False
+
+
+def _done_since(events: Iterable[Event]) -> str:
+    """The run of the last of these events whose effect took place and was not taken back; empty where there is none."""
+    found: dict[str, str] = {}
+    for event in events:
+        about = event.data.get("about", "")
+        if event.kind in ("effect.done", "effect.stands"):
+            found[about] = event.run
+        elif event.kind == "undo.done" and not event.data.get("stays"):
+            found.pop(about, None)
+    return list(found.values())[-1] if found else ""
 
 
 def _is_kept(stage: Stage[Any]) -> bool:

@@ -77,6 +77,10 @@ class BrokenOff(StageFailed):
     """A stage broke off in the middle of its work: nobody knows whether its side effect took place, if it has one."""
 
 
+class NotNow(StageFailed):
+    """A stage refuses what it was asked for, and has changed nothing: later it may be asked again."""
+
+
 class CommandFailed(BrokenOff):
     """A command of a stage ended with an exit code it must not end with; half of what it does may be done."""
 

@@ -9,7 +9,7 @@ another message says nothing of this one:
     effect.stands     it is confirmed
     effect.unknown    nobody could say, and people said to go on
     undo.done         it was taken back
-    undo.failed       it could not be, and people were told
+    undo.failed       it could not be, and people were told; with `later` it was refused for now, and what is open stays open
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def leftovers(events: Iterable[Event], *, undoable: bool) -> tuple[Leftover, ...
         about = event.data.get("about")
         if about is None:
             found.clear()
+            continue
+        if event.data.get("later"):
             continue
         found.pop(about, None)
         if event.kind == "effect.intended" or (event.kind == "effect.done" and undoable):

@@ -30,4 +30,6 @@ def _is_right(value: Any, *, below: bool) -> bool:
     if not isinstance(value, Real | Decimal):
         return False
     number: Any = value
+    if isinstance(number, Decimal) and number.is_nan():  # which cannot be compared
+        return False
     return bool(number >= 0 or (below and number < 0))  # NaN is neither

@@ -32,6 +32,8 @@ def standing(events: Iterable[Event]) -> Leftover | None:
     done: dict[str, Leftover] = {}
     for event in events:
         about = event.data.get("about", "")
+        if event.data.get("later"):
+            continue
         if event.kind == "effect.done":
             done[about] = Leftover(run=event.run, about=about, result=event.data["result"])
         elif event.kind in ("effect.stands", "undo.failed") and about in done:
@@ -44,19 +46,21 @@ def standing(events: Iterable[Event]) -> Leftover | None:
     return found
 
 
-UNDOING = ("undo.intended", "undo.done", "undo.failed", "effect.done")
+UNDOING = ("undo.intended", "undo.done", "undo.failed", "effect.done", "effect.failed")
 
 
-def half_undone(events: Iterable[Event]) -> bool:
-    """Whether taking the latest effect back was begun, and came to no end: neither then, nor when it was tried again. Pure."""
+def half_undone(events: Iterable[Event], about: str) -> bool:
+    """Whether taking that effect back was begun, and came to no end: neither then, nor when it was tried again. Pure."""
     half = before = False
     for event in events:
+        if event.data.get("about", about) != about:
+            continue
         match event.kind:
             case "undo.intended":
                 half, before = True, half
             case "undo.failed":
                 half = bool(event.data.get("half")) or before
-            case "undo.done" | "effect.done":
+            case "undo.done" | "effect.done" | "effect.failed":
                 half = False
     return half
 
@@ -109,34 +113,37 @@ class Operation:
 
     async def recover(self) -> str:
         """Take back what a run, or an undo, left open of the stage as it was cut off. Raises StageFailed where nobody can."""
-        before = left_open(self._session.journal, self._stage, self._name)
-        if not before and self._is_half_undone():
-            return await self._alone(
-                lambda: self._effects.undo_standing(self._stage, self._standing(), "an undo has come half way")
-            )
-        if not before:
-            return NOTHING
 
         async def settle() -> str:
-            await self._effects.settle_one(self._stage)
-            return f"what run {before[-1].run} left open was taken back"
+            done: list[str] = []
+            if before := left_open(self._session.journal, self._stage, self._name):
+                await self._effects.settle_one(self._stage)
+                done.append(f"what run {before[-1].run} left open was taken back")
+            if (half := self._half_undone()) is not None:  # perhaps what it was begun over
+                done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
+            return "; ".join(done)
 
-        return await self._alone(settle)
+        left = left_open(self._session.journal, self._stage, self._name) or self._half_undone()
+        return await self._alone(settle) if left else NOTHING
 
     def _standing(self) -> Leftover:
         """The latest effect of the stage that took place and was not taken back. Raises ConfigError where one is still open."""
         self._need_settled()
-        found = standing(self._session.journal.events(kind=KINDS, stage=self._name))
-        if found is None:
+        if (found := self._stands()) is None:
             raise ConfigError(
                 f"there is nothing of {self._name} to take back: it never took place, or was taken back",
                 next="python -m pipeline history",
             )
         return found
 
-    def _is_half_undone(self) -> bool:
-        """Whether somebody began to take the latest effect back, and was cut off or broke off in the middle."""
-        return half_undone(self._session.journal.events(kind=UNDOING, stage=self._name))
+    def _stands(self) -> Leftover | None:
+        return standing(self._session.journal.events(kind=KINDS, stage=self._name))
+
+    def _half_undone(self) -> Leftover | None:
+        """What stands, where somebody began to take it back, and was cut off or broke off in the middle."""
+        found = self._stands()
+        events = self._session.journal.events(kind=UNDOING, stage=self._name)
+        return found if found is not None and half_undone(events, found.about) else None
 
     def _need_settled(self) -> None:
         """What a run that was cut off left open comes first: behind it nobody would see what is to be taken back."""

@@ -27,6 +27,7 @@ KINDS = (
     "rollout.back",
     "rollout.finished",
     "rollout.stuck",
+    "rollout.stays",
     "effect.stands",
     "effect.failed",
     "undo.intended",
@@ -85,6 +86,8 @@ class RolloutHistory:
     about: str = ""
     """What the effect is about that it is part of."""
     _aborted: bool = False
+    _not_now: str = ""
+    """Why it was not taken back when that was tried, where it may be tried again."""
     _worker: str = ""
     """The run, or the order, by which it goes back."""
 
@@ -135,10 +138,10 @@ class RolloutHistory:
                 self.state = "taken back" if data.get("back") else "deployed"
             case "effect.stands":
                 self.state = "verified" if self.state == "deployed" else self.state
-            case "operator.ordered":
-                self.orders.append(Order.told(event))
-            case "operator.refused":
-                self._refuse(event)
+            case "rollout.stays" | "undo.failed":
+                self._not_now = data.get("why") or (data["error"] if data.get("later") else "")
+            case "operator.ordered" | "operator.refused":
+                self._order(event)
 
     def _step(self, event: Event) -> None:
         data = event.data
@@ -152,12 +155,19 @@ class RolloutHistory:
         if who == "the judge":  # whose reason is what it says
             self.said, self.why = why, ""
 
+    def leave_open(self, said: str) -> None:
+        """Say that nobody is at work on it, and why it was not taken back when that was tried."""
+        self.said = f"{said}; not taken back yet: {self._not_now}" if self._not_now else said
+
     def see(self, event: Event) -> None:
         """Take the last look into account that there was at what is still open."""
         self.said = event.data.get("said", self.said)
 
-    def _refuse(self, event: Event) -> None:
-        """An order that was not theirs to give, or one that was given in a run of its own and could not be followed."""
+    def _order(self, event: Event) -> None:
+        """An order; one that was not theirs to give, or was given in a run of its own and could not be followed, is refused."""
+        if event.kind == ORDERED:
+            self.orders.append(Order.told(event))
+            return
         refused = Order.told(event)._replace(why="", refused=event.data["why"])
         last = self.orders[-1] if self.orders else None
         if event.data.get("given") and last is not None and last.run == event.run:
@@ -255,9 +265,10 @@ def look(journal: Journal, home: Path, one: RolloutHistory) -> None:
     again = "python -m pipeline recover takes it back, and so does the next run"
     if one.open:
         ended = "what took it back has" if one.state == "going back" and one.worker != one.run else "its run has"
-        one.state, one.said = "cut off", f"{ended} ended in the middle of it; {again}"
+        one.state = "cut off"
+        one.leave_open(f"{ended} ended in the middle of it; {again}")
     elif any(left.run == one.run for left in leftovers(journal.events(kind=EFFECTS, stage=one.stage), undoable=True)):
-        one.said = f"its run has ended before anybody verified it; {again}"
+        one.leave_open(f"its run has ended before anybody verified it; {again}")
 
 
 def _last_look(journal: Journal, one: RolloutHistory) -> Event | None:

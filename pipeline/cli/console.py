@@ -209,7 +209,9 @@ def said(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "undo.intended":
             return f"{paint('yellow', '↩')} {name} goes back: {shown(event.data['reason'])}"
         case "undo.done" | "undo.failed":
-            return f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {shown(stage.undone)}"
+            first, *rest = stage.undone.splitlines()
+            said = f"{paint('green' if event.kind == 'undo.done' else 'red', '↩')} {name}: {shown(first)}"
+            return "\n".join([said, *(f"      {shown(line.strip())}" for line in rest)])
     return ""
 
 
@@ -229,6 +231,8 @@ def rollout(stage: StageHistory, event: Event, paint: Paint) -> str:
         case "rollout.back" if stage.state == "running":  # on its own, before anybody has it undone
             to = ", ".join(f"{share} % to {group}" for group, share in event.data.get("weights", {}).items() if share > 0)
             return f"{paint('yellow', '↩')} {name} goes back: {to or 'nobody served before'}"
+        case "rollout.stays":
+            return f"{paint('red', '↩')} {name} does not go back: {shown(event.data['why'])}"
     return ""
 
 
@@ -323,6 +327,6 @@ def closing(run: RunHistory, paint: Paint, again: str) -> list[str]:
     failed = [stage for stage in run.stages.values() if stage.state == "failed" or stage.undone.startswith("could not")]
     if failed:
         first = failed[0]
-        why = shown(f"failed: {first_line(first.error)}" if first.error else first.undone)
+        why = shown(f"failed: {first_line(first.error)}" if first.error else first_line(first.undone))
         lines.append(f"{paint('red', first.name)} {why}; {again} logs {shlex.quote(first.name)}")
     return lines

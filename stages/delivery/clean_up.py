@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import ClassVar
 
 import anyio
@@ -47,12 +48,13 @@ class CleanUp(Stage[Cleaned]):
     async def run(self, work: Work) -> Cleaned:
         served = work[self.verified].deployment.group
         target, router = self.target.open(work), self.router.open(work, self.ready)
-        if self.warm and others(await state(target, router), served):  # whoever shares the traffic may leave it meanwhile
+        old = others(await state(target, router), served)  # whoever shares the traffic may leave it meanwhile
+        if self.warm and old:
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + self.warm))
             work.say(f"what served before {served} is kept warm until {until}")
             await anyio.sleep(self.warm)
         async with alone(work.state("deploy"), work.say):
-            gone = idle(await state(target, router), served)
+            gone = idle(await state(target, router), served, old)  # what has come since is somebody else's
             for group in gone:
                 await router.forget(group)
                 await target.stop(group)
@@ -65,6 +67,6 @@ def others(now: State, served: str) -> tuple[str, ...]:
     return tuple(sorted({*now.groups, *now.resting} - {served}))
 
 
-def idle(now: State, served: str) -> tuple[str, ...]:
-    """The groups that serve nobody; none unless the deployment that was verified serves all by itself. Pure."""
-    return others(now, served) if now.serving == (served,) else ()
+def idle(now: State, served: str, old: Collection[str]) -> tuple[str, ...]:
+    """Which of the old ones there are and serve nobody; none unless what was verified serves all by itself. Pure."""
+    return tuple(name for name in others(now, served) if name in old) if now.serving == (served,) else ()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import StageFailed
+from pipeline import NotNow, StageFailed
 from stages.delivery.model import State
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 class NothingLeft(StageFailed):
     """A rollout cannot be gone back from: of what served before nothing is left, or nothing that can serve."""
+
+
+class NobodyWell(NothingLeft, NotNow):
+    """What served before runs, and cannot serve at the moment."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Preview(Releases[Previewed]):
 
     async def recover(self, work: Work) -> Previewed | None:
         """None once it is ended: who previews a release does it anew."""
-        begun = work.events("preview.started")
+        begun = work.attempted("preview.started")
         if begun:
             async with alone(work.state("deploy"), work.say):
                 await self._end(self.rollout_of(work), begun[-1].data["group"], started=begun[-1].data["started"])
@@ -236,7 +236,7 @@ class Deploy(Releases[Deployment]):
         if order.verb != "drain":
             return await super().obey(work, order)
         async with alone(work.state("deploy"), work.say):
-            rollout = self.rollout_of(work)
+            rollout = self.rollout_of(work).quiet
             now = await rollout.state()
             await rollout.run(without(now, order.of))
             left = await rollout.router.in_flight(order.of)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from gates.words import counted
 from pipeline import BrokenOff, StageFailed, Stays, Work
 from stages.delivery.course import Course, NothingLeft, nothing_left, recovered
-from stages.delivery.model import Address, Deployment, State, is_shadow
+from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state
 from stages.delivery.router import Router
-from stages.delivery.strategy import Strategy
+from stages.delivery.strategy import Strategy, shared
 from stages.delivery.target import Target
 from stages.image import Image
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def settle(work: Work, rollout: Rollout, strategy: Strategy) -> None:
     """Take back what an earlier run left in the middle, and people said to go on over (`--again`), or an `undo` did.
 
-    Where there is nothing to go back to, the way is forward, from what serves.
+    Where there is nothing to go back to, or what there is does not get ready, the way is forward, from what serves.
     """
     if (begun := Course.of(work.events).cut_off) is not None:
         with going_on(work):
@@ -36,8 +36,9 @@ def going_on(work: Work) -> Iterator[None]:
     """What cannot be gone back from in here stays, and that is said."""
     try:
         yield
-    except NothingLeft as error:
+    except (NothingLeft, BrokenOff) as error:
         work.say(error.what)
+        work.record("rollout.stays", why=error.what)
 
 
 async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | None:
@@ -127,21 +128,11 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, *, inte
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
     Raises StageFailed where there is nobody to go back to who can serve. Nothing is changed here.
     """
-    _check_place(result, rollout.router.address)
     now = await rollout.state()
     to = _whereto(now, course, result, interrupted=interrupted)
     if isinstance(to, State):
         await rollout.check_way_back(now, to, result.group)
     return to
-
-
-def _check_place(result: Deployment, address: Address) -> None:
-    """Raise StageFailed where the router would be somewhere else by now: its users would find nobody there."""
-    if (result.address.host, result.address.port) != (address.host, address.port):
-        raise StageFailed(
-            f"{result.group} was deployed behind {result.address.summary()}, and its router is to be at {address.summary()} now",
-            right="the settings it was deployed with, as an environment variable that was set then",
-        )
 
 
 def _whereto(now: State, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
@@ -152,10 +143,11 @@ def _whereto(now: State, course: Course, result: Deployment, *, interrupted: boo
         return f"{result.group} does not serve any more: there is nothing to go back from"
     groups = {name: group for name, group in now.groups.items() if name != result.group or not result.started}
     weights = result.before
-    if weights.get(result.group) == 100:
-        if interrupted:
+    if own := weights.get(result.group, 0):
+        if interrupted and own == 100:
             return Stays(f"{result.group} served before this run too, and nothing was found wrong with it: it stays")
-        weights = _warm(result, now)
+        others = {name: share for name, share in weights.items() if share and name != result.group}
+        weights = dict(shared(100, others)) if others else _warm(result, now)
     gone = sorted(name for name, share in weights.items() if share and name not in groups and name not in now.resting)
     if gone:
         raise nothing_left(result.group, gone)

@@ -21,6 +21,7 @@ from pipeline import StageFailed, Store
 from pipeline.errors import LockgateError
 from pipeline.lock import Lock
 from pipeline.project import Project
+from pipeline.session import open_journal
 from stages.delivery import process
 from stages.delivery.elsewhere import Elsewhere, known
 from stages.delivery.kept import SUPERVISOR
@@ -89,21 +90,22 @@ def _order(project: Project, mark: str) -> int:
 
 @contextlib.contextmanager
 def _no_rollout(project: Project) -> Iterator[None]:
-    """None goes on meanwhile: it would start again what is taken down. Raises StageFailed where one does."""
+    """None goes on meanwhile, nor is one verified: it would start again what is taken down. Raises StageFailed where one is."""
     deployed = project.home / "state" / "deploy"
     lock = Lock(deployed / ".lock")
-    if deployed.is_dir() and not lock.try_take():
-        raise StageFailed(
-            "a rollout is going on, which would start again what is taken down",
-            where=str(project.root),
-            right="the end of it",
-            next="python -m pipeline abort; where its run does not react, python -m pipeline recover --take-over",
-        )
-    try:
+    with contextlib.ExitStack() as held:
+        if deployed.is_dir():
+            effects = held.enter_context(contextlib.closing(open_journal(project))).effects_lock()
+            for one in (effects, lock):
+                if not one.try_take():
+                    raise StageFailed(
+                        "a rollout is going on or about to be verified, which would start again what is taken down",
+                        where=str(project.root),
+                        right="the end of it",
+                        next="python -m pipeline abort; where its run does not react, python -m pipeline recover --take-over",
+                    )
+                held.callback(one.give_back)
         yield
-    finally:
-        if lock.held:
-            lock.give_back()
 
 
 def main(*words: str) -> int:

@@ -186,6 +186,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         with anyio.move_on_after(PATIENCE):
             while not any(all(process.listens(one, port) for port in ports) for one in self._running()):
                 await anyio.sleep(0.01)
+            self._here()
             return
         raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
 

@@ -5,7 +5,6 @@ As a page: python -m stages.delivery.experiment DIRECTORY [RUN] > report.md; wit
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,9 @@ from gates.window import Window
 from pipeline import LockgateError, StageFailed, WiringError, Work
 from stages.delivery.audience import Chosen, Cohort
 from stages.delivery.control import Control, heeding
-from stages.delivery.course import NothingLeft, recovered
+from stages.delivery.course import recovered
 from stages.delivery.deploy import Releases
+from stages.delivery.deployment import needing_people
 from stages.delivery.evidence import FAINT, GAP, LEFT, NEW, RIGHT, TEXT, WIDTH, arguments, stroke, text, told
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.hearing import because
@@ -115,9 +115,8 @@ class Experiment(Releases[ExperimentReport]):
         if begun and not any(event.seq > begun[-1].seq for event in ended):
             async with alone(work.state("deploy"), work.say):
                 rollout = self.rollout_of(work)
-                before = now = await rollout.state()
-                with contextlib.suppress(NothingLeft):  # others have been rolled out since: it ends as it is
-                    before = recovered(now, begun[-1])
+                with needing_people(work):
+                    before = recovered(await rollout.state(), begun[-1])
                 await self._end(rollout, before, begun[-1].data["group"])
         return None
 

@@ -59,6 +59,9 @@ from stages.delivery.tls import Pair, reading
 WITHIN = 5.0
 """Seconds in which HAProxy has to answer."""
 
+PATIENCE = 10.0
+"""Seconds in which HAProxy has to find an instance well that is."""
+
 SLOTS = 16
 BACKEND = "service"
 BACKENDS = {BACKEND: "weight", CHOSEN: "chosen", CONTROL: "control"}
@@ -139,6 +142,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             except StageFailed:
                 self._keep_audience(armed)  # or the way back would fail of it too
                 raise
+            await self._well(before, after)
         await self._change(before, after, share(chosen, dict(weights)))
 
     async def current(self) -> dict[str, int]:
@@ -176,6 +180,22 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         """The slots as HAProxy tells; as they were kept when it does not run."""
         kept = self._kept()
         return told(await self._ask("show servers state"), kept) if self._running() else kept
+
+    async def _well(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
+        """Return once HAProxy has found an instance well of each group that had no share and gets one.
+
+        Whom it found dead it asks only now and then. Raises StageFailed where it goes on finding none.
+        """
+        fresh = {new.group for old, new in zip(before, after, strict=True) if old.address != new.address}
+        missing = serving(after) - serving(before) - fresh
+        with anyio.move_on_after(PATIENCE):
+            while missing and (missing := missing - alive(await self._ask("show servers state"), after)):
+                await anyio.sleep(0.05)
+        if missing:
+            raise StageFailed(
+                f"{', '.join(sorted(missing))} cannot get traffic: no instance answers HAProxy on {probe(self.ready)}",
+                right="at least one instance that can serve",
+            )
 
     async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> None:
         """Make `after` true: names first, then HAProxy, then the shares it comes back with.
@@ -239,6 +259,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
                     break
                 await anyio.sleep(0.02)
             else:
+                self._here()
                 return
         raise StageFailed(
             f"HAProxy does not start: {alert(log.read_bytes()[said_before:].decode(errors='replace'))}",
@@ -445,9 +466,7 @@ def named(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> tuple[Slot, ...]
 
 def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The slots as `show servers state` tells them; a slot's group is the kept one where the address is still the kept one."""
-    _, header, *rows = answer.strip().splitlines()
-    names = header.removeprefix("# ").split(" ")
-    found = {(row["be_name"], row["srv_name"]): row for row in (dict(zip(names, line.split(" "), strict=False)) for line in rows)}
+    found = _rows(answer)
     slots = []
     for number, known in enumerate(kept):
         row = found.get((BACKEND, slot_name(number)))
@@ -458,6 +477,20 @@ def told(answer: str, kept: tuple[Slot, ...]) -> tuple[Slot, ...]:
         spare = min(_weight(found.get((backend, spare_name(number))), address) for backend in SPARES)
         slots.append(Slot(known.group if known.address == address else "", address, **weights, spare=spare))
     return tuple(slots)
+
+
+def _rows(answer: str) -> dict[tuple[str, str], dict[str, str]]:
+    """What `show servers state` tells, by backend and server."""
+    _, header, *lines = answer.strip().splitlines()
+    names = header.removeprefix("# ").split(" ")
+    rows = (dict(zip(names, line.split(" "), strict=False)) for line in lines)
+    return {(row["be_name"], row["srv_name"]): row for row in rows}
+
+
+def alive(answer: str, slots: tuple[Slot, ...]) -> set[str]:
+    """The groups of which a server is not down, as `show servers state` tells (`srv_op_state`: 0 is down)."""
+    found = _rows(answer)
+    return {slot.group for number, slot in enumerate(slots) if found[BACKEND, slot_name(number)]["srv_op_state"] != "0"}
 
 
 def _weight(row: Mapping[str, str] | None, address: str) -> int:
@@ -523,8 +556,13 @@ def _servers_of(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> Iterator[t
 
 def alone(slots: tuple[Slot, ...]) -> str:
     """The group that has all the traffic; nobody's name where several have, or one of them an audience."""
-    serving = {slot.group for slot in slots if slot.weight or slot.chosen or slot.control}
-    return serving.pop() if len(serving) == 1 else NOBODY
+    having = serving(slots)
+    return having.pop() if len(having) == 1 else NOBODY
+
+
+def serving(slots: tuple[Slot, ...]) -> set[str]:
+    """The groups that have traffic, or an audience."""
+    return {slot.group for slot in slots if slot.weight > 0 or slot.chosen > 0 or slot.control > 0}
 
 
 def used(figures: str) -> dict[str, int]:

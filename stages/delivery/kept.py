@@ -47,7 +47,6 @@ class Kept:
     def keep(self, release: Release) -> None:
         """The release's instances are about to run: by this they can be started again. Its group's directory is there."""
         durable.write(self.file(release.group), release.written().encode(), mode=0o600)
-        (self.state / release.group / RESTS).unlink(missing_ok=True)
 
     def release(self, group: str) -> Release:
         """Raises FileNotFoundError where nothing is known of it, and StageFailed where that cannot be read."""

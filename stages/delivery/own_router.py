@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import anyio
 
 from pipeline import StageFailed
-from stages.delivery import process, tls
+from stages.delivery import durable, process, tls
 from stages.delivery.certificate import Certificates, Shown, said
 from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
@@ -117,6 +118,29 @@ class OwnRouter(ABC, Generic[C]):
         more = self.config.tls
         return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
 
+    def in_place(self) -> Self:
+        """The same where its users find it by now, whatever the settings say."""
+        kept, running = self._place, self._running()
+        if not kept.exists() or not running:
+            return self
+        (host, port), *more = durable.read(kept, _read, f"where users find {self.called}")
+        tls = self.config.tls
+        secured = replace(tls, host=more[0][0], port=more[0][1]) if tls and more else None
+        then = replace(self, config=replace(self.config, host=host, port=port, tls=secured))
+        # A run that was killed may have moved it, and not have said so.
+        ports = [found[1] for found in ((host, port), *more)]
+        stays = any(all(process.listens(one, port) for port in ports) for one in running)
+        return then if stays else self
+
+    def _here(self) -> None:
+        """Users find it where the settings say."""
+        durable.write(self._place, json.dumps([[one.host, one.port] for one in self._places]).encode())
+
+    @property
+    def _place(self) -> Path:
+        """The file that says where users come in."""
+        return self.state / "place.json"
+
     async def stop(self) -> None:
         for found in self._running():
             await process.stop(found)
@@ -147,3 +171,9 @@ class OwnRouter(ABC, Generic[C]):
     @property
     def _socket(self) -> Path:
         return self._sockets / "admin.sock"
+
+
+def _read(content: bytes) -> list[tuple[str, int]]:
+    """Hosts and ports: of HTTP, and of HTTPS where there is any."""
+    first, *more = [(str(host), int(port)) for host, port in json.loads(content)]
+    return [first, *more]

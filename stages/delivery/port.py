@@ -41,5 +41,5 @@ def checked(address: Address, router: str, name: str, running: Iterable[process.
             next=f"ss -atnp 'sport = :{address.port}', which tells who does, or has just done",
         ) from error
     if running:
-        return f"{router} runs, and not on {address.summary()}: whatever changes traffic now moves it there"
+        return f"{router} runs, and not on {address.summary()}: the next deployment moves it there"
     return f"{address.summary()} is free for {router}"

@@ -18,7 +18,7 @@ from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control, heeding
-from stages.delivery.course import NothingLeft, recovered
+from stages.delivery.course import NobodyWell, NothingLeft, recovered
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
@@ -26,7 +26,7 @@ from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
 from stages.delivery.probe import probe, written
-from stages.delivery.router import Mirrors, Router
+from stages.delivery.router import Mirrors, Router, in_place
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Autoscaled, Supervised, Target
@@ -108,13 +108,15 @@ class Rollout:
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too.
 
-        Raises BrokenOff where that fails.
+        Raises BrokenOff where that fails, and NothingLeft, before anything is changed, where users would be worse off.
         """
         quiet = self.quiet
-        quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
         with self.half_way(f"the way back from {group}"):
-            now = await self.target.groups()
-            left = replace(before, groups={name: one for name, one in before.groups.items() if name in now or name == group})
+            now = await self.state()
+            runs = {name: one for name, one in before.groups.items() if name in now.groups or name == group}
+            left = replace(before, groups=runs)
+            await self.check_way_back(now, left, group)
+            quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
             await quiet.run(strategy.back(left, group))
             if not await self.target.groups():
                 await self.router.stop()
@@ -126,6 +128,8 @@ class Rollout:
         """Should it fail in here, all is left half way: that is noted, and BrokenOff raised."""
         try:
             yield
+        except NothingLeft:  # nothing was changed
+            raise
         except Exception as error:
             self.quiet.note("rollout.stuck", error=f"{what} failed: {error}")
             raise BrokenOff(
@@ -134,16 +138,19 @@ class Rollout:
 
     @property
     def quiet(self) -> Rollout:
-        """The same for a way back, which must not depend on a full disk, and which nobody may pause."""
+        """The same for a way back, which must not depend on a full disk, which nobody may pause, and which moves no user."""
         say = partial(_said_if_it_can, self.control.say)
-        return replace(self, note=partial(_if_it_can, self.note), control=Control(say=say), member=Member())
+        note = partial(_if_it_can, self.note)
+        return replace(self, router=in_place(self.router), note=note, control=Control(say=say), member=Member())
 
     async def return_after(self, error: BaseException, back: Callable[[], Awaitable[None]]) -> None:
-        """The way back, to its end. Raises BrokenOff with both reasons should it fail too."""
+        """The way back, to its end. Raises BrokenOff with both reasons should it fail too, or lead nowhere."""
         try:
             with anyio.CancelScope(shield=True):
                 await back()
-        except BrokenOff as second:
+        except (BrokenOff, NothingLeft) as second:
+            self.quiet.control.say(second.what)
+            self.quiet.note("rollout.stays", why=second.what)
             if isinstance(error, Exception):
                 told = f"{_told(innermost(error))}; then {second.what}"
                 raise BrokenOff(told, right=second.right, next=second.next) from error
@@ -179,7 +186,7 @@ class Rollout:
         ill = [await self._unable(name) for name in to.serving]
         if ill and all(ill) and await self._unable(group) is None:
             who = " and ".join(to.serving)
-            raise NothingLeft(f"{group} goes on serving: {who} cannot: {ill[0]}", right="a release to go back to that is well")
+            raise NobodyWell(f"{group} goes on serving: {who} cannot: {ill[0]}", right="a release to go back to that is well")
 
     async def _unable(self, group: str) -> str | None:
         """Why none of a group's instances can serve, when none can for a while: one that is busy may miss an answer."""

@@ -85,6 +85,20 @@ class Mirrors(Router, Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Router, Protocol):
+    """A router that the settings may send to another address while it runs."""
+
+    def in_place(self) -> Router:
+        """The same where its users find it by now, whatever the settings say."""
+        ...
+
+
+def in_place(router: Router) -> Router:
+    """The router for a way back or an order, which moves nobody: that is a deployment's to do."""
+    return router.in_place() if isinstance(router, Placed) else router
+
+
 def need_running(weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
     """Raises StageFailed where a group is to get traffic of which no instance runs, or an audience that nobody can tell."""
     wanted = [*weights.items(), *(chosen.weights if chosen else ())]

@@ -262,7 +262,7 @@ class DeployTogether(Stage[Deployments]):
             rollouts = self._rollouts(work, [one.name for one in self.services])
             having = {name: now for name, one in rollouts.items() if order.of in (now := await one.state()).groups}
             for name, now in having.items():
-                await rollouts[name].run(without(now, order.of))
+                await rollouts[name].quiet.run(without(now, order.of))
         if not having:
             raise StageFailed(f"no service has a group {order.of!r}", next="python -m pipeline deployments")
         return f"{order.of} of {', '.join(having)} gets no new request"
@@ -362,5 +362,5 @@ def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exc
         return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))
     if not isinstance(error, StageFailed):
         return error
-    kind = NothingLeft if isinstance(error, NothingLeft) else StageFailed
+    kind = type(error) if isinstance(error, NothingLeft) else StageFailed
     return kind(f"{first}: {error.what}", where=error.where, right=error.right, next=error.next)

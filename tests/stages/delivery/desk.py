@@ -56,6 +56,14 @@ class Desk:
             assert time.monotonic() < end, self.rollouts
             time.sleep(0.05)
 
+    def until_noted(self, kind: str, many: int) -> None:
+        """Until the journal has so many events of the kind."""
+        end = time.monotonic() + 60
+        with contextlib.closing(Journal(self.project.home / "journal.db")) as journal:
+            while len(list(journal.events(kind=kind, stage="deploy"))) < many:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
     def until_said(self, pattern: str) -> None:
         """Until `deployments` says so."""
         end = time.monotonic() + 60
@@ -78,6 +86,8 @@ def weighing(one: RolloutHistory) -> bool:
 DELIVERS = """
 import os
 from gates import ErrorRate, Judge
+from pipeline import Pipeline
+from stages.delivery.clean_up import CleanUp
 from stages.delivery.strategy import Canary
 from stages.probe import WatchService
 from tests.stages.delivery.small import STRATEGIES, delivery, deployment, die_on_the_way_back
@@ -86,10 +96,15 @@ if "DIES_AT" in os.environ:
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
 version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
-unready, ready = ((("UNREADY", "1"),), 1) if "UNREADY" in os.environ else ((), 30)
+unready, ready = ((("UNREADY", "1"),), 1) if "UNREADY" in os.environ else ((), float(os.environ.get("WITHIN", "30")))
 deploy = deployment(PORT, version, *unready, ready=ready, strategy=strategy)
 watch = WatchService(deployment=deploy, seconds=float(os.environ["VERIFIES"])) if "VERIFIES" in os.environ else None
 pipeline = delivery(deploy, version if "WRONG" not in os.environ else "not to be found", watch=watch)
+if "WARM" in os.environ:
+    smoke, verified = pipeline["smoke"], pipeline["verified"]
+    clean_up = CleanUp(verified=verified, target=deploy.target, router=deploy.router, warm=float(os.environ["WARM"]))
+    shown = {"deploy": deploy, "smoke": smoke, "verification": verified.checks, "verified": verified, "clean_up": clean_up}
+    pipeline = Pipeline("small", checks=deploy.release.checks, **shown)
 """
 """A service that is deployed as the environment says."""
 

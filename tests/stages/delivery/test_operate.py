@@ -127,7 +127,7 @@ def test_nothing_is_taken_down_while_a_rollout_goes_on(desk: Desk) -> None:
     desk.until(weighing, many=2)
     taken = warm.run(["-m", "stages.delivery.down", str(desk.project.root)], cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)})
     assert taken.returncode == 1
-    assert "a rollout is going on, which would start again what is taken down" in taken.stderr
+    assert "a rollout is going on or about to be verified, which would start again what is taken down" in taken.stderr
     assert desk.answer() in ("one", "two")
     desk("abort")
     assert run.wait() == 1

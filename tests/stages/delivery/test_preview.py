@@ -179,6 +179,8 @@ def test_what_served_before_is_kept_warm_also_while_another_rollout_shares_the_t
 def test_nothing_is_ended_while_another_serves_or_shares_the_traffic() -> None:
     groups = {name: Group(name, ()) for name in "abc"}
     now = State(groups=groups, weights={"a": 100, "b": 0}, resting=frozenset("d"))
-    assert idle(now, "a") == ("b", "c", "d")
-    assert idle(now, "b") == ()
-    assert idle(replace(now, weights={"a": 50, "b": 50}), "a") == ()
+    every = ("b", "c", "d")
+    assert idle(now, "a", every) == every
+    assert idle(now, "a", ("b", "gone")) == ("b",)
+    assert idle(now, "b", every) == ()
+    assert idle(replace(now, weights={"a": 50, "b": 50}), "a", every) == ()

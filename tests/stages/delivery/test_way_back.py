@@ -12,11 +12,14 @@ import pytest
 
 from pipeline import Project, Store
 from pipeline.engines.local import free_port
+from pipeline.lock import Lock
 from stages.delivery import process
 from tests import warm
 from tests.stages.delivery.desk import Desk, delivering, hanging, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.place import local_target
+from tests.stages.delivery.small import TOP
+from tests.web import get
 
 
 @pytest.fixture
@@ -76,19 +79,153 @@ def cut_off_undo(desk: Desk, at: int) -> None:
     assert desk.start("undo", version="two", DIES_AT=str(at)).wait() == -signal.SIGKILL
 
 
-def test_an_undo_by_somebody_whose_settings_name_another_port_takes_no_user_away(desk: Desk) -> None:
+def move(desk: Desk) -> int:
+    """Settings of the router that name another port, as those of somebody with other environment variables do."""
+    file, other = desk.project.root / "operated.py", free_port()
+    file.write_text(file.read_text().replace(str(desk.port), str(other)))
+    return other
+
+
+def edit(desk: Desk, group: str, old: str, new: str) -> str:
+    """Change what a group's instances do when they are started; the text of before."""
+    place = desk.project.home / "state" / "deploy" / "app" / group / "rootfs" / "app" / "serve.py"
+    text = place.read_text()
+    assert old in text
+    place.write_text(text.replace(old, new, 1))
+    return text
+
+
+@pytest.mark.parametrize("router", ["", "envoy "])
+def test_no_order_and_no_way_back_moves_the_router_where_other_settings_have_it(desk: Desk, router: str) -> None:
+    strategy = f"{router}blue-green"
+    desk("run", STRATEGY=strategy)
+    desk("run", version="two", STRATEGY=strategy)
+    other = move(desk)
+    told = desk("deployments", version="two", STRATEGY=strategy)
+    assert f" runs, and not on 127.0.0.1:{other}: the next deployment moves it there" in told
+    desk("undo", version="two", STRATEGY=strategy)
+    assert desk.answer() == "one"
+    desk("run", version="three", UNREADY="1", code=1, STRATEGY=strategy)
+    assert desk.answer() == "one"
+    desk("run", version="two", STRATEGY=strategy)
+    assert get(f"http://127.0.0.1:{other}").text == "two"
+
+
+@pytest.mark.parametrize("order", ["drain", "recover"])
+def test_a_rollout_that_was_cut_off_ends_where_its_users_are_whatever_the_settings_of_who_ends_it(desk: Desk, order: str) -> None:
+    desk("run")
+    killed_in_its_canary(desk, version="two", many=2)
+    move(desk)
+    desk(order, *([groups(desk)[1]] if order == "drain" else []), version="two", STRATEGY="slow")
+    assert {desk.answer() for _ in range(10)} == {"one"}
+
+
+def test_a_second_recover_takes_nothing_away_from_who_has_the_traffic_again(desk: Desk) -> None:
+    desk("run")
+    killed_while_verifying(desk, version="two", many=2)
+    assert desk.start("recover", version="two", DIES_AT="1").wait() == -signal.SIGKILL
+    assert "left open was taken back" in desk("recover", version="two")
+    assert "nothing was left open" in desk("recover", version="two")
+    assert (desk.answer(), running(desk)) == ("one", {groups(desk)[0]})
+
+
+def test_one_recover_ends_a_run_that_was_cut_off_and_the_undo_it_was_begun_over(desk: Desk) -> None:
+    cut_off_undo(desk, 1)
+    waits = Lock(desk.project.home / "state" / "deploy" / ".lock")
+    assert waits.try_take()
+    run = desk.start("run", version="three")
+    desk.until_noted("effect.intended", 3)
+    kill(run)
+    waits.give_back()
+    desk("recover", version="two")
+    assert desk.answer() == "one"
+
+
+def test_where_what_was_undone_to_does_not_get_ready_another_release_can_be_deployed(desk: Desk) -> None:
     desk("run")
     desk("run", version="two")
-    file, other = desk.project.root / "operated.py", free_port()
-    text = file.read_text()
-    file.write_text(text.replace(str(desk.port), str(other)))
-    said = desk("undo", version="two", code=2)
-    assert f"was deployed behind 127.0.0.1:{desk.port}, and its router is to be at 127.0.0.1:{other} now" in said
-    assert f"HAProxy runs, and not on 127.0.0.1:{other}" in desk("deployments", version="two")
+    first, _ = groups(desk)
+    kill_instances(desk, first)
+    edit(desk, first, "import os\n", "import os\nos.environ['UNREADY'] = '1'\n")
+    assert "was not ready within 2 s" in desk("undo", version="two", code=2, WITHIN="2")
     assert desk.answer() == "two"
-    file.write_text(text)
+    assert "deploy does not go back: the way back from " in desk("run", version="three", WITHIN="2")
+    assert desk.answer() == "three"
+
+
+def test_what_ended_as_it_was_started_again_for_a_way_back_is_started_when_that_is_tried_once_more(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    first, _ = groups(desk)
+    kill_instances(desk, first)
+    text = edit(desk, first, "import os\n", "import os\nraise SystemExit('the database is away')\n")
+    desk("undo", version="two", code=2, WITHIN="2")
+    assert desk.answer() == "two"
+    edit(desk, first, "raise SystemExit('the database is away')\n", "")
     desk("undo", version="two")
+    assert (desk.answer(), text.count("SystemExit")) == ("one", 0)
+
+
+def test_a_release_that_was_rolled_out_over_its_own_cut_off_rollout_and_fails_is_not_said_to_be_taken_back(desk: Desk) -> None:
+    desk("run")
+    killed_in_its_canary(desk, version="two", many=2)
+    first, second = groups(desk)
+    remove(desk, first)
+    told = desk("run", "--again", "deploy", version="two", WRONG="1", code=1)
+    assert f"{second} goes on serving, as before this run; it has no release to go back to: there is none\n" in told
+    assert desk.rollouts[-1].state == "deployed"
+
+
+@pytest.mark.parametrize("how", ["abort", "SIGINT"])
+def test_a_rollout_that_is_ended_while_what_served_before_hangs_leaves_users_where_they_get_answers(desk: Desk, how: str) -> None:
+    desk("run")
+    run = desk.start("run", version="two", STRATEGY="slow")
+    desk.until(weighing, many=2)
+    first, second = groups(desk)
+    with hanging(instances(desk, first)):
+        with Load(desk.port, posts=False) as load:
+            desk("abort") if how == "abort" else os.kill(run.pid, signal.SIGINT)
+            assert run.wait() != 0
+            before = load.answers.copy()
+            load.more(20)
+        assert f"deploy does not go back: {second} goes on serving: {first} cannot: " in run.output
+        assert set(load.answers - before) == {"two"}
+    desk("recover", version="two", STRATEGY="slow")
+    assert {desk.answer() for _ in range(10)} == {"one"}
+
+
+def test_what_could_not_go_back_as_the_other_hung_stays_open_until_it_can(desk: Desk) -> None:
+    desk("run")
+    killed_while_verifying(desk, version="two", many=2)
+    first, second = groups(desk)
+    with hanging(instances(desk, first)):
+        assert "goes on serving" in desk("recover", version="two", code=2)
+        assert f"not taken back yet: {second} goes on serving: {first} cannot" in desk("deployments", version="two")
+    assert "left open was taken back" in desk("recover", version="two")
     assert desk.answer() == "one"
+
+
+def test_a_run_that_is_resumed_rolls_nothing_out_over_what_another_run_has_deployed_since(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", WARM="600")
+    desk.until(lambda one: one.state == "verified", many=2)
+    kill(run)
+    cut_off = desk.rollouts[-1].run
+    desk("run", version="three")
+    last = desk.rollouts[-1].run
+    assert f"run {last} has done deploy since" in desk("resume", cut_off, version="two", WARM="600", code=1)
+    assert desk.answer() == "three"
+
+
+def test_nothing_is_taken_down_while_a_deployment_is_verified(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", VERIFIES="600")
+    desk.until(lambda one: one.state == "deployed", many=2)
+    taken = warm.run(["-m", "stages.delivery.down", str(desk.project.root)], cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)})
+    assert taken.returncode == 1
+    assert "a rollout is going on or about to be verified, which would start again what is taken down" in taken.stderr
+    assert desk.answer() == "two"
+    kill(run)
 
 
 @pytest.mark.parametrize("router", ["", "envoy "])
