@@ -136,7 +136,8 @@ integration = IntegrationTests(
 # What serves goes on while the new release starts, on the schema that the new one has migrated to.
 before = Deployed(include=("src", "tests", "pyproject.toml"))
 before_lock = Deployed(include=("test.lock",))
-testing_before = PythonEnvironment(source=before_lock, lock="test.lock")
+# With the same lock it is the same environment, which is there by then.
+testing_before = PythonEnvironment(source=before_lock, lock="test.lock", after=(testing,))
 compatibility = Compatibility(
     before=before,
     now=tested,

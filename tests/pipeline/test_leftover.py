@@ -38,6 +38,13 @@ def test_what_is_done_is_open_as_long_as_it_can_be_taken_back() -> None:
     assert leftovers([intended], undoable=False) == (Leftover(run="r", about="a", result=None),)
 
 
+def test_what_must_not_be_taken_back_yet_stays_open() -> None:
+    done = said("effect.done", about="a", result="d")
+    refused = Event(run="r", kind="undo.failed", data={"about": "a", "later": True})
+    assert leftovers([done, refused], undoable=True) == (Leftover(run="r", about="a", result="d"),)
+    assert leftovers([done, refused, said("undo.done", about="a")], undoable=True) == ()
+
+
 @pytest.mark.parametrize("last", LAST)
 def test_the_last_word_about_one_effect_is_none_about_another_of_the_same_stage(last: str) -> None:
     events = [said("effect.intended", about="a"), said("effect.intended", about="b"), said(last, about="b")]

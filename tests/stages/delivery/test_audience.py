@@ -226,7 +226,7 @@ def sent(key: Key, number: int) -> tuple[str, dict[str, str]]:
 def test_a_cohort_has_its_share_of_keys_each_of_them_is_always_on_the_same_side_and_who_is_in_stays_in(
     router: AnyRouter, key: Key
 ) -> None:
-    keys = 400
+    keys = 200
 
     async def work(two: Two) -> None:
         inside: dict[int, set[str]] = {}
