@@ -70,6 +70,8 @@ class Effects:
         self._begun: set[Stage[Any]] = set()
         self._stands: set[Stage[Any]] = set()
         """Stages whose effect stood already when the run was cut off."""
+        self._refused: set[str] = set()
+        """What others left open and this run must not take back yet."""
         self._turn = anyio.Lock()
 
     async def settle(self, stages: Iterable[Stage[Any]]) -> None:
@@ -213,7 +215,7 @@ class Effects:
         if stage.can_undo() and of_it and _taken_back_by_others(of_all[of_all.index(of_it[-1]) + 1 :]):
             return None
         last = of_it[-1].kind if of_it else ""
-        if last == "effect.stands" and (other := _done_since(events[events.index(of_it[-1]) + 1 :])):
+        if last == "effect.stands" and (other := _done_since(events[events.index(of_it[-1]) + 1 :], about)):
             raise StageFailed(
                 f"run {other} has done {self._pipeline.name_of(stage)} since, and what it did would be undone",
                 right="a run that begins now",
@@ -257,6 +259,8 @@ class Effects:
         """Take back what is left, the last first. Where nobody can, `again` is the answer, and so is to repeat what may be."""
         self._repeated.discard(stage)
         for one in reversed(left):
+            if one.about in self._refused:
+                continue  # nor would it be a moment later
             try:
                 await self._settle(stage, one)  # of what cannot be taken back, people are told in the journal
             except BaseException as error:
@@ -283,6 +287,11 @@ class Effects:
         if result is None:
             self._tell("effect.failed", stage, about=left.about, error=f"{why}; it did not take place, or was taken back")
             return ""
+        if left.result is None:
+            with contextlib.suppress(StoreError):  # a full disk keeps nothing from being taken back
+                kept = records.keep(self._store, stage, self._pipeline.name_of(stage), result)
+                self._store.flush()
+                self._tell("effect.done", stage, about=left.about, result=kept.digest, of=left.run)  # should it have to stay
         return await self._undo(stage, work, Done(left.about, result), why)
 
     async def _to_take_back(self, stage: Stage[Any], left: Leftover, work: Work) -> Any:
@@ -292,10 +301,10 @@ class Effects:
         try:
             result = self._recorded(stage, left.result, left=stage, run=left.run)
         except StoreError:
-            if not stage.can_recover():
+            if not stage.can_recover() or left.refused:
                 raise
             return await self._recover(stage, work)
-        if stage.can_recover():
+        if stage.can_recover() and not left.refused:  # which would say now what came of others since
             with _no_matter():  # where the stage cannot tell, it is taken back (once more)
                 return None if await self._recover(stage, work) is None else result
         return result
@@ -333,6 +342,8 @@ class Effects:
             why_not = said(error)
             more = {name: True for name, kind in (("half", BrokenOff), ("later", NotNow)) if isinstance(error, kind)}
             self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **more)
+            if isinstance(error, NotNow):
+                self._refused.add(done.about)
             return f"could not be undone: {why_not}"
         stays = {"stays": True} if isinstance(came_of_it, Stays) else {}
         self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}), **stays)
@@ -406,12 +417,12 @@ def _taken_back_by_others(events: Iterable[Event]) -> bool:
     return False
 
 
-def _done_since(events: Iterable[Event]) -> str:
-    """The run of the last of these events whose effect took place and was not taken back; empty where there is none."""
+def _done_since(events: Iterable[Event], mine: str) -> str:
+    """The run that has done something else than `mine` last, and it was not taken back; empty where there is none."""
     found: dict[str, str] = {}
     for event in events:
         about = event.data.get("about", "")
-        if event.kind in ("effect.done", "effect.stands"):
+        if event.kind in ("effect.done", "effect.stands") and about != mine:
             found[about] = event.run
         elif event.kind == "undo.done" and not event.data.get("stays"):
             found.pop(about, None)

@@ -15,6 +15,7 @@ another message says nothing of this one:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.frozen import Frozen
@@ -33,6 +34,8 @@ class Leftover(Frozen):
     about: str
     result: str | None
     """The digest of what the stage returned; None where nobody knows whether the effect took place."""
+    refused: bool = False
+    """Whether it was to be taken back, and must not be yet: then it is known that it was not."""
 
 
 def leftovers(events: Iterable[Event], *, undoable: bool) -> tuple[Leftover, ...]:
@@ -47,10 +50,12 @@ def leftovers(events: Iterable[Event], *, undoable: bool) -> tuple[Leftover, ...
             found.clear()
             continue
         if event.data.get("later"):
+            if about in found:
+                found[about] = replace(found[about], refused=True)
             continue
         found.pop(about, None)
         if event.kind == "effect.intended" or (event.kind == "effect.done" and undoable):
-            found[about] = Leftover(run=event.run, about=about, result=event.data.get("result"))
+            found[about] = Leftover(run=event.data.get("of", event.run), about=about, result=event.data.get("result"))
     return tuple(found.values())
 
 

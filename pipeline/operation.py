@@ -35,7 +35,7 @@ def standing(events: Iterable[Event]) -> Leftover | None:
         if event.data.get("later"):
             continue
         if event.kind == "effect.done":
-            done[about] = Leftover(run=event.run, about=about, result=event.data["result"])
+            done[about] = Leftover(run=event.data.get("of", event.run), about=about, result=event.data["result"])
         elif event.kind in ("effect.stands", "undo.failed") and about in done:
             found = done.pop(about)
         elif event.kind == "undo.done":
@@ -121,7 +121,7 @@ class Operation:
                 done.append(f"what run {before[-1].run} left open was taken back")
             if (half := self._half_undone()) is not None:  # perhaps what it was begun over
                 done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
-            return "; ".join(done)
+            return "; ".join(done) or NOTHING  # another process may have come first
 
         left = left_open(self._session.journal, self._stage, self._name) or self._half_undone()
         return await self._alone(settle) if left else NOTHING

@@ -95,17 +95,25 @@ def _no_rollout(project: Project) -> Iterator[None]:
     lock = Lock(deployed / ".lock")
     with contextlib.ExitStack() as held:
         if deployed.is_dir():
-            effects = held.enter_context(contextlib.closing(open_journal(project))).effects_lock()
-            for one in (effects, lock):
-                if not one.try_take():
-                    raise StageFailed(
-                        "a rollout is going on or about to be verified, which would start again what is taken down",
-                        where=str(project.root),
-                        right="the end of it",
-                        next="python -m pipeline abort; where its run does not react, python -m pipeline recover --take-over",
-                    )
-                held.callback(one.give_back)
+            if not (_take_effects(project, held) and lock.try_take()):
+                raise StageFailed(
+                    "a rollout is going on or about to be verified, which would start again what is taken down",
+                    where=str(project.root),
+                    right="the end of it",
+                    next="python -m pipeline abort; where its run does not react, python -m pipeline recover --take-over",
+                )
+            held.callback(lock.give_back)
         yield
+
+
+def _take_effects(project: Project, held: contextlib.ExitStack) -> bool:
+    """Whether no run has effects that nobody confirmed yet. Where the journal cannot be asked that is said, and none has."""
+    try:
+        journal = held.enter_context(contextlib.closing(open_journal(project)))
+        return journal.effects_lock().try_take()
+    except LockgateError as error:
+        print(f"warning: whether a deployment is about to be verified is not known: {error}", file=sys.stderr)
+        return True
 
 
 def main(*words: str) -> int:

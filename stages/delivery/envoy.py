@@ -181,6 +181,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
     async def _settle(self, envoy: Admin, files: Files, *, started: bool) -> None:
         """Envoy has these settings, and listens where they say."""
         if not (await files.take(envoy, self._settings()) or started):
+            self._here()
             return
         ports = [place.port for place in self._places]
         with anyio.move_on_after(PATIENCE):

@@ -115,9 +115,11 @@ class Experiment(Releases[ExperimentReport]):
         if begun and not any(event.seq > begun[-1].seq for event in ended):
             async with alone(work.state("deploy"), work.say):
                 rollout = self.rollout_of(work)
-                with needing_people(work):
-                    before = recovered(await rollout.state(), begun[-1])
-                await self._end(rollout, before, begun[-1].data["group"])
+                before, group = await rollout.state(), begun[-1].data["group"]
+                if before.weights.get(group):
+                    with needing_people(work):
+                        before = recovered(before, begun[-1])
+                await self._end(rollout, before, group)
         return None
 
     async def _end(self, rollout: Rollout, before: State, group: str) -> None:

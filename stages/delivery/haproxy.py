@@ -182,20 +182,22 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         return told(await self._ask("show servers state"), kept) if self._running() else kept
 
     async def _well(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
-        """Return once HAProxy has found an instance well of each group that had no share and gets one.
+        """Return once HAProxy has found an instance well of those that get traffic, unless nobody is who has it by now.
 
-        Whom it found dead it asks only now and then. Raises StageFailed where it goes on finding none.
+        It may have found dead who is well again. Raises StageFailed where it goes on finding none.
         """
         fresh = {new.group for old, new in zip(before, after, strict=True) if old.address != new.address}
-        missing = serving(after) - serving(before) - fresh
+        wanted, now = serving(after), serving(before)
+        if wanted & (now | fresh):
+            return
         with anyio.move_on_after(PATIENCE):
-            while missing and (missing := missing - alive(await self._ask("show servers state"), after)):
+            while not (well := alive(await self._ask("show servers state"), after)) & wanted and well & now:
                 await anyio.sleep(0.05)
-        if missing:
-            raise StageFailed(
-                f"{', '.join(sorted(missing))} cannot get traffic: no instance answers HAProxy on {probe(self.ready)}",
-                right="at least one instance that can serve",
-            )
+            return
+        raise StageFailed(
+            f"{', '.join(sorted(wanted))} cannot get traffic: no instance answers HAProxy on {probe(self.ready)}",
+            right="at least one instance that can serve",
+        )
 
     async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> None:
         """Make `after` true: names first, then HAProxy, then the shares it comes back with.
@@ -231,6 +233,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             self._keep_audience(Armed(rule))
         found = self._running()
         if found and (await self._serving(found)).env.get(SETTINGS) == settings:
+            self._here()
             return
         self._need_alone()
         await self._need_certificate()
@@ -588,7 +591,7 @@ def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     It knows no gRPC without TLS, and runs no commands in instances.
     """
     asked = probe(ready)
-    inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms"
+    inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms downinter 200ms"  # who is well again is soon known to be
     # a request that nobody took is to find a spare one when it is tried again
     seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
     often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none{seen}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,22 +119,25 @@ class OwnRouter(ABC, Generic[C]):
         return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
 
     def in_place(self) -> Self:
-        """The same where its users find it by now, whatever the settings say."""
-        kept, running = self._place, self._running()
-        if not kept.exists() or not running:
+        """The same where its users find it by now, whatever the settings say. Raises StageFailed where nobody knows where."""
+        running = self._running()
+        if not running or _listens(running, [place.port for place in self._places]):
             return self
-        (host, port), *more = durable.read(kept, _read, f"where users find {self.called}")
+        if not self._place.exists():
+            raise StageFailed(
+                f"{self.called} runs, and not on {self.address.summary()}, and nothing tells where its users find it",
+                right="the settings it was deployed with, as an environment variable that was set then",
+            )
+        (host, port), *more = durable.read(self._place, _read, f"where users find {self.called}")
         tls = self.config.tls
         secured = replace(tls, host=more[0][0], port=more[0][1]) if tls and more else None
-        then = replace(self, config=replace(self.config, host=host, port=port, tls=secured))
-        # A run that was killed may have moved it, and not have said so.
-        ports = [found[1] for found in ((host, port), *more)]
-        stays = any(all(process.listens(one, port) for port in ports) for one in running)
-        return then if stays else self
+        return replace(self, config=replace(self.config, host=host, port=port, tls=secured))
 
     def _here(self) -> None:
         """Users find it where the settings say."""
-        durable.write(self._place, json.dumps([[one.host, one.port] for one in self._places]).encode())
+        now = json.dumps([[one.host, one.port] for one in self._places]).encode()
+        if not self._place.exists() or self._place.read_bytes() != now:
+            durable.write(self._place, now)
 
     @property
     def _place(self) -> Path:
@@ -171,6 +174,11 @@ class OwnRouter(ABC, Generic[C]):
     @property
     def _socket(self) -> Path:
         return self._sockets / "admin.sock"
+
+
+def _listens(running: Iterable[process.Process], ports: Collection[int]) -> bool:
+    """Whether one of the processes listens on all of the ports."""
+    return any(all(process.listens(one, port) for port in ports) for one in running)
 
 
 def _read(content: bytes) -> list[tuple[str, int]]:

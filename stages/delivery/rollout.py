@@ -110,8 +110,8 @@ class Rollout:
 
         Raises BrokenOff where that fails, and NothingLeft, before anything is changed, where users would be worse off.
         """
-        quiet = self.quiet
         with self.half_way(f"the way back from {group}"):
+            quiet = self.quiet
             now = await self.state()
             runs = {name: one for name, one in before.groups.items() if name in now.groups or name == group}
             left = replace(before, groups=runs)
@@ -131,7 +131,7 @@ class Rollout:
         except NothingLeft:  # nothing was changed
             raise
         except Exception as error:
-            self.quiet.note("rollout.stuck", error=f"{what} failed: {error}")
+            _if_it_can(self.note, "rollout.stuck", error=f"{what} failed: {error}")
             raise BrokenOff(
                 f"{what} failed: {_told(error)}", right="what stands in its way out of it", next="python -m pipeline recover"
             ) from error
@@ -149,8 +149,8 @@ class Rollout:
             with anyio.CancelScope(shield=True):
                 await back()
         except (BrokenOff, NothingLeft) as second:
-            self.quiet.control.say(second.what)
-            self.quiet.note("rollout.stays", why=second.what)
+            _said_if_it_can(self.control.say, second.what)
+            _if_it_can(self.note, "rollout.stays", why=second.what)
             if isinstance(error, Exception):
                 told = f"{_told(innermost(error))}; then {second.what}"
                 raise BrokenOff(told, right=second.right, next=second.next) from error
@@ -183,10 +183,20 @@ class Rollout:
         rest = any(name not in to.groups for name in to.serving)
         if isinstance(self.release, Variant) or rest or not now.weights.get(group) or group in to.serving:
             return
-        ill = [await self._unable(name) for name in to.serving]
-        if ill and all(ill) and await self._unable(group) is None:
+        ill: dict[str, str | None] = {}
+
+        async def ask(name: str) -> None:
+            ill[name] = await self._unable(name)
+            if (ill[name] is None) is not (name == group):
+                asked.cancel_scope.cancel()  # one of those can serve, or the group cannot: nobody is worse off
+
+        async with anyio.create_task_group() as asked:
+            for name in (*to.serving, group):
+                asked.start_soon(ask, name)
+        if to.serving and not asked.cancel_scope.cancel_called:
             who = " and ".join(to.serving)
-            raise NobodyWell(f"{group} goes on serving: {who} cannot: {ill[0]}", right="a release to go back to that is well")
+            why = ill[to.serving[0]]
+            raise NobodyWell(f"{group} goes on serving: {who} cannot: {why}", right="a release to go back to that is well")
 
     async def _unable(self, group: str) -> str | None:
         """Why none of a group's instances can serve, when none can for a while: one that is busy may miss an answer."""

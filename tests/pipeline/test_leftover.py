@@ -41,7 +41,7 @@ def test_what_is_done_is_open_as_long_as_it_can_be_taken_back() -> None:
 def test_what_must_not_be_taken_back_yet_stays_open() -> None:
     done = said("effect.done", about="a", result="d")
     refused = Event(run="r", kind="undo.failed", data={"about": "a", "later": True})
-    assert leftovers([done, refused], undoable=True) == (Leftover(run="r", about="a", result="d"),)
+    assert leftovers([done, refused], undoable=True) == (Leftover(run="r", about="a", result="d", refused=True),)
     assert leftovers([done, refused, said("undo.done", about="a")], undoable=True) == ()
 
 

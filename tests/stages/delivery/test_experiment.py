@@ -300,3 +300,19 @@ def test_an_experiment_that_was_killed_is_ended_by_the_next_run(project: Project
     assert kinds == ["experiment.started", "experiment.ended"] * 2
     assert anyio.run(target.groups) == before
     journal.close()
+
+
+def test_an_experiment_that_was_killed_ends_also_where_what_served_then_was_removed(
+    project: Project, store: Store, target: LocalTarget
+) -> None:
+    port, journal = free_port(), Journal(project.home / "journal.db")
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    (one,) = anyio.run(target.groups)
+    words = [sys.executable, "-c", PROGRAM, str(project.root), str(project.home), str(store.root), str(port)]
+    assert subprocess.run(words, cwd=Path(__file__).parents[3], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert run_pipeline(delivery(deployment(port, "two")), project, store, journal)[0].failed == {}
+    anyio.run(target.stop, one)
+    with Load(port, posts=False, keys="uid"):
+        outcome, _ = run(project, store, journal, experiment(port, "three", lasts=1))
+    assert outcome.failed == {}
+    journal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 
 import anyio
@@ -14,7 +15,9 @@ from pipeline import Project, Store
 from pipeline.engines.local import free_port
 from pipeline.lock import Lock
 from stages.delivery import process
+from stages.delivery.haproxy import alive
 from tests import warm
+from tests.stages.delivery.conftest import haproxy
 from tests.stages.delivery.desk import Desk, delivering, hanging, weighing
 from tests.stages.delivery.load import Load
 from tests.stages.delivery.place import local_target
@@ -48,6 +51,14 @@ def kill_instances(desk: Desk, group: str) -> None:
     for one in instances(desk, group):
         os.kill(one.pid, signal.SIGKILL)
         anyio.run(process.stop, one)
+
+
+def until_found_dead(desk: Desk, group: str) -> None:
+    """Until HAProxy has."""
+    router, end = haproxy(desk.project, port=desk.port), time.monotonic() + 60
+    while group in alive(anyio.run(router._ask, "show servers state"), router._kept()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def running(desk: Desk) -> set[str]:
@@ -201,8 +212,36 @@ def test_what_could_not_go_back_as_the_other_hung_stays_open_until_it_can(desk: 
     with hanging(instances(desk, first)):
         assert "goes on serving" in desk("recover", version="two", code=2)
         assert f"not taken back yet: {second} goes on serving: {first} cannot" in desk("deployments", version="two")
-    assert "left open was taken back" in desk("recover", version="two")
-    assert desk.answer() == "one"
+        desk("run", version="three", UNREADY="1", code=1)
+    assert desk.answer() == "two"
+    told = desk("recover", version="two")
+    assert "left open was taken back" in told
+    assert desk.answer() == "one", told
+
+
+def test_an_undo_while_nobody_is_well_leads_to_what_served_before_which_serves_when_it_is_well_again(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    first, second = groups(desk)
+    with hanging(instances(desk, first)):
+        until_found_dead(desk, first)
+        kill_instances(desk, second)
+        desk("undo", version="two")
+    end = time.monotonic() + 30
+    while desk.answer() != "one":
+        assert time.monotonic() < end
+
+
+def test_an_order_is_refused_where_nothing_tells_where_users_find_a_router_that_is_not_where_the_settings_say(desk: Desk) -> None:
+    desk("run")
+    place = desk.project.home / "state" / "router" / "app" / "place.json"
+    place.unlink()  # as of a router that was started before this was written down
+    desk("run", version="two")
+    assert place.exists()
+    place.unlink()
+    move(desk)
+    assert "nothing tells where its users find it" in desk("undo", version="two", code=2)
+    assert desk.answer() == "two"
 
 
 def test_a_run_that_is_resumed_rolls_nothing_out_over_what_another_run_has_deployed_since(desk: Desk) -> None:
