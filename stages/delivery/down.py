@@ -110,7 +110,10 @@ def _take_effects(project: Project, held: contextlib.ExitStack) -> bool:
     """Whether no run has effects that nobody confirmed yet. Where the journal cannot be asked that is said, and none has."""
     try:
         journal = held.enter_context(contextlib.closing(open_journal(project)))
-        return journal.effects_lock().try_take()
+        lock = journal.effects_lock()
+        if taken := lock.try_take():
+            held.callback(lock.give_back)
+        return taken
     except LockgateError as error:
         print(f"warning: whether a deployment is about to be verified is not known: {error}", file=sys.stderr)
         return True

@@ -180,23 +180,30 @@ class Rollout:
 
         Whoever rests is started again, and asked then.
         """
-        rest = any(name not in to.groups for name in to.serving)
-        if isinstance(self.release, Variant) or rest or not now.weights.get(group) or group in to.serving:
+        asks = to.serving and all(name in to.groups for name in to.serving) and group not in to.serving
+        if isinstance(self.release, Variant) or not asks or not now.weights.get(group):
             return
         ill: dict[str, str | None] = {}
+        failed: list[StageFailed] = []
 
         async def ask(name: str) -> None:
-            ill[name] = await self._unable(name)
+            try:
+                ill[name] = await self._unable(name)
+            except StageFailed as error:
+                failed.append(error)
+                return
             if (ill[name] is None) is not (name == group):
                 asked.cancel_scope.cancel()  # one of those can serve, or the group cannot: nobody is worse off
 
         async with anyio.create_task_group() as asked:
             for name in (*to.serving, group):
                 asked.start_soon(ask, name)
-        if to.serving and not asked.cancel_scope.cancel_called:
-            who = " and ".join(to.serving)
-            why = ill[to.serving[0]]
-            raise NobodyWell(f"{group} goes on serving: {who} cannot: {why}", right="a release to go back to that is well")
+        if asked.cancel_scope.cancel_called:
+            return
+        if failed:
+            raise failed[0]
+        who, why = " and ".join(to.serving), ill[to.serving[0]]
+        raise NobodyWell(f"{group} goes on serving: {who} cannot: {why}", right="a release to go back to that is well")
 
     async def _unable(self, group: str) -> str | None:
         """Why none of a group's instances can serve, when none can for a while: one that is busy may miss an answer."""
