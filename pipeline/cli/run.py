@@ -325,24 +325,28 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Pass signals on to the event loop; what was to be done about them before is to be done about them afterwards.
 
-        A receiver of asyncio's would leave SIGINT as a KeyboardInterrupt, in the middle of whatever ends the process. What comes
-        before the loop has its turn is one signal: a receiver that takes its time is called within itself, till that is too deep.
+        A receiver of asyncio's would leave SIGINT as a KeyboardInterrupt, in the middle of whatever ends the process. One that
+        takes its time would be called within itself as long as signals come, until that is too deep.
         """
         import asyncio
 
         loop = asyncio.get_running_loop()
+        received: list[int] = []
         told = False
 
-        def receive(*_: object) -> None:
+        def receive(number: int, _: object) -> None:
             nonlocal told
+            received.append(number)
             if not told:
                 told = True
-                loop.call_soon_threadsafe(stop)
+                loop.call_soon_threadsafe(heed)
 
-        def stop() -> None:
+        def heed() -> None:
             nonlocal told
             told = False
-            self()
+            while received:
+                received.pop()
+                self()
 
         hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup asks to go on
         before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, *hung_up)}

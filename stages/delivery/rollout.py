@@ -150,7 +150,8 @@ class Rollout:
                 await back()
         except (BrokenOff, NothingLeft) as second:
             _said_if_it_can(self.control.say, second.what)
-            _if_it_can(self.note, "rollout.stays", why=second.what)
+            if isinstance(second, NothingLeft):  # else it is noted where it is stuck
+                _if_it_can(self.note, "rollout.stays", why=second.what)
             if isinstance(error, Exception):
                 told = f"{_told(innermost(error))}; then {second.what}"
                 raise BrokenOff(told, right=second.right, next=second.next) from error

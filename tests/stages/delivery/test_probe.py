@@ -215,7 +215,7 @@ async def no_command(command: tuple[str, ...]) -> tuple[int, bytes]:
 
 def test_routers_ask_by_http_what_is_told_by_http_and_else_for_a_connection() -> None:
     assert "option httpchk GET /ok\n    http-check expect status 200-204\n" in checks(HttpProbe("/ok", (200, 204)))
-    assert "inter 2500ms fastinter 200ms fall 5" in checks(TcpProbe(every=2.5, failures=5))
+    assert "inter 2500ms fastinter 200ms downinter 200ms fall 5" in checks(TcpProbe(every=2.5, failures=5))
     assert "httpchk" not in checks(GrpcProbe())
     assert health_check("/ok")["http_health_check"] == {"path": "/ok", "expected_statuses": [{"start": 200, "end": 201}]}
     assert health_check(CommandProbe(("true",)))["tcp_health_check"] == {}
