@@ -317,7 +317,7 @@ def check_behind_envoy(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         assert code == 0, output
         with closing(Journal(example.home / "journal.db")) as journal:
             judged = [event.data["advice"] for event in journal.events(history.id, kind="rollout.judged")]
-        assert judged == ["promote", "promote"]
+        assert judged == ["promote"]
         example.clean()
         failing(example.root)
         code, history, output = example.run("verified")
