@@ -183,9 +183,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
         if not (await files.take(envoy, self._settings()) or started):
             self._here()
             return
-        ports = [place.port for place in self._places]
         with anyio.move_on_after(PATIENCE):
-            while not any(all(process.listens(one, port) for port in ports) for one in self._running()):
+            while not self._listens(self._running()):
                 await anyio.sleep(0.01)
             self._here()
             return

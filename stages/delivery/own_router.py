@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,7 +121,7 @@ class OwnRouter(ABC, Generic[C]):
     def in_place(self) -> Self:
         """The same where its users find it by now, whatever the settings say. Raises StageFailed where nobody knows where."""
         running = self._running()
-        if not running or _listens(running, [place.port for place in self._places]):
+        if not running or self._listens(running):
             return self
         if not self._place.exists():
             raise StageFailed(
@@ -132,6 +132,10 @@ class OwnRouter(ABC, Generic[C]):
         tls = self.config.tls
         secured = replace(tls, host=more[0][0], port=more[0][1]) if tls and more else None
         return replace(self, config=replace(self.config, host=host, port=port, tls=secured))
+
+    def _listens(self, running: Iterable[process.Process]) -> bool:
+        """Whether one of the processes listens wherever the settings say."""
+        return any(all(process.listens(one, place.port) for place in self._places) for one in running)
 
     def _here(self) -> None:
         """Users find it where the settings say."""
@@ -174,11 +178,6 @@ class OwnRouter(ABC, Generic[C]):
     @property
     def _socket(self) -> Path:
         return self._sockets / "admin.sock"
-
-
-def _listens(running: Iterable[process.Process], ports: Collection[int]) -> bool:
-    """Whether one of the processes listens on all of the ports."""
-    return any(all(process.listens(one, port) for port in ports) for one in running)
 
 
 def _read(content: bytes) -> list[tuple[str, int]]:
