@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -313,11 +313,16 @@ class Effects:
         """What the stage finds out, in the time it has. Raises StageTimeout, and whatever `recover` raises."""
         return await within(stage.timeout, f"finding out what came of {work.name}", stage.recover(work))
 
-    async def settle_one(self, stage: Stage[Any]) -> None:
-        """Take back what others left open of the stage; the lock is held. Raises what keeps it from being taken back."""
+    async def settle_one(self, stage: Stage[Any]) -> str:
+        """Take back what others left open of the stage; the lock is held. Why it stays, where the stage says that it does.
+
+        Raises what keeps it from being taken back.
+        """
         failed = [error for one in reversed(self._left_by_others(stage)) if (error := await self._settle(stage, one))]
         if failed:
             raise StageFailed("; ".join(failed), next="python -m pipeline deployments")
+        last = self._undone(stage)
+        return last["said"] if last.get("stays") else ""
 
     async def undo_standing(self, stage: Stage[Any], left: Leftover, why: str) -> str:
         """Take back what stands, because people say so; what came of it. Raises StageFailed when it cannot be taken back."""
@@ -327,9 +332,13 @@ class Effects:
         result = self._recorded(stage, left.result, left=stage, run=left.run)
         if error := await self._undo(stage, work, Done(left.about, result), why):
             raise StageFailed(error)
-        last = self._journal.latest(self._pipeline.name_of(stage), ("undo.done",), run=self._run)
-        said: str = last.data.get("said", "") if last else ""
+        said: str = self._undone(stage).get("said", "")
         return said or "taken back"
+
+    def _undone(self, stage: Stage[Any]) -> Mapping[str, Any]:
+        """What is told of the last effect of the stage that was taken back here; empty where none was."""
+        last = self._journal.latest(self._pipeline.name_of(stage), ("undo.done",), run=self._run)
+        return last.data if last else {}
 
     async def _undo(self, stage: Stage[Any], work: Work, done: Done, why: str) -> str:
         """Empty when the effect was taken back, in the time the stage has; else why not."""

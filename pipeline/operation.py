@@ -46,22 +46,29 @@ def standing(events: Iterable[Event]) -> Leftover | None:
     return found
 
 
-UNDOING = ("undo.intended", "undo.done", "undo.failed", "effect.done", "effect.failed")
+UNDOING = ("undo.intended", "undo.done", "undo.failed", "effect.intended", "effect.done", "effect.failed")
 
 
 def half_undone(events: Iterable[Event], about: str) -> bool:
-    """Whether taking that effect back was begun, and came to no end: neither then, nor when it was tried again. Pure."""
-    half = before = False
+    """Whether taking that effect back was begun, and came to no end: neither then, nor when it was tried again. Pure.
+
+    That a later run has not brought it about anew says nothing of what stands.
+    """
+    half = before = anew = False
     for event in events:
         if event.data.get("about", about) != about:
             continue
         match event.kind:
             case "undo.intended":
                 half, before = True, half
+            case "effect.intended":
+                anew = True
+            case "effect.failed" if anew:
+                anew = False
             case "undo.failed":
                 half = bool(event.data.get("half")) or before
             case "undo.done" | "effect.done" | "effect.failed":
-                half = False
+                half = anew = False
     return half
 
 
@@ -117,8 +124,8 @@ class Operation:
         async def settle() -> str:
             done: list[str] = []
             if before := left_open(self._session.journal, self._stage, self._name):
-                await self._effects.settle_one(self._stage)
-                done.append(f"what run {before[-1].run} left open was taken back")
+                stays = await self._effects.settle_one(self._stage)
+                done.append(f"what run {before[-1].run} left open {f'stays: {stays}' if stays else 'was taken back'}")
             if (half := self._half_undone()) is not None:  # perhaps what it was begun over
                 done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
             return "; ".join(done) or NOTHING  # another process may have come first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,17 @@ class NothingLeft(StageFailed):
 
 class NobodyWell(NothingLeft, NotNow):
     """What served before runs, and cannot serve at the moment."""
+
+
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """In here it is only asked. What fails of it has changed nothing, and may be tried again: NotNow is raised for it."""
+    try:
+        yield
+    except (NothingLeft, NotNow):
+        raise
+    except StageFailed as error:
+        raise NotNow(error.what, where=error.where, right=error.right, next=error.next) from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.course import Course
+from stages.delivery.course import Course, unchanged
 from stages.delivery.deployment import deployment, ended, settle, standing, told, way_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
@@ -156,9 +156,11 @@ class Preview(Releases[Previewed]):
         """End what this started, unless users have come to it meanwhile; what is told of it."""
         if not started:
             return f"{group} ran before, and stays"
-        if (await rollout.router.current()).get(group):
+        with unchanged():
+            quiet, shares = rollout.quiet, await rollout.router.current()
+        if shares.get(group):
             return f"{group} serves users by now, and stays"
-        await rollout.quiet.run((Stop(group),))
+        await quiet.run((Stop(group),))
         return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gates.words import counted
-from pipeline import BrokenOff, StageFailed, Stays, Work
-from stages.delivery.course import Course, NothingLeft, nothing_left, recovered
+from pipeline import BrokenOff, NotNow, StageFailed, Stays, Work
+from stages.delivery.course import Course, NothingLeft, nothing_left, recovered, unchanged
 from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state
@@ -36,7 +36,7 @@ def going_on(work: Work) -> Iterator[None]:
     """What cannot be gone back from in here stays, and that is said."""
     try:
         yield
-    except (NothingLeft, BrokenOff) as error:
+    except (NothingLeft, NotNow, BrokenOff) as error:
         work.say(error.what)
         work.record("rollout.stays", why=error.what)
 
@@ -57,9 +57,11 @@ async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | Non
 
 @contextlib.contextmanager
 def needing_people(work: Work) -> Iterator[None]:
-    """Where in here nobody is left to go back to, it is told how to go on."""
+    """Where in here nobody is left to go back to, it is told how to go on; who is only ill now is waited for."""
     try:
         yield
+    except NotNow:
+        raise
     except NothingLeft as error:
         raise StageFailed(
             error.what, right=error.right, next=f"look at it, then python -m pipeline run --again {work.name}"
@@ -126,12 +128,14 @@ async def way_back(rollout: Rollout, course: Course, result: Deployment, *, inte
     """To what served before, kept warm for this, or where a way back leads that was cut off; what is told where there is none.
 
     That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
-    Raises StageFailed where there is nobody to go back to who can serve. Nothing is changed here.
+    Raises NothingLeft where there is nobody to go back to who can serve, and NotNow where that cannot be found out. Nothing is
+    changed here.
     """
-    now = await rollout.state()
-    to = _whereto(now, course, result, interrupted=interrupted)
-    if isinstance(to, State):
-        await rollout.check_way_back(now, to, result.group)
+    with unchanged():
+        now = await rollout.state()
+        to = _whereto(now, course, result, interrupted=interrupted)
+        if isinstance(to, State):
+            await rollout.check_way_back(now, to, result.group)
     return to
 
 

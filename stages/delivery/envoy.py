@@ -25,7 +25,7 @@ from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
 from stages.delivery.audience import Chosen
 from stages.delivery.entrance import Entrance
-from stages.delivery.envoy_admin import Admin, admin, unwell
+from stages.delivery.envoy_admin import Admin, admin, ill, unwell
 from stages.delivery.envoy_audience import Rule, rule
 from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
@@ -112,7 +112,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 files.write(_split(picked_wide, PICKED))
             await self._settle(envoy, files, started=not runs)
             await files.take(envoy, {**_split(wide), **_split(picked_wide, PICKED)})
-            await self._well(envoy, {SERVICE: after, CHOSEN: picked})
+            await self._well(envoy, {SERVICE: after, CHOSEN: picked}, {part.group for part in before if part.share})
             for step in last:
                 await files.take(envoy, step)
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
@@ -231,12 +231,17 @@ class EnvoyRouter(OwnRouter[Envoy]):
             in_use = await envoy.figures(f"^{re.escape(CERTIFICATE.taken)}$")
             await files.take(envoy, wanted) if in_use else files.write(wanted)
 
-    async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]]) -> None:
-        """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well."""
+    async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]], now: Collection[str]) -> None:
+        """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well.
+
+        Where nobody is well who has the traffic by now, nobody is worse off: they get it when they are.
+        """
         missing: list[str] = ["all"]
         with anyio.move_on_after(PATIENCE):
             while missing:
                 found = await envoy.hosts()
+                if ill(found[SERVICE], now):
+                    return
                 named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
                 missing = sorted({one for cluster, groups in named.items() for one in unwell(found[cluster], groups)})
                 await anyio.sleep(0.005 if missing else 0)

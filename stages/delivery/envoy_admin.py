@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +201,12 @@ def _host(told: dict[str, Any]) -> Host:
         well=not any(health.get(one) for one in bad),
         active=figures.get("rq_active", 0) + figures.get("rq_pending_active", 0),
     )
+
+
+def ill(hosts: Sequence[Host], groups: Collection[str]) -> bool:
+    """Whether all instances of the groups were asked, and none of those that there are is well."""
+    found = [host for host in hosts if host.group in groups]
+    return bool(found) and all(host.asked and not host.well for host in found)
 
 
 def unwell(hosts: Sequence[Host], groups: Sequence[str]) -> list[str]:

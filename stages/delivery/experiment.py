@@ -78,8 +78,8 @@ class Experiment(Releases[ExperimentReport]):
             blue = {name: before.weights[name] for name in before.serving}
             if not blue or group in blue:
                 raise StageFailed(f"{group} has nobody to be compared with", right="another release that serves")
+            rollout.control.begin()  # whoever sees that it has begun may give orders
             work.record("experiment.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
-            rollout.control.begin()
             ends = partial(self._end, rollout, before, group)
             try:
                 report = await self._heeding(rollout, group, blue)
@@ -115,10 +115,13 @@ class Experiment(Releases[ExperimentReport]):
         if begun and not any(event.seq > begun[-1].seq for event in ended):
             async with alone(work.state("deploy"), work.say):
                 rollout = self.rollout_of(work)
-                before, group = await rollout.state(), begun[-1].data["group"]
-                if before.weights.get(group):
+                now, group = await rollout.state(), begun[-1].data["group"]
+                if now.weights.get(group):
                     with needing_people(work):
-                        before = recovered(before, begun[-1])
+                        before = recovered(now, begun[-1])
+                else:
+                    ran = {name: one for name, one in now.groups.items() if name != group or name in begun[-1].data["groups"]}
+                    before = replace(now, groups=ran)
                 await self._end(rollout, before, group)
         return None
 

@@ -188,7 +188,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         """
         fresh = {new.group for old, new in zip(before, after, strict=True) if old.address != new.address}
         wanted, now = serving(after), serving(before)
-        if wanted & (now | fresh):
+        if not wanted or wanted & fresh:
             return
         with anyio.move_on_after(PATIENCE):
             while not (well := alive(await self._ask("show servers state"), after)) & wanted and well & now:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import anyio
+from pydantic import TypeAdapter
 
 from pipeline import StageFailed
 from stages.delivery import durable, process, tls
@@ -20,13 +20,27 @@ from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
 from stages.delivery.port import checked
 from stages.delivery.private import sockets
-from stages.delivery.probe import Ready
-from stages.delivery.tls import Pair
+from stages.delivery.probe import Ready, read, written
+from stages.delivery.tls import Pair, Tls
 
 C = TypeVar("C", bound=Entrance)
 
 PROGRAMS = {"haproxy": "HAProxy", "envoy": "Envoy"}
 """The kinds of routers, by the program that runs."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What of its settings a router keeps until a deployment gives it others: where users come in, how it asks instances."""
+
+    host: str
+    port: int
+    tls: Tls | None
+    ready: str | dict[str, Any] | None
+    """As `probe.written` has it."""
+
+
+USED = TypeAdapter(Used)
 
 
 @dataclass(kw_only=True)
@@ -119,38 +133,40 @@ class OwnRouter(ABC, Generic[C]):
         return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
 
     def in_place(self) -> Self:
-        """The same where its users find it by now, whatever the settings say. Raises StageFailed where nobody knows where."""
-        running = self._running()
-        if not running or self._listens(running):
-            return self
-        if not self._place.exists():
+        """The same where its users find it, and asking its instances as it does, whatever the settings say.
+
+        Raises StageFailed where nobody knows where.
+        """
+        if self._entrance.exists():
+            used = durable.read(self._entrance, USED.validate_json, f"where users find {self.called}")
+            config = replace(self.config, host=used.host, port=used.port, tls=used.tls)
+            return replace(self, config=config, ready=read(used.ready) or self.ready)
+        if (running := self._running()) and not self._listens(running):
             raise StageFailed(
                 f"{self.called} runs, and not on {self.address.summary()}, and nothing tells where its users find it",
                 right="the settings it was deployed with, as an environment variable that was set then",
             )
-        (host, port), *more = durable.read(self._place, _read, f"where users find {self.called}")
-        tls = self.config.tls
-        secured = replace(tls, host=more[0][0], port=more[0][1]) if tls and more else None
-        return replace(self, config=replace(self.config, host=host, port=port, tls=secured))
+        return self
 
     def _listens(self, running: Iterable[process.Process]) -> bool:
         """Whether one of the processes listens wherever the settings say."""
         return any(all(process.listens(one, place.port) for place in self._places) for one in running)
 
     def _here(self) -> None:
-        """Users find it where the settings say."""
-        now = json.dumps([[one.host, one.port] for one in self._places]).encode()
-        if not self._place.exists() or self._place.read_bytes() != now:
-            durable.write(self._place, now)
+        """Users find it where the settings say, and it asks instances as they say."""
+        now = USED.dump_json(Used(self.config.host, self.config.port, self.config.tls, written(self.ready)))
+        if not self._entrance.exists() or self._entrance.read_bytes() != now:
+            durable.write(self._entrance, now)
 
     @property
-    def _place(self) -> Path:
-        """The file that says where users come in."""
-        return self.state / "place.json"
+    def _entrance(self) -> Path:
+        """The file that has what of the settings is in use."""
+        return self.state / "entrance.json"
 
     async def stop(self) -> None:
         for found in self._running():
             await process.stop(found)
+        self._entrance.unlink(missing_ok=True)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _running(self) -> list[process.Process]:
@@ -178,9 +194,3 @@ class OwnRouter(ABC, Generic[C]):
     @property
     def _socket(self) -> Path:
         return self._sockets / "admin.sock"
-
-
-def _read(content: bytes) -> list[tuple[str, int]]:
-    """Hosts and ports: of HTTP, and of HTTPS where there is any."""
-    first, *more = [(str(host), int(port)) for host, port in json.loads(content)]
-    return [first, *more]

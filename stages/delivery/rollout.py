@@ -13,19 +13,19 @@ import anyio
 
 from gates.judge import Trial
 from gates.window import Window
-from pipeline import BrokenOff, LockgateError, StageFailed
+from pipeline import BrokenOff, LockgateError, NotNow, StageFailed
 from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control, heeding
-from stages.delivery.course import NobodyWell, NothingLeft, recovered
+from stages.delivery.course import NobodyWell, NothingLeft, recovered, unchanged
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
-from stages.delivery.probe import probe, written
+from stages.delivery.probe import Ready, probe, written
 from stages.delivery.router import Mirrors, Router, in_place
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
@@ -74,11 +74,12 @@ class Rollout:
         before = replace(await self.state(), wanted=self.release.instances)
         await self._check_readiness(before)
         group = self.release.group
+        unlimited = dict(await self.target.unlimited(self.release)) if isinstance(self.release, Release) else {}
+        self.control.begin()  # whoever sees that it has begun may give orders
         self.note("rollout.started", group=group, groups=sorted(before.groups), weights=dict(before.weights))
-        if isinstance(self.release, Release) and (unlimited := dict(await self.target.unlimited(self.release))):
+        if unlimited:
             self.note("rollout.unlimited", group=group, limits=unlimited)
             self.control.say(f"not enforced: {'; '.join(f'{name}: {why}' for name, why in unlimited.items())}")
-        self.control.begin()
         try:
             for name in before.serving:
                 if name != group:
@@ -108,14 +109,16 @@ class Rollout:
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too.
 
-        Raises BrokenOff where that fails, and NothingLeft, before anything is changed, where users would be worse off.
+        Raises BrokenOff where that fails; before anything is changed NotNow where it cannot be found out what runs, and
+        NothingLeft where users would be worse off.
         """
-        with self.half_way(f"the way back from {group}"):
+        with unchanged():
             quiet = self.quiet
             now = await self.state()
             runs = {name: one for name, one in before.groups.items() if name in now.groups or name == group}
             left = replace(before, groups=runs)
             await self.check_way_back(now, left, group)
+        with self.half_way(f"the way back from {group}"):
             quiet.note("rollout.back", group=group, groups=sorted(before.groups), weights=dict(before.weights))
             await quiet.run(strategy.back(left, group))
             if not await self.target.groups():
@@ -128,8 +131,6 @@ class Rollout:
         """Should it fail in here, all is left half way: that is noted, and BrokenOff raised."""
         try:
             yield
-        except NothingLeft:  # nothing was changed
-            raise
         except Exception as error:
             _if_it_can(self.note, "rollout.stuck", error=f"{what} failed: {error}")
             raise BrokenOff(
@@ -148,9 +149,9 @@ class Rollout:
         try:
             with anyio.CancelScope(shield=True):
                 await back()
-        except (BrokenOff, NothingLeft) as second:
+        except (BrokenOff, NothingLeft, NotNow) as second:
             _said_if_it_can(self.control.say, second.what)
-            if isinstance(second, NothingLeft):  # else it is noted where it is stuck
+            if not isinstance(second, BrokenOff):  # else it is noted where it is stuck
                 _if_it_can(self.note, "rollout.stays", why=second.what)
             if isinstance(error, Exception):
                 told = f"{_told(innermost(error))}; then {second.what}"
@@ -165,15 +166,16 @@ class Rollout:
     async def take_up(self, strategy: Strategy, begun: Event) -> None:
         """Take back the rollout that `begun` tells of, or go that way back to its end.
 
-        Raises NothingLeft where there is nobody to go back to who can serve.
+        Raises NothingLeft where there is nobody to go back to who can serve, and else as `back` does.
         """
         await self.back(strategy, await self.whereto(begun), begun.data["group"])
 
     async def whereto(self, begun: Event) -> State:
-        """Where it leads to take back the rollout that `begun` tells of. Raises NothingLeft; nothing is changed here."""
-        now = await self.state()
-        to = recovered(now, begun)
-        await self.check_way_back(now, to, begun.data["group"])
+        """Where it leads to take back the rollout that `begun` tells of. Raises NothingLeft and NotNow; nothing is changed."""
+        with unchanged():
+            now = await self.state()
+            to = recovered(now, begun)
+            await self.check_way_back(now, to, begun.data["group"])
         return to
 
     async def check_way_back(self, now: State, to: State, group: str) -> None:
@@ -204,16 +206,25 @@ class Rollout:
         if failed:
             raise failed[0]
         who, why = " and ".join(to.serving), ill[to.serving[0]]
-        raise NobodyWell(f"{group} goes on serving: {who} cannot: {why}", right="a release to go back to that is well")
+        raise NobodyWell(
+            f"{group} goes on serving: {who} cannot: {why}",
+            right="a release to go back to that is well",
+            next="python -m pipeline recover, once it is",
+        )
 
     async def _unable(self, group: str) -> str | None:
         """Why none of a group's instances can serve, when none can for a while: one that is busy may miss an answer."""
-        ready = await self.target.readiness(group) or self._started.ready
-        why: str | None = f"it does not answer within {DEAD:g} s"
-        with anyio.move_on_after(DEAD):
+        ready = await self._ready(group)
+        within = max(DEAD, probe(ready).within)
+        why: str | None = f"it does not answer within {within:g} s"
+        with anyio.move_on_after(within):
             while (why := await self.target.unable(group, ready)) is not None:
                 await anyio.sleep(0.1)
         return why
+
+    async def _ready(self, group: str) -> Ready:
+        """How the group says that it can serve; of a group that nobody knows, as the release does."""
+        return await self.target.readiness(group) or self._started.ready
 
     async def _run_heeding(self, steps: tuple[Step, ...]) -> None:
         """Run steps, and do what operators say meanwhile. Raises StageFailed when they end it."""
@@ -364,8 +375,13 @@ class Rollout:
     async def _wait_ready(self, step: WaitReady) -> None:
         """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""
         pause, tries = Pause(self.release.group, self.control, self.note), 0
-        while (reason := await self._not_ready(step)) is not None:
-            error = StageFailed(f"{step.group} {reason}", right=f"every instance answers {probe(self._started.ready)}")
+        own = self._own(step.group)
+        ready = self._started.ready if own is not None else await self._ready(step.group)
+        while (reason := await self._not_ready(step, own, ready)) is not None:
+            if step.some and await self.target.unable(step.group, ready) is None:
+                self.control.say(f"{step.group} {reason}; the others serve")
+                return
+            error = StageFailed(f"{step.group} {reason}", right=f"every instance answers {probe(ready)}")
             if not step.pauses:
                 raise error
             pause.holds("the rollout", error.what, until=f"{step.group} is ready")
@@ -375,13 +391,12 @@ class Rollout:
             await anyio.sleep(min(2**tries, BACKOFF))  # what ends at once is not to be started all the time
         pause.ends()
 
-    async def _not_ready(self, step: WaitReady) -> str | None:
+    async def _not_ready(self, step: WaitReady, own: Release | None, ready: Ready) -> str | None:
         """Poll until ready, or until it is to be told that it was not: the time is over, or instances end again and again."""
-        reason: str | None = "never asked"
-        own = self._own(step.group)
+        reason: str | None = "it gave no answer"
         starts = 1
         with anyio.move_on_after(step.within):
-            while (reason := await self._unready(step, own)) is not None:
+            while (reason := await self._unready(step, own, ready)) is not None:
                 ended = await self._ended(step, own)
                 if own is not None and ended is not None:
                     if starts == STARTS:
@@ -402,9 +417,9 @@ class Rollout:
         """What the group runs, where that is this release, in shadow or not."""
         return next((one for one in (self._started, self._started.shadowed()) if one.group == group), None)
 
-    async def _unready(self, step: WaitReady, own: Release | None) -> str | None:
+    async def _unready(self, step: WaitReady, own: Release | None, ready: Ready) -> str | None:
         """Why the group cannot serve, or None; of the release's own groups no instance may be missing."""
-        reason = await self.target.unready(step.group, self._started.ready)
+        reason = await self.target.unready(step.group, ready)
         return await self._ended(step, own) or reason
 
     async def _ended(self, step: WaitReady, own: Release | None) -> str | None:

@@ -87,10 +87,10 @@ class Mirrors(Router, Protocol):
 
 @runtime_checkable
 class Placed(Router, Protocol):
-    """A router that the settings may send to another address while it runs."""
+    """A router that the settings may send to another address while it runs, or have ask its instances by another probe."""
 
     def in_place(self) -> Router:
-        """The same where its users find it by now, whatever the settings say."""
+        """The same where its users find it, and asking its instances as it does, whatever the settings say."""
         ...
 
 

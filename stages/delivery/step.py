@@ -29,6 +29,8 @@ class WaitReady:
     counts: tuple[tuple[str, int], ...] = ()
     pauses: bool = False
     """Whether the rollout stays where it is when the group is not ready in time, for people to decide."""
+    some: bool = False
+    """Whether it goes on without those that are not ready in time, where others are."""
 
     def __str__(self) -> str:
         return f"wait until {self.group} is ready, at most {self.within:g} s"

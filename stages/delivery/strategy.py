@@ -211,7 +211,7 @@ def _as_before(before: State) -> Split:
 def _again(before: State, green: str, ready: float, *, ended: bool) -> tuple[Step, ...]:
     """Start those again that served: all but green, or those of them that do not run."""
     served = [group for group, _ in _as_before(before).weights if group != green and (ended or group not in before.groups)]
-    return tuple(step for group in served for step in (Again(group), WaitReady(group, ready)))
+    return tuple(step for group in served for step in (Again(group), WaitReady(group, ready, some=True)))
 
 
 def shared(percent: int, groups: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 
-from pipeline import BrokenOff, Effect, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
+from pipeline import BrokenOff, Effect, NotNow, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course, NothingLeft
@@ -362,5 +362,5 @@ def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exc
         return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))
     if not isinstance(error, StageFailed):
         return error
-    kind = type(error) if isinstance(error, NothingLeft) else StageFailed
+    kind = type(error) if isinstance(error, NothingLeft | NotNow) else StageFailed
     return kind(f"{first}: {error.what}", where=error.where, right=error.right, next=error.next)

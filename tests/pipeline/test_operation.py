@@ -38,5 +38,12 @@ def test_an_undo_that_somebody_else_has_ended_is_not_half_done(end: str) -> None
     assert not half_undone([said("undo.intended"), said(end)], "b")
 
 
+def test_an_undo_stays_half_done_when_the_effect_was_not_brought_about_anew() -> None:
+    begun, anew, failed = said("undo.intended"), said("effect.intended"), said("effect.failed")
+    assert half_undone([begun, anew, failed], "b")
+    assert not half_undone([begun, anew, failed, failed], "b")
+    assert not half_undone([begun, anew, said("effect.done")], "b")
+
+
 def test_an_undo_of_one_effect_is_not_half_done_of_another() -> None:
     assert not half_undone([said("undo.intended")], "a")

@@ -84,10 +84,13 @@ def weighing(one: RolloutHistory) -> bool:
 
 
 DELIVERS = """
+import dataclasses
 import os
 from gates import ErrorRate, Judge
 from pipeline import Pipeline
 from stages.delivery.clean_up import CleanUp
+from stages.delivery.probe import HttpProbe
+from stages.delivery.rolling import Rolling
 from stages.delivery.strategy import Canary
 from stages.probe import WatchService
 from tests.stages.delivery.small import STRATEGIES, delivery, deployment, die_on_the_way_back
@@ -95,9 +98,13 @@ if "DIES_AT" in os.environ:
     die_on_the_way_back(int(os.environ["DIES_AT"]))
 slow = Judge(measures=(ErrorRate(budget=0.2),), warm_up=0, floor=10, at_least=3600, at_most=7200)
 STRATEGIES["slow"] = Canary(shares=(50, 100), judge=slow, tick=0.1, ready=30)
+STRATEGIES["slow rolling"] = Rolling(judge=slow, tick=0.1)
 version, strategy = os.environ["VERSION"], os.environ.get("STRATEGY", "blue-green")
 unready, ready = ((("UNREADY", "1"),), 1) if "UNREADY" in os.environ else ((), float(os.environ.get("WITHIN", "30")))
 deploy = deployment(PORT, version, *unready, ready=ready, strategy=strategy)
+if "STATUS" in os.environ:
+    asked = HttpProbe("/readyz", statuses=(int(os.environ["STATUS"]),) * 2)
+    deploy = dataclasses.replace(deploy, ready=asked, router=dataclasses.replace(deploy.router, host="0.0.0.0"))
 watch = WatchService(deployment=deploy, seconds=float(os.environ["VERIFIES"])) if "VERIFIES" in os.environ else None
 pipeline = delivery(deploy, version if "WRONG" not in os.environ else "not to be found", watch=watch)
 if "WARM" in os.environ:
@@ -125,7 +132,8 @@ def hanging(some: list[process.Process]) -> Iterator[None]:
         yield
     finally:
         for one in some:
-            os.kill(one.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it was ended meanwhile
+                os.kill(one.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

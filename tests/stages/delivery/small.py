@@ -63,7 +63,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30, strategy: str = "blue-green") -> Deploy:
     """`strategy` with `envoy` before it is one behind Envoy; there is a shadow too."""
-    behind, _, name = strategy.rpartition(" ")
+    behind, name = ("envoy", strategy.removeprefix("envoy ")) if strategy.startswith("envoy ") else ("", strategy)
     envoy = Envoy(name="app", port=port)
     if name == "shadow":
         chosen: Strategy = Shadow(

@@ -270,13 +270,13 @@ def test_an_experiment_that_could_tell_nothing_is_refused(wrong: dict[str, Any])
 PROGRAM = "import sys; from tests.stages.delivery.test_experiment import die; die(*sys.argv[1:])"
 
 
-def die(root: str, home: str, store: str, port: str) -> None:
-    """An experiment whose process is killed as soon as it has looked at its users."""
+def die(root: str, home: str, store: str, port: str, kind: str = "experiment.looked") -> None:
+    """An experiment whose process is killed at the first event of that kind, by itself as soon as it has looked at its users."""
     project = Project(root=Path(root), home=Path(home), settings=Settings())
     journal = Journal(project.home / "journal.db")
 
     def listen(event: Event) -> None:
-        if event.kind == "experiment.looked":
+        if event.kind == kind:
             os.kill(os.getpid(), signal.SIGKILL)
 
     journal.listen(listen)
@@ -298,6 +298,21 @@ def test_an_experiment_that_was_killed_is_ended_by_the_next_run(project: Project
     assert users.failures == []
     kinds = [event.kind for event in journal.events(kind=("experiment.started", "experiment.ended"))]
     assert kinds == ["experiment.started", "experiment.ended"] * 2
+    assert anyio.run(target.groups) == before
+    journal.close()
+
+
+def test_a_release_that_got_no_users_before_its_experiment_was_killed_is_ended_by_the_next_run(
+    project: Project, store: Store, target: LocalTarget
+) -> None:
+    port, journal = free_port(), Journal(project.home / "journal.db")
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    before = anyio.run(target.groups)
+    words = [sys.executable, "-c", PROGRAM, str(project.root), str(project.home), str(store.root), str(port), "rollout.done"]
+    assert subprocess.run(words, cwd=Path(__file__).parents[3], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert len(anyio.run(target.groups)) == 2
+    with Load(port, posts=False, keys="uid"):
+        assert run(project, store, journal, experiment(port, "three", lasts=1))[0].failed == {}
     assert anyio.run(target.groups) == before
     journal.close()
 

@@ -17,12 +17,13 @@ from pipeline.order import Order
 from stages.delivery import process
 from stages.delivery.control import Control
 from stages.delivery.model import State
+from stages.delivery.probe import HttpProbe
 from stages.delivery.rollout import STARTS
 from stages.delivery.step import Drain, Split, Start, WaitReady
 from stages.delivery.strategy import BlueGreen, Recreate
 from stages.image import Image
 from tests.stages.delivery.bench import Bench
-from tests.stages.delivery.conftest import release
+from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
 from tests.web import browser
 
@@ -208,6 +209,35 @@ def test_an_order_of_the_last_moment_is_followed(bench: Bench, image: Image) -> 
         with pytest.raises(StageFailed, match=f"anna aborted the rollout of {two.group}: late"):
             await rollout.forward(BlueGreen())
         assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_an_order_is_followed_that_was_given_as_soon_as_the_rollout_was_seen(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        one, two = release(image), release(image, version="two")
+        await bench.rollout(one).forward(BlueGreen())
+
+        def orders(*, after: int) -> list[Order]:
+            return [Order(verb="abort", by="anna", why="early", seq=1)] if "started" in bench.notes.kinds() and not after else []
+
+        rollout = dataclasses.replace(bench.rollout(two), control=Control(orders=orders))
+        with pytest.raises(StageFailed, match=f"anna aborted the rollout of {two.group}: early"):
+            await rollout.forward(BlueGreen())
+        assert bench.answer() == "one"
+
+    anyio.run(main)
+
+
+def test_who_may_take_long_to_answer_is_not_held_for_dead(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        patient = HttpProbe("/slow?6", within=20)
+        one, two = dataclasses.replace(release(image), ready=patient), release(image, version="two")
+        async with anyio.create_task_group() as tasks:
+            for each in (one, two):
+                tasks.start_soon(up, bench.target, each)
+        now = State(groups=await bench.target.groups(), weights={two.group: 100})
+        await bench.rollout(two).check_way_back(now, dataclasses.replace(now, weights={one.group: 100}), two.group)
 
     anyio.run(main)
 
