@@ -143,6 +143,7 @@ def test_a_group_that_does_not_drain_in_time_is_noted(bench: Bench, image: Image
     async def main() -> None:
         one, two = release(image), release(image, version="two")
         await bench.rollout(one).forward(BlueGreen())
+        await up(bench.target, two)  # nobody is to wait for it while a request is under way
         answers: list[str] = []
 
         async def ask() -> None:
