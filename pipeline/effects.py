@@ -70,8 +70,6 @@ class Effects:
         self._begun: set[Stage[Any]] = set()
         self._stands: set[Stage[Any]] = set()
         """Stages whose effect stood already when the run was cut off."""
-        self._refused: set[str] = set()
-        """What others left open and this run must not take back yet."""
         self._turn = anyio.Lock()
 
     async def settle(self, stages: Iterable[Stage[Any]]) -> None:
@@ -259,8 +257,6 @@ class Effects:
         """Take back what is left, the last first. Where nobody can, `again` is the answer, and so is to repeat what may be."""
         self._repeated.discard(stage)
         for one in reversed(left):
-            if one.about in self._refused:
-                continue  # nor would it be a moment later
             try:
                 await self._settle(stage, one)  # of what cannot be taken back, people are told in the journal
             except BaseException as error:
@@ -313,16 +309,22 @@ class Effects:
         """What the stage finds out, in the time it has. Raises StageTimeout, and whatever `recover` raises."""
         return await within(stage.timeout, f"finding out what came of {work.name}", stage.recover(work))
 
-    async def settle_one(self, stage: Stage[Any]) -> str:
-        """Take back what others left open of the stage; the lock is held. Why it stays, where the stage says that it does.
+    async def settle_one(self, stage: Stage[Any]) -> list[str]:
+        """Take back what others left open of the stage, the last first; the lock is held. What came of each.
 
         Raises what keeps it from being taken back.
         """
-        failed = [error for one in reversed(self._left_by_others(stage)) if (error := await self._settle(stage, one))]
+        came, failed = [], []
+        for one in reversed(self._left_by_others(stage)):
+            if error := await self._settle(stage, one):
+                failed.append(error)
+                continue
+            last = self._undone(stage)
+            stays = last.get("about") == one.about and last.get("stays")
+            came.append(f"what run {one.run} left open {'stays: ' + last['said'] if stays else 'was taken back'}")
         if failed:
             raise StageFailed("; ".join(failed), next="python -m pipeline deployments")
-        last = self._undone(stage)
-        return last["said"] if last.get("stays") else ""
+        return came
 
     async def undo_standing(self, stage: Stage[Any], left: Leftover, why: str) -> str:
         """Take back what stands, because people say so; what came of it. Raises StageFailed when it cannot be taken back."""
@@ -351,8 +353,6 @@ class Effects:
             why_not = said(error)
             more = {name: True for name, kind in (("half", BrokenOff), ("later", NotNow)) if isinstance(error, kind)}
             self._tell("undo.failed", stage, about=done.about, error=why_not, trace=_trace(error), **more)
-            if isinstance(error, NotNow):
-                self._refused.add(done.about)
             return f"could not be undone: {why_not}"
         stays = {"stays": True} if isinstance(came_of_it, Stays) else {}
         self._tell("undo.done", stage, about=done.about, **({"said": came_of_it} if came_of_it else {}), **stays)

@@ -122,10 +122,7 @@ class Operation:
         """Take back what a run, or an undo, left open of the stage as it was cut off. Raises StageFailed where nobody can."""
 
         async def settle() -> str:
-            done: list[str] = []
-            if before := left_open(self._session.journal, self._stage, self._name):
-                stays = await self._effects.settle_one(self._stage)
-                done.append(f"what run {before[-1].run} left open {f'stays: {stays}' if stays else 'was taken back'}")
+            done = await self._effects.settle_one(self._stage)
             if (half := self._half_undone()) is not None:  # perhaps what it was begun over
                 done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
             return "; ".join(done) or NOTHING  # another process may have come first

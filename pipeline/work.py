@@ -59,7 +59,8 @@ class Work:
         actions: int = 0,
     ) -> None:
         self.interrupted, self.parts = interrupted, parts
-        self._of = of or around.run
+        self.of = of
+        """The other run whose side effect it is about; empty where that is this one's."""
         self.run, self.name, self.attempt, self.observed = around.run, name, attempt, observed
         self.store, self.project, self.facts = around.store, around.project, around.facts
         self._inputs, self._results, self._engine = dict.fromkeys(inputs), results, engine
@@ -154,7 +155,7 @@ class Work:
         None where another run has begun one since: what is true by now came of that one.
         """
         begun = self.events("effect.intended")
-        if not begun or begun[-1].run != self._of:
+        if not begun or begun[-1].run != (self.of or self.run):
             return []
         return [event for event in self.events(kind) if event.seq > begun[-1].seq]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,17 +19,6 @@ class NothingLeft(StageFailed):
 
 class NobodyWell(NothingLeft, NotNow):
     """What served before runs, and cannot serve at the moment."""
-
-
-@contextlib.contextmanager
-def unchanged() -> Iterator[None]:
-    """In here it is only asked. What fails of it has changed nothing, and may be tried again: NotNow is raised for it."""
-    try:
-        yield
-    except (NothingLeft, NotNow):
-        raise
-    except StageFailed as error:
-        raise NotNow(error.what, where=error.where, right=error.right, next=error.next) from error
 
 
 @dataclass(frozen=True)
@@ -64,6 +52,22 @@ class Course:
         """A way back from the group that was begun and has not come to its end."""
         begun = self.cut_off
         return begun if begun is not None and begun in self.back and begun.data["group"] == group else None
+
+    def rolled_out_since(self, group: str, run: str, by: Collection[str]) -> str:
+        """Which run of those has rolled the group out last since that run did, and it did not go back; empty where none has."""
+        mine = max((event.seq for event in self.started if event.run == run), default=0)
+        found = going = ""
+        for event in sorted((*self.started, *self.finished, *self.back), key=lambda one: one.seq):
+            if event.seq <= mine:
+                continue
+            if event in self.started:
+                going = event.run if event.data["group"] == group and event.run in by else ""
+            elif event in self.back:
+                going = ""
+                found = "" if event.data["group"] == group else found
+            elif not event.data.get("back"):
+                found, going = going or found, ""
+        return found
 
     @property
     def went_forward(self) -> bool:

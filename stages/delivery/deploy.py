@@ -12,7 +12,7 @@ from gates import Passed
 from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFailed, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
-from stages.delivery.course import Course, unchanged
+from stages.delivery.course import Course
 from stages.delivery.deployment import deployment, ended, settle, standing, told, way_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
@@ -21,7 +21,7 @@ from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart, State
 from stages.delivery.probe import Probe, Ready
-from stages.delivery.rollout import Rollout, state
+from stages.delivery.rollout import Rollout, state, unchanged
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
 from stages.delivery.shadow import Shadow
@@ -209,7 +209,7 @@ class Deploy(Releases[Deployment]):
         """Back to what served before, kept warm for this; nothing when another rollout has replaced it meanwhile."""
         async with alone(work.state("deploy"), work.say):
             rollout, course = self.rollout_of(work), Course.of(work.events)
-            to = await way_back(rollout, course, result, interrupted=work.interrupted)
+            to = await way_back(work, rollout, course, result, interrupted=work.interrupted)
             if isinstance(to, State):
                 await rollout.back(self.strategy, to, result.group)
         return told(result.group, to)

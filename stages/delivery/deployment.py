@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from gates.words import counted
 from pipeline import BrokenOff, NotNow, StageFailed, Stays, Work
-from stages.delivery.course import Course, NothingLeft, nothing_left, recovered, unchanged
+from stages.delivery.course import Course, NobodyWell, NothingLeft, nothing_left, recovered
 from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
-from stages.delivery.rollout import Rollout, state
+from stages.delivery.rollout import Rollout, state, unchanged
 from stages.delivery.router import Router
 from stages.delivery.strategy import Strategy, shared
 from stages.delivery.target import Target
@@ -57,15 +57,14 @@ async def ended(work: Work, rollout: Rollout, strategy: Strategy) -> Event | Non
 
 @contextlib.contextmanager
 def needing_people(work: Work) -> Iterator[None]:
-    """Where in here nobody is left to go back to, it is told how to go on; who is only ill now is waited for."""
+    """Where in here nobody is left to go back to, or well, it is told how to go on."""
+    over = f"look at it, then python -m pipeline run --again {work.name}"
     try:
         yield
-    except NotNow:
-        raise
+    except NobodyWell as error:
+        raise NobodyWell(error.what, right=error.right, next=f"{error.next}; or {over}") from error
     except NothingLeft as error:
-        raise StageFailed(
-            error.what, right=error.right, next=f"look at it, then python -m pipeline run --again {work.name}"
-        ) from error
+        raise StageFailed(error.what, right=error.right, next=over) from error
 
 
 async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterable[str], weights: Mapping[str, int]) -> Deployment:
@@ -124,13 +123,17 @@ def _traffic(now: State, group: str) -> str:
     return ", in shadow" if is_shadow(group) else ", no traffic"
 
 
-async def way_back(rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
+async def way_back(work: Work, rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
     """To what served before, kept warm for this, or where a way back leads that was cut off; what is told where there is none.
 
-    That is when another rollout has replaced it meanwhile, or, if its run was only `interrupted`, when it served before too.
+    That is when another rollout has replaced it meanwhile, when another run has rolled it out since, which was verified, or, if
+    its run was only `interrupted`, when it served before too.
     Raises NothingLeft where there is nobody to go back to who can serve, and NotNow where that cannot be found out. Nothing is
     changed here.
     """
+    verified = {event.run for event in work.events("effect.stands")}
+    if work.of and (since := course.rolled_out_since(result.group, work.of, verified)):
+        return Stays(f"run {since} has rolled {result.group} out since, and it was verified")
     with unchanged():
         now = await rollout.state()
         to = _whereto(now, course, result, interrupted=interrupted)

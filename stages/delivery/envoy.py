@@ -25,7 +25,7 @@ from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
 from stages.delivery.audience import Chosen
 from stages.delivery.entrance import Entrance
-from stages.delivery.envoy_admin import Admin, admin, ill, unwell
+from stages.delivery.envoy_admin import Admin, Host, admin, ill, unwell
 from stages.delivery.envoy_audience import Rule, rule
 from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
@@ -112,7 +112,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 files.write(_split(picked_wide, PICKED))
             await self._settle(envoy, files, started=not runs)
             await files.take(envoy, {**_split(wide), **_split(picked_wide, PICKED)})
-            await self._well(envoy, {SERVICE: after, CHOSEN: picked}, {part.group for part in before if part.share})
+            serving = {part.group for part in (*before, *picked_before) if part.share}
+            await self._well(envoy, {SERVICE: after, CHOSEN: picked}, serving)
             for step in last:
                 await files.take(envoy, step)
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
@@ -234,18 +235,18 @@ class EnvoyRouter(OwnRouter[Envoy]):
     async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]], now: Collection[str]) -> None:
         """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well.
 
-        Where nobody is well who has the traffic by now, nobody is worse off: they get it when they are.
+        Raises StageFailed where it goes on finding none, unless nobody is well of those that have the traffic by `now`: then
+        nobody is worse off.
         """
         missing: list[str] = ["all"]
+        found: dict[str, list[Host]] = {}
         with anyio.move_on_after(PATIENCE):
             while missing:
                 found = await envoy.hosts()
-                if ill(found[SERVICE], now):
-                    return
                 named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
                 missing = sorted({one for cluster, groups in named.items() for one in unwell(found[cluster], groups)})
                 await anyio.sleep(0.005 if missing else 0)
-        if missing:
+        if missing and not ill([host for each in found.values() for host in each], now):
             raise StageFailed(
                 f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
                 right="at least one instance that can serve",

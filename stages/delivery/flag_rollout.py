@@ -20,7 +20,7 @@ from stages.delivery.lock import alone
 from stages.delivery.metrics import Counted, Metrics, OpensMetrics, need_sources
 from stages.delivery.model import Address, Group, Release, Served, State, Variant
 from stages.delivery.probe import Ready
-from stages.delivery.rollout import Rollout
+from stages.delivery.rollout import Rollout, unchanged
 from stages.delivery.router import Watch
 from stages.delivery.step import Split, Step, Weigh
 from stages.delivery.strategy import Canary
@@ -84,8 +84,9 @@ class RolloutFlag(Stage[FlagRolledOut]):
     async def undo(self, work: Work, result: Any) -> str | None:
         """The shares of before; nothing when the variant has none any more."""
         async with alone(work.state("deploy"), work.say):
-            rollout = self._rollout(work)
-            now = await rollout.state()
+            with unchanged():
+                rollout = self._rollout(work)
+                now = await rollout.state()
             begun = Course.of(work.events).way_back(result.variant)  # which is gone to its end
             if begun is None and result.before.get(result.variant) == 100:
                 return Stays(

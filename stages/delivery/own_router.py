@@ -20,7 +20,7 @@ from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
 from stages.delivery.port import checked
 from stages.delivery.private import sockets
-from stages.delivery.probe import Ready, read, written
+from stages.delivery.probe import Probe, Ready, read, written
 from stages.delivery.tls import Pair, Tls
 
 C = TypeVar("C", bound=Entrance)
@@ -41,6 +41,13 @@ class Used:
 
 
 USED = TypeAdapter(Used)
+
+
+def _used(content: bytes) -> tuple[Used, Probe]:
+    used = USED.validate_json(content)
+    if (ready := read(used.ready)) is None:
+        raise ValueError("there is no probe in it")
+    return used, ready
 
 
 @dataclass(kw_only=True)
@@ -133,15 +140,16 @@ class OwnRouter(ABC, Generic[C]):
         return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
 
     def in_place(self) -> Self:
-        """The same where its users find it, and asking its instances as it does, whatever the settings say.
+        """The same where its users find it, and asking its instances as it did, whatever the settings say.
 
-        Raises StageFailed where nobody knows where.
+        One that does not run is found by nobody, and may be started elsewhere. Raises StageFailed where nobody knows where.
         """
+        running = self._running()
         if self._entrance.exists():
-            used = durable.read(self._entrance, USED.validate_json, f"where users find {self.called}")
-            config = replace(self.config, host=used.host, port=used.port, tls=used.tls)
-            return replace(self, config=config, ready=read(used.ready) or self.ready)
-        if (running := self._running()) and not self._listens(running):
+            used, ready = durable.read(self._entrance, _used, f"where users find {self.called}")
+            place = replace(self.config, host=used.host, port=used.port, tls=used.tls) if running else self.config
+            return replace(self, config=place, ready=ready)
+        if running and not self._listens(running):
             raise StageFailed(
                 f"{self.called} runs, and not on {self.address.summary()}, and nothing tells where its users find it",
                 right="the settings it was deployed with, as an environment variable that was set then",

@@ -18,7 +18,7 @@ from pipeline.errors import JournalError, StoreError
 from stages.delivery.acts import Act
 from stages.delivery.compare import compare
 from stages.delivery.control import LOOKS, Control, heeding
-from stages.delivery.course import NobodyWell, NothingLeft, recovered, unchanged
+from stages.delivery.course import NobodyWell, NothingLeft, recovered
 from stages.delivery.evidence import looked
 from stages.delivery.geo import resolved
 from stages.delivery.hearing import Hearing, Note, Pause, because
@@ -446,6 +446,19 @@ class Rollout:
         await self._drain(Drain(step.group, step.within), leaving)
         await self.target.retire(step.group, leaving)
         await self.router.split(dict(step.weights), await self.target.groups())
+
+
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """In here it is only asked. What fails of it has changed nothing, and may be tried again: NotNow is raised for it."""
+    try:
+        yield
+    except (NothingLeft, NotNow):
+        raise
+    except Exception as error:
+        why = innermost(error)
+        where, right, further = (why.where, why.right, why.next) if isinstance(why, LockgateError) else ("", "", "")
+        raise NotNow(_told(why), where=where, right=right, next=further) from error
 
 
 def innermost(error: BaseException) -> BaseException:

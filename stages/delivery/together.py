@@ -173,7 +173,8 @@ class DeployTogether(Stage[Deployments]):
         rollouts = self._rollouts(work, changed)
 
         def way(name: str) -> Callable[[], Awaitable[State | str]]:
-            return partial(way_back, rollouts[name], attempt.course(name), found[name], interrupted=interrupted)
+            course = Course.of(work.events, name)
+            return partial(way_back, work, rollouts[name], course, found[name], interrupted=interrupted)
 
         groups = {name: found[name].group for name in changed}
         ways = await self._all_back(rollouts, {name: way(name) for name in changed}, groups)
@@ -187,13 +188,14 @@ class DeployTogether(Stage[Deployments]):
     ) -> dict[str, State | str]:
         """Once it is known of all whereto, each goes back from its group, but who is only told of. Raises what keeps one back."""
         found, failed = await _each(ways)
-        if not failed:
-            goals = {name: to for name, to in found.items() if isinstance(to, State)}
-            _, failed = await _each(
-                {name: partial(rollouts[name].back, self._strategy, to, groups[name]) for name, to in goals.items()}
-            )
         if failed:
             raise _broken(failed, next(iter(failed)), {})
+        goals = {name: to for name, to in found.items() if isinstance(to, State)}
+        gone, failed = await _each(
+            {name: partial(rollouts[name].back, self._strategy, to, groups[name]) for name, to in goals.items()}
+        )
+        if failed:  # where others have gone, it is half way
+            raise _broken(failed, next(iter(failed)), failed if gone else {})
         return found
 
     async def recover(self, work: Work) -> Deployments | None:
@@ -307,9 +309,6 @@ class Attempt:
         since = min((event.seq for event in of_run), default=0)
         names = dict.fromkeys(event.data["service"] for event in of_run)
         return Attempt({name: Course.of(events, name, since=since) for name in names})
-
-    def course(self, name: str) -> Course:
-        return self.courses.get(name, Course((), (), ()))
 
     @property
     def has_ended(self) -> bool:

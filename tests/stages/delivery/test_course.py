@@ -118,3 +118,32 @@ def test_a_way_back_that_an_older_version_began_counts_for_nothing() -> None:
     old = {"rollout.back": [event(2, group="green", to={"blue": 100})]}
     course = Course.of(lambda kind: old.get(kind, [event(1, group="green", weights={})]))
     assert course.back == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "since"),
+    [
+        ("a> a.", ""),
+        ("a> a. b> b.", "b"),
+        ("a> a. b> b< b.", ""),
+        ("a> a. b> b. b< b.", ""),
+        ("a> a. b> b. other>c other.", "b"),
+        ("a> a. b> b. c> c.", "b"),  # nobody verified what c did
+        ("b> b. a> a.", ""),
+        ("a> b> b.", "b"),
+        ("a> b>", ""),
+    ],
+)
+def test_it_is_known_who_rolled_the_same_out_since_and_was_verified(words: str, since: str) -> None:
+    """A run by its letter: `>` begins, `<` goes back, `.` has come to the end of that."""
+    events: list[Event] = []
+    back = False
+    for seq, word in enumerate(words.split(), 1):
+        group, kind = ("blue" if word.startswith("other") else "green"), next(one for one in word if one in "><.")
+        back = kind == "<" or (back and kind == ".")
+        name = {">": "started", "<": "back", ".": "finished"}[kind]
+        data = {"group": group, "weights": {}, **({"back": True} if back and kind == "." else {})}
+        events.append(Event(run=word[0], kind=f"rollout.{name}", stage="deploy", seq=seq, data=data))
+        back = back and kind != "."
+    course = Course.of(lambda kind: [one for one in events if one.kind == kind])
+    assert course.rolled_out_since("green", "a", {"b"}) == since

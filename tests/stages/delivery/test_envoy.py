@@ -24,17 +24,19 @@ from pipeline import Project, StageFailed
 from pipeline.engines.local import free_port
 from pipeline.errors import StoreError
 from stages.delivery import process
+from stages.delivery.audience import Chosen, HasHeader
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy import EnvoyRouter
-from stages.delivery.envoy_admin import Host, admin, hosts, unwell
+from stages.delivery.envoy_admin import Host, admin, hosts, ill, unwell
 from stages.delivery.envoy_files import refusal
 from stages.delivery.envoy_traffic import Sums, Traffic, sums
-from stages.delivery.envoy_xds import SPLIT, Part, assignment, parts, routes, shares, version, wanted_parts, widened
+from stages.delivery.envoy_xds import SERVICE, SPLIT, Part, assignment, parts, routes, shares, version, wanted_parts, widened
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.delivery.router import BOUNDS
 from stages.image import Image
-from tests.stages.delivery.conftest import envoy, need_envoy, release, up
+from tests.stages.delivery.conftest import blue_and_green, envoy, need_envoy, release, up
+from tests.stages.delivery.desk import hanging
 from tests.web import browser
 
 # Pure: the files.
@@ -107,6 +109,12 @@ def test_a_group_may_get_traffic_when_all_of_it_was_asked_and_one_is_well() -> N
     ]
     assert unwell(found, ["a", "b", "c", "d"]) == ["b", "c", "d"]
     assert unwell([Host("a", "h:1", False, False, 0), Host("a", "h:1", True, True, 0)], ["a"]) == ["a"]
+
+
+def test_groups_are_ill_when_all_that_there_is_of_them_was_asked_and_none_is_well() -> None:
+    well, dead, new = Host("a", "h:1", True, True, 0), Host("b", "h:2", True, False, 0), Host("c", "h:3", False, False, 0)
+    assert ill([well, dead, new], ["b", "d"])
+    assert not any(ill([well, dead, new], groups) for groups in (["a", "b"], ["b", "c"], ["d"], []))
 
 
 def test_a_cluster_that_is_not_there_has_no_instances() -> None:
@@ -204,6 +212,26 @@ def test_a_group_that_is_not_well_gets_no_traffic_and_leaves_it_where_it_is(
             await router.split({bad.name: 100}, groups)
         assert await router.current() == {blue.name: 100, bad.name: 0}
         assert (await get(router)).text == "one"
+
+    anyio.run(main)
+
+
+def test_an_audience_that_is_served_is_not_sent_to_those_that_cannot_serve_everybody_else(
+    target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.delivery.envoy.PATIENCE", 1.0)
+
+    async def main() -> None:
+        blue, green, both = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, both, Chosen(HasHeader(name="x-try"), ((green.name, 100),)))
+        with hanging(list(process.running(f"{target.state}:{blue.name}:"))):
+            async with admin(router._socket) as asked:
+                while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == blue.name):
+                    await anyio.sleep(0.05)
+            with pytest.raises(StageFailed, match=f"{blue.name} cannot get traffic"):
+                await router.split({blue.name: 100}, both)
+            async with browser() as client:
+                assert (await client.get(router.address.url, headers={"x-try": "1"})).text == "green"
 
     anyio.run(main)
 

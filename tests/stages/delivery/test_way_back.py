@@ -185,6 +185,22 @@ def test_what_cannot_be_taken_back_as_the_router_does_not_answer_stays_open_unti
     assert desk.answer() == "one"
 
 
+def test_what_was_verified_since_it_could_not_be_taken_back_stays(desk: Desk) -> None:
+    desk("run")
+    run = desk.start("run", version="two", VERIFIES="600")
+    desk.until_noted("effect.done", 2)
+    kill(run)
+    first, second = groups(desk)
+    with hanging(instances(desk, first)):
+        desk("recover", version="two", code=2)
+        cut_off = desk.rollouts[-1].run
+        desk("run", version="two", STRATEGY="rolling")
+    again = desk.rollouts[-1].run
+    said = desk("recover", version="two", STRATEGY="rolling")
+    assert f"what run {cut_off} left open stays: run {again} has rolled {second} out since, and it was verified" in said
+    assert desk.answer() == "two"
+
+
 def test_a_release_that_fails_while_the_router_does_not_answer_is_taken_back_when_it_does(desk: Desk) -> None:
     desk("run")
     run = desk.start("run", version="two", STRATEGY="slow")
@@ -336,6 +352,17 @@ def test_an_undo_while_nobody_is_well_leads_to_what_served_before_which_serves_w
     end = time.monotonic() + 30
     while desk.answer() != "one":
         assert time.monotonic() < end
+
+
+def test_a_router_that_has_died_is_started_where_the_settings_say_by_a_way_back(desk: Desk) -> None:
+    desk("run")
+    desk("run", version="two")
+    for one in process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:"):
+        anyio.run(process.stop, one)
+    with socket.create_server(("127.0.0.1", desk.port)):
+        other = move(desk)
+        desk("undo", version="two")
+        assert get(f"http://127.0.0.1:{other}").text == "one"
 
 
 def test_an_order_is_refused_where_nothing_tells_where_users_find_a_router_that_is_not_where_the_settings_say(desk: Desk) -> None:
