@@ -63,7 +63,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 def deployment(port: int, version: str, *env: tuple[str, str], ready: float = 30, strategy: str = "blue-green") -> Deploy:
     """`strategy` with `envoy` before it is one behind Envoy; there is a shadow too."""
-    behind, name = ("envoy", strategy.removeprefix("envoy ")) if strategy.startswith("envoy ") else ("", strategy)
+    behind, name = strategy.startswith("envoy "), strategy.removeprefix("envoy ").strip()
     envoy = Envoy(name="app", port=port)
     if name == "shadow":
         chosen: Strategy = Shadow(
