@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,8 @@ from stages.source import WorkingCopy
 from tests import warm
 from tests.conftest import RunStage
 from tests.running import run_pipeline
-from tests.stages.delivery.flagged import KILLED, PROGRAM, Service, delivery, flags, live, requests, rollout, service, users
+from tests.stages.delivery.flagged import KILLED, PROGRAM, Service, ask, delivery, flags, live, requests, rollout, service, users
 from tests.stages.delivery.small import TOP, gated
-from tests.web import PLAIN
 
 LOCK = Path(__file__).parents[1] / "locks" / "flags.lock"
 
@@ -244,6 +245,7 @@ def test_what_fails_below_gives_the_shares_back_that_were_before(desk: Desk) -> 
         end = time.monotonic() + 30
         while found.on() != few:
             assert time.monotonic() < end
+            time.sleep(0.05)
     assert [step for step in desk.steps() if step.startswith("send")] == [
         "send 50 % to on, 50 % to off",
         "send 100 % to on",
@@ -359,15 +361,14 @@ class users_after:  # noqa: N801 - reads as the function beside it
         self._thread.join()
 
     def _come(self) -> None:
-        import httpx
-
-        with httpx.Client(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, verify=PLAIN) as client:
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as connection:
             for number in itertools.count():
-                if self._end.is_set():
+                if self._end.wait(0.002):
                     return
                 try:
-                    client.get("/", params={"user": f"u{number % 300}"})
-                except httpx.HTTPError:
+                    ask(connection, user=f"u{number % 300}")
+                except (OSError, http.client.HTTPException):
+                    connection.close()
                     self._end.wait(0.05)
 
 
