@@ -510,8 +510,8 @@ def test_a_whole_canary_for_an_audience(bench: Bench, image: Image, audience: Au
         await bench.rollout(one).forward(BlueGreen())
         canary = Canary(shares=(30, 60, 100), audience=audience, whole=audience != BY_UID, judge=SURE, tick=0.2)
         with (
-            Load(bench.router.config.port, posts=False, pause=0.002) as others,
-            Load(bench.router.config.port, posts=False, pause=0.002, keys="uid", headers={"x-beta": "1"}) as members,
+            Load(bench.router.config.port, posts=False, pause=0.01) as others,
+            Load(bench.router.config.port, posts=False, pause=0.01, keys="uid", headers={"x-beta": "1"}) as members,
         ):
             await bench.rollout(two).forward(canary)
             await anyio.to_thread.run_sync(members.more, 20)
@@ -534,8 +534,8 @@ def test_a_release_that_harms_an_audience_goes_back_and_nobody_else_saw_it(
         await bench.rollout(one).forward(BlueGreen())
         canary = Canary(shares=(30, 100), audience=audience, judge=SURE, tick=0.2)
         with (
-            Load(bench.router.config.port, posts=False, pause=0.002) as others,
-            Load(bench.router.config.port, posts=False, pause=0.002, keys="uid", headers={"x-beta": "1"}) as members,
+            Load(bench.router.config.port, posts=False, pause=0.01) as others,
+            Load(bench.router.config.port, posts=False, pause=0.01, keys="uid", headers={"x-beta": "1"}) as members,
         ):
             with pytest.raises(StageFailed, match=f"{bad.group} may not go on: abort"):
                 await bench.rollout(bad).forward(canary)
