@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,7 @@ class Server:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         while not answers({"ready": "postgresql", "port": self.port}):
             assert self._process.poll() is None, (self._program.parent / "log").read_text()
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """End it in good order; nothing where it has ended."""

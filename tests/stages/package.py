@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Journal, Pipeline, Project, Stage, Store
+from stages.environment import PythonEnvironment
 from tests.running import run_pipeline
+from tests.stages.installed import Lock
 
 BUILD_LOCK = "build.lock"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "camera_counting"
@@ -29,6 +31,11 @@ def write_package(project: Project, version: str = "1.4.2") -> None:
         "import sys\n\n\ndef main() -> None:\n    print('hello', *sys.argv[1:])\n\n\nif __name__ == '__main__':\n    main()\n"
     )
     (project.root / BUILD_LOCK).write_text((EXAMPLE / "build.lock").read_text())
+
+
+def build_environment() -> PythonEnvironment:
+    """The packages of BUILD_LOCK."""
+    return PythonEnvironment(source=Lock(text=(EXAMPLE / BUILD_LOCK).read_text()))
 
 
 def commit(project: Project, date: str) -> None:

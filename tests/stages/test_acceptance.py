@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +10,10 @@ from gates import all_passed
 from pipeline import Project, Service, Stage, Store, Tree, Work
 from pipeline.engines.choose import open_engine
 from stages.acceptance import AcceptanceTests
-from stages.environment import PythonEnvironment
 from stages.postgres import PostgresService
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
-
-LOCK = Path(__file__).parent / "locks" / "database.lock"
+from tests.stages.installed import installed
 
 APP = """
 import http.server, os, psycopg
@@ -71,9 +67,8 @@ def acceptance(project: Project) -> AcceptanceTests:
     (project.root / "tests" / "acceptance").mkdir(parents=True)
     (project.root / "tests" / "acceptance" / "test_it.py").write_text(TESTS)
     (project.root / "app.py").write_text(APP)
-    shutil.copy(LOCK, project.root / "requirements.lock")
     source = WorkingCopy()
-    environment = PythonEnvironment(source=source)
+    environment = installed("database.lock")
     return AcceptanceTests(
         source=source,
         environment=environment,

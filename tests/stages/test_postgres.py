@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +21,12 @@ from pipeline import Project, Store
 from pipeline.engines.choose import open_engine
 from pipeline.engines.local import free_port
 from pipeline.engines.sandbox import answers
-from stages.environment import PythonEnvironment
 from stages.postgres import PostgresService, PostgresTool
 from stages.pytest import IntegrationTests
 from stages.scripts import postgres as program
 from stages.source import WorkingCopy
 from tests.conftest import RunStage
-
-LOCK = Path(__file__).parent / "locks" / "database.lock"
+from tests.stages.installed import installed
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
 
@@ -50,11 +49,10 @@ def test_it_is_found_at_host_and_port():
 def integration(project: Project) -> IntegrationTests:
     (project.root / "tests").mkdir()
     (project.root / "tests" / "test_it.py").write_text(TESTS)
-    shutil.copy(LOCK, project.root / "requirements.lock")
     source = WorkingCopy()
     return IntegrationTests(
         source=source,
-        environment=PythonEnvironment(source=source),
+        environment=installed("database.lock"),
         services=(PostgresService(),),
         env=(("DATABASE_URL", "postgresql://postgres@{DB_HOST}:{DB_PORT}/postgres"),),
     )
@@ -104,6 +102,7 @@ class Server:
         process = self.spawn()
         while not answers({"ready": "postgresql", "port": self.port}):
             assert process.poll() is None
+            time.sleep(0.02)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port), "PGDATA": str(self.data)}
@@ -179,7 +178,7 @@ def test_an_open_session_does_not_keep_the_server_from_ending(server: Server) ->
     server.start()
     session = server.session("select pg_sleep(600)", server.data / "pgpass")
     while server.psql("select count(*) from pg_stat_activity where query like '%pg_sleep(600)'") == "0":
-        pass
+        time.sleep(0.02)
     assert server.stop() == 0
     session.communicate(timeout=20)
 

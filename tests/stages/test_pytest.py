@@ -16,6 +16,7 @@ from stages.environment import PythonEnvironment, Tool, shipped
 from stages.pytest import UnitTests, from_junit
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
+from tests.stages.installed import Lock
 
 
 def write(project: Project, body: str) -> None:
@@ -131,8 +132,7 @@ def test_coverage_of_child_processes_is_measured_under_relative_names(
 
 def test_an_environment_without_coverage_cannot_measure_it(project: Project, run_stage: RunStage) -> None:
     stage = covered(project)
-    (project.root / "only.lock").write_text("\n".join(without(shipped("pytest"), "coverage")))
-    bare = PythonEnvironment(source=stage.source, lock="only.lock")
+    bare = PythonEnvironment(source=Lock(text="\n".join(without(shipped("pytest"), "coverage"))))
     with pytest.raises(StageDidNotPass, match="does not hold coverage"):
         run_stage(dataclasses.replace(stage, environment=bare))
 

@@ -14,7 +14,6 @@ import pytest
 from gates import Check, QualityGate, valid
 from gates.validation import ValidationCheck, ValidationReport
 from pipeline import Blob, Effect, Project, Retry, Stage, Store, Tree, WiringError, Work
-from stages.environment import PythonEnvironment
 from stages.image import BaseImage, BuildImage, Image, Placed, layers_of, read_image
 from stages.scripts import oci, registry
 from stages.source import SourceProvenance, WorkingCopy
@@ -22,7 +21,7 @@ from stages.storage import PublishDistributions, PushImage, StoreArtifact, keep,
 from stages.tag import TagImage
 from stages.wheel import BuildDistributions, Distributions
 from tests.conftest import RunStage, StageDidNotPass
-from tests.stages.package import BUILD_LOCK, write_package
+from tests.stages.package import build_environment, write_package
 from tests.stages.registries import REGISTRY, USER, WORD, image_registry, package_index, token_registry
 
 needs_registry = pytest.mark.skipif(REGISTRY is None, reason="no docker-registry program")
@@ -306,8 +305,7 @@ class Sound(Stage[ValidationReport]):
 
 
 def publish(url: str, **fields: Any) -> PublishDistributions:
-    source = WorkingCopy()
-    built = BuildDistributions(source=source, environment=PythonEnvironment(source=source, lock=BUILD_LOCK))
+    built = BuildDistributions(source=WorkingCopy(), environment=build_environment())
     gate = QualityGate(artifact=built, checks=(Check(evidence=Sound(distributions=built), rule=valid),))
     return PublishDistributions(distributions=gate, url=url, username="THE_USER", password="THE_WORD", **fields)
 

@@ -6,12 +6,12 @@ import pytest
 
 from gates import Ruling, ValidationCheck, ValidationReport, valid
 from pipeline import Project, Stage, Tree, Work
-from stages.environment import PythonEnvironment, Tool
+from stages.environment import Tool
 from stages.source import WorkingCopy
 from stages.validation import ValidateDistributions, sdist_metadata, top_level, versions
 from stages.wheel import BuildDistributions, Distributions, InstalledWheel
 from tests.conftest import RunStage
-from tests.stages.package import BUILD_LOCK, write_package
+from tests.stages.package import build_environment, write_package
 
 
 class Empty(Stage[Tree]):
@@ -22,8 +22,7 @@ class Empty(Stage[Tree]):
 
 
 def distributions() -> ValidateDistributions:
-    source = WorkingCopy()
-    built = BuildDistributions(source=source, environment=PythonEnvironment(source=source, lock=BUILD_LOCK))
+    built = BuildDistributions(source=WorkingCopy(), environment=build_environment())
     return ValidateDistributions(
         distributions=built, installed=InstalledWheel(wheel=built), environment=Empty(), twine=Tool(name="twine")
     )

@@ -8,18 +8,16 @@ from io import BytesIO
 import pytest
 
 from pipeline import Blob, Journal, Project, Stage, StageFailed, Store, Tree
-from stages.environment import PythonEnvironment
 from stages.source import Provenance, SourceProvenance, WorkingCopy
 from stages.wheel import ZIP_EPOCH, BuildDistributions, InstalledWheel, build_action, distributions
 from tests.conftest import RunStage, StageDidNotPass
-from tests.stages.package import BUILD_LOCK, commit, run_again, write_package
+from tests.stages.package import build_environment, commit, run_again, write_package
 
 BLOB = Blob(digest="0" * 64, size=1)
 
 
 def build(provenance: Stage[Provenance] | None = None) -> BuildDistributions:
-    source = WorkingCopy()
-    return BuildDistributions(source=source, environment=PythonEnvironment(source=source, lock=BUILD_LOCK), provenance=provenance)
+    return BuildDistributions(source=WorkingCopy(), environment=build_environment(), provenance=provenance)
 
 
 def test_a_source_tree_becomes_a_wheel_and_an_sdist_of_its_version(project: Project, run_stage: RunStage, store: Store) -> None:

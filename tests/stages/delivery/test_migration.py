@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,15 +17,13 @@ from stages.delivery.deploy import Ran
 from stages.delivery.local import LocalProcesses
 from stages.delivery.migration import Backfill, Backfilled, Migrate
 from stages.delivery.model import Binding
-from stages.environment import PythonEnvironment
 from stages.image import BuildImage, Placed
 from stages.source import WorkingCopy
 from tests.conftest import RunStage, StageDidNotPass
 from tests.postgres import Server
 from tests.running import run_pipeline
 from tests.stages.delivery.small import gated
-
-LOCK = Path(__file__).parents[1] / "locks" / "migrations.lock"
+from tests.stages.installed import installed
 
 MIGRATE = """
 import os, psycopg
@@ -93,10 +90,9 @@ def backfill(database: Database, **more: Any) -> Backfill:
 
 def migration(project: Project, database: Database, **more: Any) -> Migrate:
     (project.root / "migrate.py").write_text(MIGRATE)
-    shutil.copy(LOCK, project.root / "requirements.lock")
     source = WorkingCopy()
     image = BuildImage(
-        layers=(Placed(tree=PythonEnvironment(source=source), at="/site"), Placed(tree=source, at="/app")),
+        layers=(Placed(tree=installed("database.lock"), at="/site"), Placed(tree=source, at="/app")),
         entrypoint=("python", "/app/migrate.py"),
         env=(("PYTHONPATH", "/site"),),
     )
@@ -221,7 +217,7 @@ def test_a_row_that_somebody_holds_is_waited_for_and_the_others_go_on_in_smaller
         def let_go() -> None:
             with database.session() as session:
                 while session.execute("select count(*) from people where initial is not null").fetchone() != (14,):
-                    pass
+                    time.sleep(0.01)
             holder.commit()
             done.set()
 

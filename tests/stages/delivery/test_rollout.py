@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from typing import Any
 
 import anyio
@@ -173,7 +174,7 @@ def test_a_way_back_that_fails_too_tells_both_reasons(bench: Bench, image: Image
                 for found in process.running(f"{bench.target.state}:{one.group}:"):
                     os.kill(found.pid, signal.SIGKILL)
                     while process.alive(found):
-                        pass
+                        time.sleep(0.001)
                 return super().back(before, green)
 
         with pytest.raises(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Prometheus:
             )
         while not self._ready():
             assert self.process.poll() is None, (self.place / "log").read_text()
+            time.sleep(0.02)
 
     def _ready(self) -> bool:
         try:
