@@ -36,9 +36,18 @@ class Module:
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
 
-    def source(self, node: ast.AST) -> str:
-        """The source of a node on one line."""
-        return " ".join((ast.get_source_segment(self.text, node) or "").split())
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """Columns of nodes are counted in bytes."""
+        return self.text.encode().splitlines()
+
+    def source(self, node: ast.expr | ast.stmt) -> str:
+        """The source of a node on one line: as `ast.get_source_segment`, which splits the whole text each time."""
+        end = node.end_lineno or node.lineno
+        lines = self.lines[node.lineno - 1 : end]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return " ".join(b"\n".join(lines).decode().split())
 
     def before_body(self, node: Definition) -> str:
         """`def name(...) -> type`, as it is written, on one line."""
@@ -198,8 +207,9 @@ def main(arguments: list[str]) -> int:
         for name, text in pages().items():
             (PAGES / name).write_text(text, encoding="utf-8")
         return 0
-    stale = [name for name, text in pages().items() if not (PAGES / name).exists() or (PAGES / name).read_text("utf-8") != text]
-    stale += sorted({path.name for path in PAGES.glob("*.md")} - pages().keys())
+    found = pages()
+    stale = [name for name, text in found.items() if not (PAGES / name).exists() or (PAGES / name).read_text("utf-8") != text]
+    stale += sorted({path.name for path in PAGES.glob("*.md")} - found.keys())
     if stale:
         print(f"out of date: {', '.join(stale)}; write them anew by: python docs/reference.py")
     return 1 if stale else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -126,7 +127,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Ite
     """
     project = Project(root=tmp_path_factory.mktemp("postgres"), home=shared_home, settings=Settings())
     with tempfile.TemporaryDirectory(prefix="lockgate-postgres-") as place:
-        found = Server(install(project, Store(shared_home / "store"), Path(place, "site")), Path(place))
+        with (shared_home / "postgres.lock").open("w") as lock:  # or each worker would download it and compile its modules
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            site = install(project, Store(shared_home / "store"), Path(place, "site"))
+        found = Server(site, Path(place))
         found.start()
         try:
             yield found

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.cli.arguments import COMMANDS, parser
 from pipeline.engines.local import free_port
+from tests import warm
 from tests.web import get
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,8 @@ def anchors(page: Path) -> set[str]:
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if command[1:3] == ("-m", "pipeline"):
+        return warm.run(command[1:], cwd=cwd, env=env)
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
 
 
