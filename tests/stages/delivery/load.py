@@ -59,7 +59,7 @@ class Load:
         wanted, until = self.sent + number, time.monotonic() + 60
         while self.sent < wanted:
             assert time.monotonic() < until, f"only {self.sent} of {wanted} requests"
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._tls is not None:
