@@ -115,7 +115,7 @@ async def up(target: Target, wanted: Release) -> Group:
     await target.start(wanted)
     with anyio.fail_after(30):
         while await target.unready(wanted.group, wanted.ready) is not None:
-            await anyio.sleep(0.02)
+            await anyio.sleep(0.05)
     return (await target.groups())[wanted.group]
 
 
