@@ -126,9 +126,9 @@ async def blue_and_green(target: Target, image: Image, *, instances: int = 1) ->
     return blue, green, {blue.name: blue, green.name: green}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def docker_host() -> Iterator[str]:
-    """Where a Docker daemon listens."""
+    """Where a Docker daemon listens, which takes a hundredth of a processor until it ends."""
     with daemon() as host:
         yield host
 
