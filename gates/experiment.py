@@ -22,6 +22,7 @@ from pipeline import Result
 WIDEST, STEPS = 64.0, 400
 GRID = tuple(WIDEST ** (place / STEPS) for place in range(-STEPS, STEPS + 1))
 """The lifts that are looked at; beyond its ends there is no bound."""
+LOGS = tuple(map(math.log, GRID))
 
 _WEIGHTS = tuple(lift / (1 + lift) ** 2 for lift in GRID)
 PRIOR = tuple(math.log(weight / sum(_WEIGHTS)) for weight in _WEIGHTS)
@@ -42,10 +43,10 @@ class Tally:
         events = tick.k0 + tick.k1
         if not (tick.comparable and events):
             return replace(self, counts=counts)
-        found = zip(self.likelihoods, GRID, strict=True)
+        found = zip(self.likelihoods, GRID, LOGS, strict=True)
         return Tally(
             counts,
-            tuple(log + tick.k1 * math.log(lift) - events * math.log(lift * tick.n1 + tick.n0) for log, lift in found),
+            tuple(known + tick.k1 * log - events * math.log(lift * tick.n1 + tick.n0) for known, lift, log in found),
         )
 
 
