@@ -50,6 +50,12 @@ def instances(desk: Desk, group: str) -> list[process.Process]:
     return found
 
 
+def router_of(desk: Desk) -> list[process.Process]:
+    found = list(process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:"))
+    assert found
+    return found
+
+
 def kill_instances(desk: Desk, group: str) -> None:
     for one in instances(desk, group):
         os.kill(one.pid, signal.SIGKILL)
@@ -84,7 +90,7 @@ def running(desk: Desk) -> set[str]:
 def killed_while_verifying(desk: Desk, *words: str, version: str, many: int) -> str:
     """The run that deployed a version and was killed before anybody verified it."""
     run = desk.start("run", *words, version=version, VERIFIES="600")
-    desk.until(lambda one: one.state == "deployed", many=many)
+    desk.until_noted("effect.done", many)
     kill(run)
     return desk.rollouts[-1].run
 
@@ -176,10 +182,8 @@ def test_a_canary_that_was_cut_off_ends_where_the_settings_ask_instances_otherwi
 
 def test_what_cannot_be_taken_back_as_the_router_does_not_answer_stays_open_until_it_does(desk: Desk) -> None:
     desk("run")
-    run = desk.start("run", version="two", VERIFIES="600")
-    desk.until_noted("effect.done", 2)
-    kill(run)
-    with hanging(list(process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:"))):
+    killed_while_verifying(desk, version="two", many=2)
+    with hanging(router_of(desk)):
         assert "HAProxy does not answer" in desk("recover", version="two", code=2)
     assert "left open was taken back" in desk("recover", version="two")
     assert desk.answer() == "one"
@@ -187,13 +191,10 @@ def test_what_cannot_be_taken_back_as_the_router_does_not_answer_stays_open_unti
 
 def test_what_was_verified_since_it_could_not_be_taken_back_stays(desk: Desk) -> None:
     desk("run")
-    run = desk.start("run", version="two", VERIFIES="600")
-    desk.until_noted("effect.done", 2)
-    kill(run)
+    cut_off = killed_while_verifying(desk, version="two", many=2)
     first, second = groups(desk)
     with hanging(instances(desk, first)):
         desk("recover", version="two", code=2)
-        cut_off = desk.rollouts[-1].run
         desk("run", version="two", STRATEGY="rolling")
     again = desk.rollouts[-1].run
     said = desk("recover", version="two", STRATEGY="rolling")
@@ -205,7 +206,7 @@ def test_a_release_that_fails_while_the_router_does_not_answer_is_taken_back_whe
     desk("run")
     run = desk.start("run", version="two", STRATEGY="slow")
     desk.until(weighing, many=2)
-    with hanging(list(process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:"))):
+    with hanging(router_of(desk)):
         desk("abort")
         assert run.wait() == 1
     assert "deploy does not go back: HAProxy does not answer" in run.output
@@ -357,7 +358,7 @@ def test_an_undo_while_nobody_is_well_leads_to_what_served_before_which_serves_w
 def test_a_router_that_has_died_is_started_where_the_settings_say_by_a_way_back(desk: Desk) -> None:
     desk("run")
     desk("run", version="two")
-    for one in process.running(f"{desk.project.home / 'state' / 'router' / 'app'}:"):
+    for one in router_of(desk):
         anyio.run(process.stop, one)
     with socket.create_server(("127.0.0.1", desk.port)):
         other = move(desk)
