@@ -167,9 +167,9 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             if slot.group == group and (not where or slot.address in where)
             for name in (slot_name(number), spare_name(number))
         }
-        if not mine or (figures := await self._asked("show stat")) is None:
+        if not mine or not self._running():
             return 0
-        return sum(count for server, count in used(figures).items() if server.partition("/")[2] in mine)
+        return sum(count for server, count in used(await self._ask("show stat")).items() if server.partition("/")[2] in mine)
 
     async def forget(self, group: str) -> None:
         before = await self._now()
@@ -178,17 +178,8 @@ class HAProxyRouter(OwnRouter[HAProxy]):
 
     async def _now(self) -> tuple[Slot, ...]:
         """The slots as HAProxy tells; as they were kept when it does not run."""
-        kept, now = self._kept(), await self._asked("show servers state")
-        return kept if now is None else told(now, kept)
-
-    async def _asked(self, command: str) -> str | None:
-        """As `_ask`; None where HAProxy does not run. Who answers runs: to look through all processes takes longer."""
-        try:
-            return await self._ask(command)
-        except StageFailed:
-            if self._running():
-                raise
-            return None
+        kept = self._kept()
+        return told(await self._ask("show servers state"), kept) if self._running() else kept
 
     async def _well(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
         """Return once HAProxy has found an instance well of those that get traffic, unless nobody is who has it by now.
