@@ -134,7 +134,7 @@ def measure(*, seeds: int = 10, strategies: tuple[str, ...] = tuple(EVENTS), eve
 
 
 def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
-    draw, runs, ended = random.Random(service.strategy), 0, 0
+    draw, runs, ended, stood = random.Random(service.strategy), 0, 0, 0
     version = "b"
     with Load(service.port, posts=False, pause=0.01) as load:  # who judges needs users
         before = service.deploy(version, version)
@@ -147,6 +147,7 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
                 runs += 1
                 load.more(5)
                 stands = (seed + event) % 2 == 0
+                stood += stands
                 after = service.deploy(fresh, fresh if stands else "something else")
                 service.expect(f"{at}: the next run does not deploy", holds=(after is not None) == stands)
                 if after is not None:
@@ -157,6 +158,7 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
     lost = [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
     name = f"{service.strategy}, killed {seeds} times at each of {len(events)} events"
     more = f"; {ended} had ended by then" if ended else ""
+    service.expect(f"{stood} of {runs} next runs were to stand", holds=0 < stood < runs or runs < 2)
     service.expect(f"only {runs - ended} of {runs} runs were killed", holds=ended <= runs // 4)
     detail = f"{runs - ended} runs{more}" + "".join(f"; {one}" for one in lost[:2])
     yield Figure(f"{name}: requests that were lost", len(lost), "", 0, detail=detail)

@@ -321,9 +321,9 @@ class Effects:
                 continue
             last = self._undone(stage)
             stays = last.get("about") == one.about and last.get("stays")
-            came.append(f"what run {one.run} left open {'stays: ' + last['said'] if stays else 'was taken back'}")
+            came.append(f"what run {one.run} left open {'stays: ' + last.get('said', '') if stays else 'was taken back'}")
         if failed:
-            raise StageFailed("; ".join(failed), next="python -m pipeline deployments")
+            raise StageFailed("; ".join((*failed, *came)), next="python -m pipeline deployments")
         return came
 
     async def undo_standing(self, stage: Stage[Any], left: Leftover, why: str) -> str:

@@ -60,7 +60,7 @@ class Work:
     ) -> None:
         self.interrupted, self.parts = interrupted, parts
         self.of = of
-        """The other run whose side effect it is about; empty where that is this one's."""
+        """The run, or earlier attempt of this one, whose side effect was left open, where it is about that; else empty."""
         self.run, self.name, self.attempt, self.observed = around.run, name, attempt, observed
         self.store, self.project, self.facts = around.store, around.project, around.facts
         self._inputs, self._results, self._engine = dict.fromkeys(inputs), results, engine

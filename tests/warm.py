@@ -66,6 +66,11 @@ def run(words: Sequence[str], *, cwd: Path, env: Mapping[str, str], merged: bool
     """Run `python WORD...` to its end; its standard error is `merged` into its output, or text of its own."""
     with tempfile.TemporaryFile() as errors:
         process = start(words, cwd=cwd, env=env, errors=None if merged else errors)
+        try:
+            process.wait()
+        except BaseException:  # the test has had its time
+            process.kill()
+            raise
         return subprocess.CompletedProcess([*words], process.wait(), process.output, _text(errors))
 
 

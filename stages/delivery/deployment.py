@@ -126,14 +126,14 @@ def _traffic(now: State, group: str) -> str:
 async def way_back(work: Work, rollout: Rollout, course: Course, result: Deployment, *, interrupted: bool) -> State | str:
     """To what served before, kept warm for this, or where a way back leads that was cut off; what is told where there is none.
 
-    That is when another rollout has replaced it meanwhile, when another run has rolled it out since, which was verified, or, if
-    its run was only `interrupted`, when it served before too.
+    That is when another rollout has replaced it meanwhile, when another run has rolled it out since, and that stands, or, if its
+    run was only `interrupted`, when it served before too.
     Raises NothingLeft where there is nobody to go back to who can serve, and NotNow where that cannot be found out. Nothing is
     changed here.
     """
-    verified = {event.run for event in work.events("effect.stands")}
-    if work.of and (since := course.rolled_out_since(result.group, work.of, verified)):
-        return Stays(f"run {since} has rolled {result.group} out since, and it was verified")
+    standing = {event.run for event in work.events("effect.stands")}
+    if work.of and (since := course.rolled_out_since(result.group, work.of, standing)):
+        return Stays(f"run {since} has rolled {result.group} out since, and that stands")
     with unchanged():
         now = await rollout.state()
         to = _whereto(now, course, result, interrupted=interrupted)

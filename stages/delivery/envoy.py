@@ -25,7 +25,7 @@ from stages.delivery import durable, process
 from stages.delivery import envoy_xds as xds
 from stages.delivery.audience import Chosen
 from stages.delivery.entrance import Entrance
-from stages.delivery.envoy_admin import Admin, Host, admin, ill, unwell
+from stages.delivery.envoy_admin import Admin, admin, ill, unwell
 from stages.delivery.envoy_audience import Rule, rule
 from stages.delivery.envoy_files import PATIENCE, Files
 from stages.delivery.envoy_traffic import watching
@@ -235,20 +235,20 @@ class EnvoyRouter(OwnRouter[Envoy]):
     async def _well(self, envoy: Admin, wanted: Mapping[str, Sequence[Part]], now: Collection[str]) -> None:
         """Return once Envoy has asked all instances of the groups with a share in each cluster, and found one of each well.
 
-        Raises StageFailed where it goes on finding none, unless nobody is well of those that have the traffic by `now`: then
-        nobody is worse off.
+        Where nobody is well of those that have the traffic by `now`, nobody is worse off: one of them that is well is enough
+        then, and none in the end. Else StageFailed is raised where one goes on to be none that is well.
         """
-        missing: list[str] = ["all"]
-        found: dict[str, list[Host]] = {}
+        named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
+        missing, lost = {"all"}, False
         with anyio.move_on_after(PATIENCE):
-            while missing:
+            while missing and not (lost and missing < set().union(*named.values())):
                 found = await envoy.hosts()
-                named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
-                missing = sorted({one for cluster, groups in named.items() for one in unwell(found[cluster], groups)})
+                missing = {one for cluster, groups in named.items() for one in unwell(found[cluster], groups)}
+                lost = ill([host for hosts in found.values() for host in hosts], now)
                 await anyio.sleep(0.005 if missing else 0)
-        if missing and not ill([host for each in found.values() for host in each], now):
+        if missing and not lost:
             raise StageFailed(
-                f"{', '.join(missing)} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
+                f"{', '.join(sorted(missing))} cannot get traffic: no instance answers Envoy on {probe(self.ready)}",
                 right="at least one instance that can serve",
             )
 

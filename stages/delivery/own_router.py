@@ -18,7 +18,7 @@ from stages.delivery import durable, process, tls
 from stages.delivery.certificate import Certificates, Shown, said
 from stages.delivery.entrance import Entrance
 from stages.delivery.model import Address
-from stages.delivery.port import checked
+from stages.delivery.port import checked, free
 from stages.delivery.private import sockets
 from stages.delivery.probe import Probe, Ready, read, written
 from stages.delivery.tls import Pair, Tls
@@ -48,6 +48,21 @@ def _used(content: bytes) -> tuple[Used, Probe]:
     if (ready := read(used.ready)) is None:
         raise ValueError("there is no probe in it")
     return used, ready
+
+
+def _places(config: Entrance) -> list[Address]:
+    """Where users come in."""
+    return [Address(host=one.host, port=one.port) for one in (config, config.tls) if one is not None]
+
+
+def _is_free(config: Entrance) -> bool:
+    """Whether a router could listen where the settings say."""
+    try:
+        for place in _places(config):
+            free(place)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(kw_only=True)
@@ -135,20 +150,19 @@ class OwnRouter(ABC, Generic[C]):
 
     @property
     def _places(self) -> list[Address]:
-        """Where users come in."""
-        more = self.config.tls
-        return [self.address, *([Address(host=more.host, port=more.port)] if more else [])]
+        return _places(self.config)
 
     def in_place(self) -> Self:
         """The same where its users find it, and asking its instances as it did, whatever the settings say.
 
-        One that does not run is found by nobody, and may be started elsewhere. Raises StageFailed where nobody knows where.
+        One that has died is to be where the settings say when somebody else is where it was. Raises StageFailed where nobody
+        knows where.
         """
         running = self._running()
         if self._entrance.exists():
             used, ready = durable.read(self._entrance, _used, f"where users find {self.called}")
-            place = replace(self.config, host=used.host, port=used.port, tls=used.tls) if running else self.config
-            return replace(self, config=place, ready=ready)
+            there = replace(self.config, host=used.host, port=used.port, tls=used.tls)
+            return replace(self, config=there if running or _is_free(there) else self.config, ready=ready)
         if running and not self._listens(running):
             raise StageFailed(
                 f"{self.called} runs, and not on {self.address.summary()}, and nothing tells where its users find it",

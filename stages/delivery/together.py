@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 
-from pipeline import BrokenOff, Effect, NotNow, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
+from pipeline import BrokenOff, Effect, LockgateError, NotNow, Resources, Result, Stage, StageFailed, Stays, WiringError, Work
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course, NothingLeft
@@ -358,7 +358,9 @@ def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exc
     error = failed[first]
     halfway = {**{name: one for name, one in failed.items() if isinstance(one, BrokenOff)}, **stuck}
     if halfway:
-        return BrokenOff("; ".join(f"{name}: {one}" for name, one in {first: error, **halfway}.items()))
+        all_of_them = {first: error, **halfway}.items()
+        what = "; ".join(f"{name}: {one.what if isinstance(one, LockgateError) else one}" for name, one in all_of_them)
+        return BrokenOff(what, right="what stands in its way out of it", next="python -m pipeline recover")
     if not isinstance(error, StageFailed):
         return error
     kind = type(error) if isinstance(error, NothingLeft | NotNow) else StageFailed

@@ -218,7 +218,7 @@ CAUGHT_BY_THE_GATE = (
     Fault("an SQL injection", write("src/camera_counting/planted.py", INJECTION), "B608", "bandit"),
     Fault("a secret", write("src/camera_counting/planted.ini", SECRET), "planted.ini", "secrets"),
     Fault("a migration that old code cannot bear", write(f"{MIGRATIONS}/v0003_gone.py", GONE), CODE, "compatibility"),
-    Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py", "coverage"),
+    Fault("code that no test reaches", write("src/camera_counting/untested.py", UNTESTED), "untested.py: ", "coverage"),
 )
 
 

@@ -83,15 +83,20 @@ def started(place: Path) -> Iterator[str]:
     with (place / "log").open("ab") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not answers(host):
-            if process.poll() is not None or time.monotonic() > until:
+            if process.poll() is not None:
                 pytest.skip(f"dockerd does not start here: {(place / 'log').read_text().splitlines()[-1:]}")
+            assert time.monotonic() < until, (place / "log").read_text()
             time.sleep(0.1)
         yield host
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 class MachinePython(Stage[Tree]):

@@ -216,6 +216,30 @@ def test_a_group_that_is_not_well_gets_no_traffic_and_leaves_it_where_it_is(
     anyio.run(main)
 
 
+async def found_dead(router: EnvoyRouter, group: Group) -> None:
+    """Until Envoy has."""
+    async with admin(router._socket) as asked:
+        while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == group.name):
+            await anyio.sleep(0.05)
+
+
+def test_where_nobody_serves_whoever_can_gets_users_without_waiting_for_the_others(
+    target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.delivery.envoy.PATIENCE", 3600.0)
+
+    async def main() -> None:
+        blue, green, both = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, both)
+        with hanging(list(process.running(f"{target.state}:{blue.name}:"))):
+            await found_dead(router, blue)
+            await router.split({green.name: 25, blue.name: 75}, both)
+            async with browser() as client:
+                assert {(await client.get(router.address.url)).text for _ in range(20)} == {"green"}
+
+    anyio.run(main)
+
+
 def test_an_audience_that_is_served_is_not_sent_to_those_that_cannot_serve_everybody_else(
     target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,9 +249,7 @@ def test_an_audience_that_is_served_is_not_sent_to_those_that_cannot_serve_every
         blue, green, both = await blue_and_green(target, image)
         await router.split({blue.name: 100}, both, Chosen(HasHeader(name="x-try"), ((green.name, 100),)))
         with hanging(list(process.running(f"{target.state}:{blue.name}:"))):
-            async with admin(router._socket) as asked:
-                while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == blue.name):
-                    await anyio.sleep(0.05)
+            await found_dead(router, blue)
             with pytest.raises(StageFailed, match=f"{blue.name} cannot get traffic"):
                 await router.split({blue.name: 100}, both)
             async with browser() as client:

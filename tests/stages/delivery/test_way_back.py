@@ -56,6 +56,11 @@ def router_of(desk: Desk) -> list[process.Process]:
     return found
 
 
+def kill_router(desk: Desk) -> None:
+    for one in router_of(desk):
+        anyio.run(process.stop, one)
+
+
 def kill_instances(desk: Desk, group: str) -> None:
     for one in instances(desk, group):
         os.kill(one.pid, signal.SIGKILL)
@@ -198,7 +203,7 @@ def test_what_was_verified_since_it_could_not_be_taken_back_stays(desk: Desk) ->
         desk("run", version="two", STRATEGY="rolling")
     again = desk.rollouts[-1].run
     said = desk("recover", version="two", STRATEGY="rolling")
-    assert f"what run {cut_off} left open stays: run {again} has rolled {second} out since, and it was verified" in said
+    assert f"what run {cut_off} left open stays: run {again} has rolled {second} out since, and that stands" in said
     assert desk.answer() == "two"
 
 
@@ -355,13 +360,15 @@ def test_an_undo_while_nobody_is_well_leads_to_what_served_before_which_serves_w
         assert time.monotonic() < end
 
 
-def test_a_router_that_has_died_is_started_where_the_settings_say_by_a_way_back(desk: Desk) -> None:
+def test_a_router_that_has_died_is_started_where_it_was_and_where_the_settings_say_if_somebody_else_is_there(desk: Desk) -> None:
     desk("run")
     desk("run", version="two")
-    for one in router_of(desk):
-        anyio.run(process.stop, one)
+    other = move(desk)
+    kill_router(desk)
+    desk("drain", groups(desk)[0], version="two")
+    assert desk.answer() == "two"
+    kill_router(desk)
     with socket.create_server(("127.0.0.1", desk.port)):
-        other = move(desk)
         desk("undo", version="two")
         assert get(f"http://127.0.0.1:{other}").text == "one"
 
