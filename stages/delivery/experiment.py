@@ -128,8 +128,9 @@ class Experiment(Releases[ExperimentReport]):
     async def _end(self, rollout: Rollout, before: State, group: str) -> None:
         """Traffic is as it was, whatever can be written down of it. Raises BrokenOff where users are left where they are."""
         with rollout.half_way(f"ending the experiment with {group}"):
-            await rollout.quiet.run(back(before, group, self.within, self.drain))
-        rollout.quiet.note("experiment.ended", group=group)
+            quiet = rollout.quiet
+            await quiet.run(back(before, group, self.within, self.drain))
+        quiet.note("experiment.ended", group=group)
 
     async def _heeding(self, rollout: Rollout, group: str, blue: Mapping[str, int]) -> ExperimentReport:
         """Begin, and what was observed. Raises StageFailed where that is nothing, and when an operator says so."""

@@ -90,7 +90,7 @@ class OwnRouter(ABC, Generic[C]):
     async def check(self) -> str:
         self._need_alone()
         running = self._running()
-        found = [checked(one, self.called, self.config.name, running) for one in self._places]
+        found = [checked(one, self.called, self.config.name, running) for one in _places(self.config)]
         if self.config.tls is not None:
             tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
         return "; ".join(found)
@@ -148,10 +148,6 @@ class OwnRouter(ABC, Generic[C]):
     def _certificates(self) -> Certificates:
         return Certificates(self.state)
 
-    @property
-    def _places(self) -> list[Address]:
-        return _places(self.config)
-
     def in_place(self) -> Self:
         """The same where its users find it, and asking its instances as it did, whatever the settings say.
 
@@ -172,7 +168,7 @@ class OwnRouter(ABC, Generic[C]):
 
     def _listens(self, running: Iterable[process.Process]) -> bool:
         """Whether one of the processes listens wherever the settings say."""
-        return any(all(process.listens(one, place.port) for place in self._places) for one in running)
+        return any(all(process.listens(one, place.port) for place in _places(self.config)) for one in running)
 
     def _here(self) -> None:
         """Users find it where the settings say, and it asks instances as they say."""

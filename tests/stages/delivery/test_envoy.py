@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -216,11 +217,14 @@ def test_a_group_that_is_not_well_gets_no_traffic_and_leaves_it_where_it_is(
     anyio.run(main)
 
 
-async def found_dead(router: EnvoyRouter, group: Group) -> None:
-    """Until Envoy has."""
-    async with admin(router._socket) as asked:
-        while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == group.name):
-            await anyio.sleep(0.05)
+@contextlib.asynccontextmanager
+async def found_dead(router: EnvoyRouter, target: LocalTarget, group: Group) -> AsyncIterator[None]:
+    """Meanwhile the group hangs, and Envoy knows."""
+    with hanging(list(process.running(f"{target.state}:{group.name}:"))):
+        async with admin(router._socket) as asked:
+            while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == group.name):
+                await anyio.sleep(0.05)
+        yield
 
 
 def test_where_nobody_serves_whoever_can_gets_users_without_waiting_for_the_others(
@@ -231,8 +235,7 @@ def test_where_nobody_serves_whoever_can_gets_users_without_waiting_for_the_othe
     async def main() -> None:
         blue, green, both = await blue_and_green(target, image)
         await router.split({blue.name: 100}, both)
-        with hanging(list(process.running(f"{target.state}:{blue.name}:"))):
-            await found_dead(router, blue)
+        async with found_dead(router, target, blue):
             await router.split({green.name: 25, blue.name: 75}, both)
             async with browser() as client:
                 assert {(await client.get(router.address.url)).text for _ in range(20)} == {"green"}
@@ -248,8 +251,7 @@ def test_an_audience_that_is_served_is_not_sent_to_those_that_cannot_serve_every
     async def main() -> None:
         blue, green, both = await blue_and_green(target, image)
         await router.split({blue.name: 100}, both, Chosen(HasHeader(name="x-try"), ((green.name, 100),)))
-        with hanging(list(process.running(f"{target.state}:{blue.name}:"))):
-            await found_dead(router, blue)
+        async with found_dead(router, target, blue):
             with pytest.raises(StageFailed, match=f"{blue.name} cannot get traffic"):
                 await router.split({blue.name: 100}, both)
             async with browser() as client:

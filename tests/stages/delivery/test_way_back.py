@@ -34,6 +34,15 @@ def desk(project: Project) -> Iterator[Desk]:
         yield found
 
 
+@pytest.fixture(params=["blue-green", "envoy blue-green"])
+def strategy(request: pytest.FixtureRequest, desk: Desk) -> str:
+    """By which one release was deployed and then another, behind each router."""
+    found: str = request.param
+    desk("run", STRATEGY=found)
+    desk("run", version="two", STRATEGY=found)
+    return found
+
+
 def groups(desk: Desk) -> list[str]:
     """Those that rollouts were of, in order."""
     return [one.group for one in desk.rollouts]
@@ -67,10 +76,10 @@ def kill_instances(desk: Desk, group: str) -> None:
         anyio.run(process.stop, one)
 
 
-def until_found_dead(desk: Desk, group: str, router: str = "") -> None:
-    """Until HAProxy, or Envoy, has."""
+def until_found_dead(desk: Desk, group: str, strategy: str = "") -> None:
+    """Until HAProxy has, or Envoy where the strategy is behind it."""
     end = time.monotonic() + 60
-    while group in (well_by_envoy(desk) if router else well_by_haproxy(desk)):
+    while group in (well_by_envoy(desk) if strategy.startswith("envoy ") else well_by_haproxy(desk)):
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -132,11 +141,7 @@ def edit(desk: Desk, group: str, old: str, new: str) -> None:
     place.write_text(text.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("router", ["", "envoy "])
-def test_no_order_and_no_way_back_moves_the_router_where_other_settings_have_it(desk: Desk, router: str) -> None:
-    strategy = f"{router}blue-green"
-    desk("run", STRATEGY=strategy)
-    desk("run", version="two", STRATEGY=strategy)
+def test_no_order_and_no_way_back_moves_the_router_where_other_settings_have_it(desk: Desk, strategy: str) -> None:
     other = move(desk)
     told = desk("deployments", version="two", STRATEGY=strategy)
     assert f" runs, and not on 127.0.0.1:{other}: the next deployment moves it there" in told
@@ -157,13 +162,9 @@ def test_a_rollout_that_was_cut_off_ends_where_its_users_are_whatever_the_settin
     assert {desk.answer() for _ in range(10)} == {"one"}
 
 
-@pytest.mark.parametrize("router", ["", "envoy "])
 def test_on_a_way_back_instances_are_asked_as_they_were_and_on_the_same_address_whatever_the_settings(
-    desk: Desk, router: str
+    desk: Desk, strategy: str
 ) -> None:
-    strategy = f"{router}blue-green"
-    desk("run", STRATEGY=strategy)
-    desk("run", version="two", STRATEGY=strategy)
     with Load(desk.port, posts=False) as load:
         desk("undo", version="two", STRATEGY=strategy, STATUS="204")
         load.more(200)
@@ -343,16 +344,12 @@ def test_what_could_not_go_back_as_the_other_hung_stays_open_until_it_can(desk: 
     assert desk.answer() == "one", told
 
 
-@pytest.mark.parametrize("router", ["", "envoy "])
 def test_an_undo_while_nobody_is_well_leads_to_what_served_before_which_serves_when_it_is_well_again(
-    desk: Desk, router: str
+    desk: Desk, strategy: str
 ) -> None:
-    strategy = f"{router}blue-green"
-    desk("run", STRATEGY=strategy)
-    desk("run", version="two", STRATEGY=strategy)
     first, second = groups(desk)
     with hanging(instances(desk, first)):
-        until_found_dead(desk, first, router)
+        until_found_dead(desk, first, strategy)
         kill_instances(desk, second)
         desk("undo", version="two", STRATEGY=strategy)
     end = time.monotonic() + 30
@@ -408,11 +405,7 @@ def test_nothing_is_taken_down_while_a_deployment_is_verified(desk: Desk) -> Non
     kill(run)
 
 
-@pytest.mark.parametrize("router", ["", "envoy "])
-def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, router: str) -> None:
-    strategy = f"{router}blue-green"
-    desk("run", STRATEGY=strategy)
-    desk("run", version="two", STRATEGY=strategy)
+def test_nobody_is_sent_back_to_a_release_that_hangs(desk: Desk, strategy: str) -> None:
     first, second = groups(desk)
     with hanging(instances(desk, first)), Load(desk.port, posts=False) as load:
         said = desk("undo", version="two", code=2, STRATEGY=strategy)
