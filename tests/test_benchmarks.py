@@ -313,7 +313,7 @@ def test_simulated_canaries_are_the_same_each_time_and_bad_ones_are_aborted() ->
 @pytest.mark.long
 def test_after_a_killed_deployment_nothing_is_lost_and_all_is_as_it_should_be() -> None:
     found = list(kills.measure(seeds=1, strategies=("blue-green", "canary"), every=7))
-    assert [figure.value for figure in found] == [0] * 6, found
+    assert [figure.value for figure in found] == [0] * 6, "\n".join(map(str, found))
     assert [figure.detail for figure in found[::3]] == ["3 runs", "3 runs"]
 
 

@@ -27,7 +27,7 @@ from stages.delivery.audience import Chosen
 from stages.delivery.entrance import Entrance
 from stages.delivery.envoy_admin import Admin, admin, ill, unwell
 from stages.delivery.envoy_audience import Rule, rule
-from stages.delivery.envoy_files import PATIENCE, Files
+from stages.delivery.envoy_files import Files
 from stages.delivery.envoy_traffic import watching
 from stages.delivery.envoy_xds import (
     CERTIFICATE,
@@ -49,6 +49,9 @@ from stages.delivery.private import private
 from stages.delivery.probe import Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 from stages.delivery.tls import Pair, reading
+
+PATIENCE = 10.0
+"""Seconds in which Envoy has to take what it is told, and to find an instance well that is, beside what the instance may take."""
 
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
@@ -184,7 +187,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         if not (await files.take(envoy, self._settings()) or started):
             self._here()
             return
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self._patience):
             while not self._listens(self._running()):
                 await anyio.sleep(0.01)
             self._here()
@@ -240,7 +243,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
         """
         named = {cluster: [part.group for part in parts if part.share] for cluster, parts in wanted.items()}
         missing, lost = {"all"}, False
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self._patience):
             while missing and not (lost and missing < set().union(*named.values())):
                 found = await envoy.hosts()
                 missing = {one for cluster, groups in named.items() for one in unwell(found[cluster], groups)}
@@ -261,10 +264,15 @@ class EnvoyRouter(OwnRouter[Envoy]):
         await files.keep()
 
     def _told(self) -> Files:
-        return Files(self._files, self._log, lambda: bool(self._running()))
+        return Files(self._files, self._log, lambda: bool(self._running()), self._patience)
 
     def _routes(self, *, serves: bool, copied: int = 0, rule: Rule | None = None) -> bytes:
         return ROUTING.content(xds.routes(self.config, timeout=self.config.timeout, serves=serves, copied=copied, rule=rule))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds in which Envoy has to do what it is told: it may first ask instances, which have their time to answer."""
+        return PATIENCE + probe(self.ready).within
 
     @property
     def _files(self) -> Path:

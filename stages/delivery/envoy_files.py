@@ -16,9 +16,6 @@ from stages.delivery import durable, envoy_xds
 from stages.delivery.envoy_admin import Admin
 from stages.delivery.envoy_xds import File
 
-PATIENCE = 10.0
-"""Seconds in which Envoy has to take what it is told."""
-
 WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 """Gauges of what Envoy has taken but does not use yet."""
 
@@ -34,6 +31,8 @@ class Files:
     log: Path
     """Where Envoy says why it does not take one."""
     runs: Callable[[], bool]
+    patience: float
+    """Seconds in which Envoy has to take what it is told."""
     _told: dict[str, Any] = field(default_factory=dict)
     """What it said last, of those that it has."""
 
@@ -99,7 +98,7 @@ class Files:
         Raises StageFailed when it refuses one, does not take it in time, or ends.
         """
         late = "it does not answer"
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self.patience):
             while (late := await self._late(envoy, files, said, before)) != "":
                 await anyio.sleep(0.002)
             return

@@ -370,7 +370,7 @@ def health_check(ready: Ready) -> Message:
         first, last = asked.statuses
         how = {"http_health_check": {"path": asked.path, "expected_statuses": [{"start": first, "end": last + 1}]}}
     return {
-        "timeout": f"{min(1.0, asked.within):g}s",
+        "timeout": f"{asked.within:g}s",
         "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
         "interval": f"{asked.every:g}s",
         "no_traffic_interval": f"{asked.every:g}s",

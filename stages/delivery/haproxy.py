@@ -190,7 +190,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         wanted, now = serving(after), serving(before)
         if not wanted or wanted & fresh:
             return
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(PATIENCE + probe(self.ready).within):
             while not (well := alive(await self._ask("show servers state"), after)) & wanted and well & now:
                 await anyio.sleep(0.05)
             return
@@ -594,7 +594,11 @@ def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms downinter 200ms"  # who is well again is soon known to be
     # a request that nobody took is to find a spare one when it is tried again
     seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
-    often = f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none{seen}\n"
+    # else a check would have to be done within `inter`, whatever time the probe has
+    often = (
+        f"    timeout check {round(1000 * asked.within)}ms\n"
+        f"    default-server check {inter} fall {asked.failures} rise 1 init-addr none{seen}\n"
+    )
     if not isinstance(asked, HttpProbe):
         return often
     first, last = asked.statuses

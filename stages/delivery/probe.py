@@ -11,11 +11,14 @@ from pipeline import WiringError
 
 @dataclass(frozen=True)
 class Often:
-    """An instance is asked each `every` seconds, may take `within` seconds to answer, and fails so often in a row to be ill."""
+    """An instance is asked each `every` seconds, may take `within` seconds to answer, and fails so often in a row to be ill.
+
+    So one that hangs is found ill after about `failures` times `within` seconds.
+    """
 
     _: KW_ONLY
     every: float = 1.0
-    within: float = 5.0
+    within: float = 2.0
     failures: int = 3
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -16,10 +16,12 @@ def instances(
     held: dict[str, Event] | None = None,
     says_path: bool = False,
     ill: Container[str] = (),
+    ready: Callable[[], None] = lambda: None,
 ) -> Iterator[Group]:
     """A group of instances that answer with their names, or the path they were asked for.
 
     One that is in `held` does not answer before it may, and one that is in `ill` says that it is not ready, while it is.
+    `ready` is called before one says whether it is.
     """
 
     def serve(name: str) -> type[BaseHTTPRequestHandler]:
@@ -30,6 +32,8 @@ def instances(
             def do_GET(self) -> None:
                 if name in (held or {}) and self.path != "/readyz":
                     (held or {})[name].wait(60)
+                if self.path == "/readyz":
+                    ready()
                 said = self.path if says_path else name
                 self.send_response(503 if self.path == "/readyz" and name in ill else 200)
                 self.send_header("Content-Length", str(len(said)))

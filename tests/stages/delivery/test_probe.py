@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Semaphore, Thread
 
 import anyio
 import pytest
@@ -23,13 +24,15 @@ from stages.delivery.envoy_xds import health_check
 from stages.delivery.haproxy import checks
 from stages.delivery.limits import Limits
 from stages.delivery.local import LocalTarget
-from stages.delivery.model import Address, Release
+from stages.delivery.model import Address, Group, Release
 from stages.delivery.probe import CommandProbe, GrpcProbe, HttpProbe, Probe, TcpProbe, probe, read, written
 from stages.delivery.probing import failure
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
+from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import Bench, Make
 from tests.stages.delivery.conftest import release, up
+from tests.web import browser
 
 NINE = Limits(pids=9)
 often = st.fixed_dictionaries({"every": st.floats(0.01, 100), "within": st.floats(0.01, 100), "failures": st.integers(1, 9)})
@@ -220,6 +223,30 @@ def test_routers_ask_by_http_what_is_told_by_http_and_else_for_a_connection() ->
     assert health_check("/ok")["http_health_check"] == {"path": "/ok", "expected_statuses": [{"start": 200, "end": 201}]}
     assert health_check(CommandProbe(("true",)))["tcp_health_check"] == {}
     assert probe("/ok") == HttpProbe("/ok")
+
+
+def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoever_asks(make: Make) -> None:
+    """It takes more than a second, and more than the time from one question to the next."""
+
+    asked = Semaphore(0)
+
+    def ready() -> None:
+        time.sleep(1.2)
+        asked.release()
+
+    async def main(group: Group, allowed: float) -> int:
+        router = make(port=free_port(), name=f"app{allowed:g}")
+        router.ready = HttpProbe(every=0.2, within=allowed, failures=1)
+        with contextlib.suppress(StageFailed):  # Envoy asks before it gives traffic
+            await router.split({group.name: 100}, {group.name: group})
+        for _ in range(2):
+            assert await anyio.to_thread.run_sync(asked.acquire, True, 30)
+        async with browser() as client:
+            return (await client.get(router.address.url)).status_code
+
+    with instances("one", ready=ready) as group:
+        assert anyio.run(main, group, 10) == 200
+        assert anyio.run(main, group, 0.7) == 503
 
 
 @pytest.mark.parametrize("ready", [TcpProbe(), HttpProbe("/readyz", (500, 599))], ids=str)
