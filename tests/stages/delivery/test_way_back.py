@@ -243,7 +243,7 @@ def test_a_rolling_update_gives_way_to_what_served_before_of_which_an_instance_h
     with hanging(instances(desk, first)[:1]):
         desk("abort")
         assert run.wait() == 1
-        assert f"{first} was not ready within 5 s: it gave no answer; the others serve" in desk("logs", "deploy")
+        assert f"{first} was not ready within 5 s: /readyz takes more than 2 s; the others serve" in desk("logs", "deploy")
         assert desk.rollouts[-1].state == "taken back"
     assert {desk.answer() for _ in range(10)} == {"one"}
 
