@@ -272,7 +272,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
     @property
     def _patience(self) -> float:
         """Seconds in which Envoy has to do what it is told: it may first ask instances, which have their time to answer."""
-        return PATIENCE + probe(self.ready).within
+        return PATIENCE + probe(self.ready).until_ill
 
     @property
     def _files(self) -> Path:

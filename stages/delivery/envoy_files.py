@@ -16,6 +16,9 @@ from stages.delivery import durable, envoy_xds
 from stages.delivery.envoy_admin import Admin
 from stages.delivery.envoy_xds import File
 
+AFTER = 0.005
+"""Seconds after which Envoy is asked whether it uses what it was told: who asks all the time keeps it from that."""
+
 WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 """Gauges of what Envoy has taken but does not use yet."""
 
@@ -99,8 +102,9 @@ class Files:
         """
         late = "it does not answer"
         with anyio.move_on_after(self.patience):
+            await anyio.sleep(AFTER)
             while (late := await self._late(envoy, files, said, before)) != "":
-                await anyio.sleep(0.002)
+                await anyio.sleep(AFTER)
             return
         raise StageFailed(f"Envoy does not take what it is told: {late}", where=str(self.log))
 

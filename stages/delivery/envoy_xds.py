@@ -23,7 +23,7 @@ from stages.delivery.envoy_audience import CLIENT, Rule
 from stages.delivery.envoy_entrance import TYPE, balanced, connected, filters, keyed, managed, too_large
 from stages.delivery.failover import Failover
 from stages.delivery.model import Address, Group
-from stages.delivery.probe import HttpProbe, Ready, probe
+from stages.delivery.probe import AGAIN, HttpProbe, Ready, probe
 from stages.delivery.router import BOUNDS
 from stages.delivery.tls import Pair
 
@@ -365,6 +365,9 @@ def listener(entrance: Entrance, host: str, port: int, files: Path) -> Message:
 def health_check(ready: Ready) -> Message:
     """How Envoy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted."""
     asked = probe(ready)
+    # A cluster that takes the place of another one is used after as many answers as it has instances. Who was quick is not to
+    # be asked twice before who is slow has answered once, or that one gets no traffic though it is well.
+    often = f"{max(asked.every, asked.within + AGAIN):g}s"
     how: Message = {"tcp_health_check": {}}
     if isinstance(asked, HttpProbe):
         first, last = asked.statuses
@@ -372,9 +375,10 @@ def health_check(ready: Ready) -> Message:
     return {
         "timeout": f"{asked.within:g}s",
         "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
-        "interval": f"{asked.every:g}s",
+        "interval": often,
         "no_traffic_interval": f"{asked.every:g}s",
-        "unhealthy_interval": "0.2s",
+        "unhealthy_interval": often,
+        "unhealthy_edge_interval": f"{AGAIN:g}s",
         "unhealthy_threshold": asked.failures,
         "healthy_threshold": 1,
         **how,
@@ -407,6 +411,7 @@ def clusters(entrance: Entrance, ready: Ready, files: Path) -> tuple[Message, ..
         "common_lb_config": {
             "locality_weighted_lb_config": {},
             "healthy_panic_threshold": {"value": 0},
+            "ignore_new_hosts_until_first_hc": True,  # else one that was not asked yet passes for one that is ill
             "update_merge_window": "0s",  # else a share that changes soon after another one did is passed on a second later
         },
         "health_checks": [health_check(ready)],

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import util
@@ -52,7 +52,7 @@ from stages.delivery.haproxy_traffic import LOG_FORMAT, RING, TriedAgain, watchi
 from stages.delivery.model import Address, Group
 from stages.delivery.own_router import OwnRouter
 from stages.delivery.private import private, unanswered
-from stages.delivery.probe import HttpProbe, Ready, probe
+from stages.delivery.probe import AGAIN, HttpProbe, Ready, probe
 from stages.delivery.router import Watch, need_running, told_with
 from stages.delivery.tls import Pair, reading
 
@@ -61,6 +61,9 @@ WITHIN = 5.0
 
 PATIENCE = 10.0
 """Seconds in which HAProxy has to find an instance well that is."""
+
+AT_ONCE = 50
+"""Commands that are told together: what is told has to fit into a buffer, of 16 KiB at least."""
 
 SLOTS = 16
 BACKEND = "service"
@@ -119,6 +122,25 @@ class Armed:
     share: int = 0
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a HAProxy said, and its processes; where none runs, the slots as they were kept."""
+
+    slots: tuple[Slot, ...]
+    found: tuple[process.Process, ...] = ()
+    pid: int = 0
+    """Who answered."""
+    state: str = ""
+    """Its servers."""
+
+    def serving(self, socket: Path) -> process.Process:
+        """The one that answers on the socket; another one of them only finishes the requests it has. Raises StageFailed."""
+        serving = next((one for one in self.found if one.pid == self.pid), None)
+        if serving is None:
+            raise StageFailed(f"somebody else answers for HAProxy: process {self.pid}", where=str(socket))
+        return serving
+
+
 @dataclass(kw_only=True)
 class HAProxyRouter(OwnRouter[HAProxy]):
     """A running HAProxy, started when there is none. Below `state`: its configuration, slots and log."""
@@ -129,24 +151,26 @@ class HAProxyRouter(OwnRouter[HAProxy]):
 
     async def split(self, weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:
         need_running(weights, groups, chosen)
-        before = await self._now()
+        seen = await self._look()
+        before = seen.slots
         after = assigned(before, weights, groups, chosen)
         if self.config.failover is Failover.WARM:
             after = warmed(before, after, groups)
         else:
             before = tuple(replace(slot, spare=0) if slot.spare else slot for slot in before)
-        if any(slot.weight or slot.chosen for slot in after):
+        serves = any(slot.weight or slot.chosen for slot in after)
+        if serves:
             armed = self._audience()
             try:
-                await self._ensure(before, rule(chosen.audience) if chosen else armed.rule)
+                await self._ensure(seen, before, rule(chosen.audience) if chosen else armed.rule)
             except StageFailed:
                 self._keep_audience(armed)  # or the way back would fail of it too
                 raise
-            await self._well(before, after)
-        await self._change(before, after, share(chosen, dict(weights)))
+            await self._well(seen, after)
+        await self._change(before, after, share(chosen, dict(weights)), runs=serves or bool(seen.found))
 
     async def current(self) -> dict[str, int]:
-        slots = await self._now()
+        slots = (await self._look()).slots
         return told_with(shares(slots), shares(slots, CHOSEN))
 
     @asynccontextmanager
@@ -160,46 +184,59 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             yield traffic
 
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
-        where = {one.summary() for one in at}
+        where, seen = {one.summary() for one in at}, await self._look()
         mine = {
             name
-            for number, slot in enumerate(await self._now())
+            for number, slot in enumerate(seen.slots)
             if slot.group == group and (not where or slot.address in where)
             for name in (slot_name(number), spare_name(number))
         }
-        if not mine or not self._running():
+        if not mine or not seen.found:
             return 0
         return sum(count for server, count in used(await self._ask("show stat")).items() if server.partition("/")[2] in mine)
 
     async def forget(self, group: str) -> None:
-        before = await self._now()
-        after = tuple(Slot() if slot.group == group else slot.settled for slot in before)
-        await self._change(before, after)
+        seen = await self._look()
+        after = tuple(Slot() if slot.group == group else slot.settled for slot in seen.slots)
+        await self._change(seen.slots, after, runs=bool(seen.found))
 
-    async def _now(self) -> tuple[Slot, ...]:
-        """The slots as HAProxy tells; as they were kept when it does not run."""
-        kept = self._kept()
-        return told(await self._ask("show servers state"), kept) if self._running() else kept
+    async def _look(self) -> Seen:
+        """A switch waits for this, so HAProxy is looked for once and asked once.
 
-    async def _well(self, before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
+        One that gave its place to another one, and still has requests to answer, is none where the other one has died.
+        """
+        kept, found = self._kept(), self._running()
+        if not found:
+            return Seen(kept)
+        try:
+            info, _, state = (await self._ask("show info;show servers state")).partition("\n\n")
+        except StageFailed:
+            if self._listens(found):
+                raise
+            return Seen(kept)
+        return Seen(told(state, kept), tuple(found), pid(info), state)
+
+    async def _well(self, seen: Seen, after: tuple[Slot, ...]) -> None:
         """Return once HAProxy has found an instance well of those that get traffic, unless nobody is who has it by now.
 
         It may have found dead who is well again. Raises StageFailed where it goes on finding none.
         """
-        fresh = {new.group for old, new in zip(before, after, strict=True) if old.address != new.address}
-        wanted, now = serving(after), serving(before)
+        fresh = {new.group for old, new in zip(seen.slots, after, strict=True) if old.address != new.address}
+        wanted, now = serving(after), serving(seen.slots)
         if not wanted or wanted & fresh:
             return
-        with anyio.move_on_after(PATIENCE + probe(self.ready).within):
-            while not (well := alive(await self._ask("show servers state"), after)) & wanted and well & now:
+        state = seen.state or await self._ask("show servers state")
+        with anyio.move_on_after(PATIENCE + probe(self.ready).until_ill):
+            while not (well := alive(state, after)) & wanted and well & now:
                 await anyio.sleep(0.05)
+                state = await self._ask("show servers state")
             return
         raise StageFailed(
             f"{', '.join(sorted(wanted))} cannot get traffic: no instance answers HAProxy on {probe(self.ready)}",
             right="at least one instance that can serve",
         )
 
-    async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> None:
+    async def _change(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None, *, runs: bool) -> None:
         """Make `after` true: names first, then HAProxy, then the shares it comes back with.
 
         Names that are kept already are not written again: on the way back a full disk is not to stand before the traffic.
@@ -207,22 +244,24 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         first = named(before, after)
         if [(slot.group, slot.address) for slot in first] != [(slot.group, slot.address) for slot in self._kept()]:
             self._keep(first)
-        if self._running():
-            for command in self._commands(before, after, share):
-                await self._tell(command)
+        if runs:
+            for together in self._commands(before, after, share):
+                await self._tell(together)
         if share is not None:
             self._keep_audience(replace(self._audience(), share=share))
         self._keep(after)
 
-    def _commands(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None) -> list[str]:
+    def _commands(
+        self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None
+    ) -> tuple[Sequence[str], Sequence[str]]:
         """What to tell HAProxy. Answers of one release are kept only before the first and after the last of it."""
-        change = commands(before, after, None if self._audience().rule == Rule() else share)
+        given, taken = commands(before, after, None if self._audience().rule == Rule() else share)
         if self.config.cache is None:
-            return change
+            return given, taken
         whose = f"set map {VERSIONS} {VERSION}"
-        return [f"{whose} {NOBODY}", *change, f"{whose} {alone(after)}"]
+        return [f"{whose} {NOBODY}", *given], [*taken, f"{whose} {alone(after)}"]
 
-    async def _ensure(self, slots: tuple[Slot, ...], rule: Rule) -> None:
+    async def _ensure(self, seen: Seen, slots: tuple[Slot, ...], rule: Rule) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others.
 
         Another kind of audience is off at first.
@@ -231,8 +270,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         settings = of_text(text + self.config.maintenance + " ".join(rule.networks))[:12]
         if rule != self._audience().rule:
             self._keep_audience(Armed(rule))
-        found = self._running()
-        if found and (await self._serving(found)).env.get(SETTINGS) == settings:
+        if seen.found and seen.serving(self._socket).env.get(SETTINGS) == settings:
             self._here()
             return
         self._need_alone()
@@ -249,8 +287,8 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             raise StageFailed(
                 f"HAProxy refuses its configuration: {said[-1] if said else 'without a word'}", where=str(self._file)
             )
-        if found:
-            argv += ["-x", str(self._socket), "-sf", *(str(one.pid) for one in found)]
+        if seen.found:
+            argv += ["-x", str(self._socket), "-sf", *(str(one.pid) for one in seen.found)]
         else:
             self._socket.unlink(missing_ok=True)
         log = self.state / "haproxy.log"
@@ -270,14 +308,6 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             right="an address of this machine, and a port that nobody else listens on",
         )
 
-    async def _serving(self, found: list[process.Process]) -> process.Process:
-        """The one that answers on the socket; another one of these only finishes the requests it has."""
-        number = pid(await self._ask("show info"))
-        serving = next((one for one in found if one.pid == number), None)
-        if serving is None:
-            raise StageFailed(f"somebody else answers for HAProxy: process {number}", where=str(self._socket))
-        return serving
-
     async def _answers(self, number: int) -> bool:
         """Whether it is that process that answers on the socket."""
         try:
@@ -285,11 +315,14 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         except StageFailed:
             return False
 
-    async def _tell(self, command: str) -> None:
-        """A command that answers nothing when it was obeyed."""
-        answer = (await self._ask(command)).strip()
-        if answer and not answer.startswith(("IP changed", "no need to change", "port changed")):
-            raise StageFailed(f"HAProxy did not obey `{command}`: {answer}")
+    async def _tell(self, commands: Sequence[str]) -> None:
+        """Commands that answer nothing when they were obeyed; one that is not keeps no other one of them from it."""
+        for first in range(0, len(commands), AT_ONCE):
+            together = ";".join(commands[first : first + AT_ONCE])
+            answers = (await self._ask(together)).splitlines()
+            refused = [one for one in answers if one and not one.startswith(("IP changed", "no need to change", "port changed"))]
+            if refused:
+                raise StageFailed(f"HAProxy did not obey `{together}`: {' '.join(refused)}")
 
     async def _show(self, pair: Pair) -> None:
         """In two steps: HAProxy looks at the new one first. Connections that are there keep what they began with."""
@@ -521,8 +554,8 @@ def counted(slots: tuple[Slot, ...]) -> dict[str, str]:
     }
 
 
-def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> list[str]:
-    """What to tell HAProxy: new servers first, then rising weights, then falling ones, so that somebody always serves.
+def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None = None) -> tuple[list[str], list[str]]:
+    """What to tell HAProxy: new servers first, then rising weights; and then falling ones, so that somebody always serves.
 
     The share of an audience, where one can be told, changes in between.
     """
@@ -542,7 +575,7 @@ def commands(before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | Non
         else:
             fresh += [*change, f"set server {server} state ready"]
     size = [f"set map {MAP} share {share}"] if share is not None else []
-    return [*fresh, *rising, *size, *falling]
+    return [*fresh, *rising, *size], falling
 
 
 def _servers_of(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> Iterator[tuple[str, Slot, Slot, int, int]]:
@@ -590,8 +623,8 @@ def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
 
     It knows no gRPC without TLS, and runs no commands in instances.
     """
-    asked = probe(ready)
-    inter = f"inter {round(1000 * asked.every)}ms fastinter 200ms downinter 200ms"  # who is well again is soon known to be
+    asked, again = probe(ready), round(1000 * AGAIN)  # who is well again is soon known to be
+    inter = f"inter {round(1000 * asked.every)}ms fastinter {again}ms downinter {again}ms"
     # a request that nobody took is to find a spare one when it is tried again
     seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
     # else a check would have to be done within `inter`, whatever time the probe has

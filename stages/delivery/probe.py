@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline import WiringError
+
+AGAIN = 0.2
+"""Seconds after which a router asks an instance again that did not answer well."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Often:
     every: float = 1.0
     within: float = 2.0
     failures: int = 3
+
+    @property
+    def until_ill(self) -> float:
+        """Seconds in which a router has found ill who hangs; one that nobody uses is asked no sooner after a failure."""
+        return max(self.every, self.within + AGAIN) + self.failures * (self.within + max(self.every, AGAIN))
 
     def __post_init__(self) -> None:
         if self.every <= 0 or self.within <= 0 or self.failures < 1:
@@ -90,6 +98,12 @@ KINDS: Mapping[str, type[Probe]] = {"http": HttpProbe, "tcp": TcpProbe, "grpc": 
 
 def probe(ready: Ready) -> Probe:
     return HttpProbe(ready) if isinstance(ready, str) else ready
+
+
+def is_asked_alike(one: Ready, other: Ready) -> bool:
+    """Whether both ask for the same, however often they do."""
+    often = {name.name: getattr(Often, name.name) for name in fields(Often)}
+    return replace(probe(one), **often) == replace(probe(other), **often)
 
 
 def written(ready: Ready | None) -> str | dict[str, Any] | None:

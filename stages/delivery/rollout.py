@@ -25,7 +25,7 @@ from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
-from stages.delivery.probe import Ready, probe, written
+from stages.delivery.probe import Ready, is_asked_alike, probe, written
 from stages.delivery.router import Mirrors, Router, in_place
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
@@ -100,7 +100,7 @@ class Rollout:
         """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
         for group in before.serving:
             known = await self.target.readiness(group)
-            if known is not None and probe(known) != probe(self._started.ready):
+            if known is not None and not is_asked_alike(known, self._started.ready):
                 raise StageFailed(
                     f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self._started.ready)}",
                     right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",

@@ -360,7 +360,9 @@ def _broken(failed: Mapping[str, Exception], first: str, stuck: Mapping[str, Exc
     if halfway:
         all_of_them = {first: error, **halfway}.items()
         what = "; ".join(f"{name}: {one.what if isinstance(one, LockgateError) else one}" for name, one in all_of_them)
-        return BrokenOff(what, right="what stands in its way out of it", next="python -m pipeline recover")
+        said = {(one.right, one.next) for one in halfway.values() if isinstance(one, LockgateError) and one.next}
+        right, then = said.pop() if len(said) == 1 else ("what stands in their way out of it", "python -m pipeline recover")
+        return BrokenOff(what, right=right, next=then)
     if not isinstance(error, StageFailed):
         return error
     kind = type(error) if isinstance(error, NothingLeft | NotNow) else StageFailed

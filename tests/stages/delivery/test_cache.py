@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -192,7 +193,7 @@ def test_an_answer_that_another_release_gave_in_the_end_is_kept_for_nobody(route
 def test_nothing_is_kept_while_a_split_is_on_its_way(router: HAProxyRouter) -> None:
     before = (Slot("one", "127.0.0.1:1", 256), Slot("two", "127.0.0.1:2"))
     after = (Slot("one", "127.0.0.1:1"), Slot("two", "127.0.0.1:2", 256))
-    first, *change, last = router._commands(before, after, None)
+    first, *change, last = chain(*router._commands(before, after, None))
     assert (first, last) == ("set map cache.map version nobody", "set map cache.map version two")
     assert len(change) == 2
 

@@ -34,6 +34,7 @@ from stages.delivery.envoy_traffic import Sums, Traffic, sums
 from stages.delivery.envoy_xds import SERVICE, SPLIT, Part, assignment, parts, routes, shares, version, wanted_parts, widened
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
+from stages.delivery.probe import HttpProbe
 from stages.delivery.router import BOUNDS
 from stages.image import Image
 from tests.stages.delivery.conftest import blue_and_green, envoy, need_envoy, release, up
@@ -200,6 +201,9 @@ def test_shares_are_met_by_turns_not_by_chance(target: LocalTarget, router: Envo
     assert abs(two - 28) <= 2
 
 
+HASTY = HttpProbe(every=0.2, within=0.5, failures=1)
+
+
 def test_a_group_that_is_not_well_gets_no_traffic_and_leaves_it_where_it_is(
     target: LocalTarget, router: EnvoyRouter, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +212,7 @@ def test_a_group_that_is_not_well_gets_no_traffic_and_leaves_it_where_it_is(
     async def main() -> None:
         blue, bad = await up(target, release(image)), await target.start(release(image, version="bad", UNREADY="1"))
         groups = {blue.name: blue, bad.name: bad}
+        router.ready = HASTY
         await router.split({blue.name: 100}, groups)
         with pytest.raises(StageFailed, match=f"{bad.name} cannot get traffic: no instance answers Envoy on /readyz"):
             await router.split({bad.name: 100}, groups)
@@ -234,6 +239,7 @@ def test_where_nobody_serves_whoever_can_gets_users_without_waiting_for_the_othe
 
     async def main() -> None:
         blue, green, both = await blue_and_green(target, image)
+        router.ready = HASTY
         await router.split({blue.name: 100}, both)
         async with found_dead(router, target, blue):
             await router.split({green.name: 25, blue.name: 75}, both)
@@ -250,6 +256,7 @@ def test_an_audience_that_is_served_is_not_sent_to_those_that_cannot_serve_every
 
     async def main() -> None:
         blue, green, both = await blue_and_green(target, image)
+        router.ready = HASTY
         await router.split({blue.name: 100}, both, Chosen(HasHeader(name="x-try"), ((green.name, 100),)))
         async with found_dead(router, target, blue):
             with pytest.raises(StageFailed, match=f"{blue.name} cannot get traffic"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import resource
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from threading import Event
 
 import anyio
 import anyio.abc
@@ -17,7 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import StageFailed, StoreError
+from pipeline import Project, StageFailed, StoreError
+from pipeline.engines.local import free_port
 from stages.delivery.audience import Chosen, Cohort, Cookie, HasHeader
 from stages.delivery.haproxy import (
     BACKEND,
@@ -42,7 +47,8 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.delivery.private import private
 from stages.image import Image
-from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.answering import instances
+from tests.stages.delivery.conftest import haproxy, release, up
 from tests.web import browser
 
 # Pure: the slots.
@@ -125,7 +131,7 @@ def test_asking_for_the_same_again_changes_nothing_but_that_nobody_is_chosen_any
     again = assigned(after, weights, groups)
     assert again == tuple(Slot(slot.group, slot.address, slot.weight) for slot in after)
     assert assigned(again, weights, groups) == again
-    assert commands(after, after) == []
+    assert commands(after, after) == ([], [])
 
 
 COMMAND = re.compile(r"set server (\w+)/slot(\d+) (?:state (maint|ready)|weight (\d+)|addr (\S+) port (\d+))$")
@@ -174,7 +180,7 @@ def test_the_commands_lead_from_one_split_to_the_other_and_somebody_always_serve
     wanted = {slot.address for slot in after if slot.weight}
     servers = Servers(before)
     served_before = servers.serving() & alive
-    for command in commands(before, after):
+    for command in chain(*commands(before, after)):
         servers.obey(command)
         assert servers.serving() & alive or not served_before
         assert servers.serving() <= {slot.address for slot in before if slot.weight} | wanted
@@ -190,15 +196,64 @@ def test_a_crash_in_the_middle_of_a_change_leaves_no_serving_slot_without_its_gr
 ) -> None:
     before, after, _, groups = move
     kept, servers = named(before, after), Servers(before)
-    for command in commands(before, after):
+    for command in chain(*commands(before, after)):
         servers.obey(command)
         found = told(answer(servers), kept)
         assert all(slot.group for slot in found if slot.weight and slot.address in {s.address for s in after if s.group})
         again = assigned(found, dict.fromkeys(groups, 0), groups)  # and the next change begins from there
         other = deepcopy(servers)
-        for more in commands(found, again):
+        for more in chain(*commands(found, again)):
             other.obey(more)
         assert told(answer(other), again) == again
+
+
+def test_where_haproxy_refuses_to_give_traffic_who_has_it_keeps_it(router: HAProxyRouter) -> None:
+    async def main() -> None:
+        await router.split({"one": 100}, {"one": one})
+        now = (await router._look()).slots
+        one_too_many = Slot("two", "127.0.0.1:1")
+        after = (*(replace(slot, weight=0) for slot in now), replace(one_too_many, weight=256))
+        with pytest.raises(StageFailed, match=r"HAProxy did not obey `set server service/slot17 weight 256`: No such server"):
+            await router._change((*now, one_too_many), after, runs=True)
+
+    with instances("one") as one:
+        anyio.run(main)
+        assert anyio.run(get, router) == "one"
+
+
+def test_a_haproxy_that_died_is_started_again_while_an_older_one_still_answers(project: Project) -> None:
+    port, go, answers = free_port(), Event(), list[str]()
+
+    async def main(one: Group, two: Group) -> None:
+        both = {"one": one, "two": two}
+        await haproxy(project, port=port).split({"one": 100}, both)
+        async with anyio.create_task_group() as tasks:
+
+            async def wait() -> None:
+                async with browser() as client:
+                    answers.append((await client.get(f"http://127.0.0.1:{port}", timeout=60)).text)
+
+            tasks.start_soon(wait)
+            with anyio.fail_after(20):
+                while await haproxy(project, port=port).in_flight("one") == 0:
+                    await anyio.sleep(0.01)
+            router = haproxy(project, port=port, timeout=31.0)
+            await router.split({"two": 100}, both)
+            seen = await router._look()
+            assert len(seen.found) == 2
+            os.kill(seen.pid, signal.SIGKILL)
+            with anyio.fail_after(20):
+                while len(router._running()) == 2:
+                    await anyio.sleep(0.01)
+            assert await router.current() == {"one": 0, "two": 100}
+            await router.in_place().split({"two": 100}, both)
+            async with browser() as client:
+                assert (await client.get(router.address.url)).text == "two"
+            go.set()
+
+    with instances("one", held={"one": go}) as one, instances("two") as two:
+        anyio.run(main, one, two)
+    assert answers == ["one"]
 
 
 def answer(servers: Servers) -> str:
@@ -370,7 +425,7 @@ def test_the_shares_are_what_haproxy_itself_tells(target: LocalTarget, router: H
         blue = await up(target, release(image, version="blue"))
         green = await up(target, release(image, version="green"))
         await router.split({blue.name: 50, green.name: 50}, {blue.name: blue, green.name: green})
-        first = await router._now()
+        first = (await router._look()).slots
         number = next(number for number, slot in enumerate(first) if slot.group == blue.name)
         await router._ask(f"set server {BACKEND}/{slot_name(number)} weight 0")
         assert await router.current() == {blue.name: 0, green.name: 100}

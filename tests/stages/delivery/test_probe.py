@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Semaphore, Thread
+from threading import Event, Semaphore, Thread
+from typing import Any
 
 import anyio
 import pytest
@@ -20,18 +22,20 @@ from hypothesis import strategies as st
 
 from pipeline import Project, StageFailed, WiringError
 from pipeline.engines.local import free_port
+from stages.delivery.balance import LeastConnections
 from stages.delivery.envoy_xds import health_check
 from stages.delivery.haproxy import checks
 from stages.delivery.limits import Limits
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group, Release
-from stages.delivery.probe import CommandProbe, GrpcProbe, HttpProbe, Probe, TcpProbe, probe, read, written
+from stages.delivery.probe import CommandProbe, GrpcProbe, HttpProbe, Probe, TcpProbe, is_asked_alike, probe, read, written
 from stages.delivery.probing import failure
 from stages.delivery.strategy import BlueGreen
 from stages.image import Image
 from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import Bench, Make
 from tests.stages.delivery.conftest import release, up
+from tests.stages.delivery.load import Load
 from tests.web import browser
 
 NINE = Limits(pids=9)
@@ -225,9 +229,11 @@ def test_routers_ask_by_http_what_is_told_by_http_and_else_for_a_connection() ->
     assert probe("/ok") == HttpProbe("/ok")
 
 
-def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoever_asks(make: Make) -> None:
+def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoever_asks(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes more than a second, and more than the time from one question to the next."""
-
+    monkeypatch.setattr("stages.delivery.envoy.PATIENCE", 1.0)
     asked = Semaphore(0)
 
     def ready() -> None:
@@ -247,6 +253,98 @@ def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoe
     with instances("one", ready=ready) as group:
         assert anyio.run(main, group, 10) == 200
         assert anyio.run(main, group, 0.7) == 503
+
+
+@pytest.mark.parametrize("ill", [set[str](), {"warm"}], ids=["all are well", "some are ill"])
+def test_users_of_an_instance_that_is_slow_to_say_that_it_is_well_keep_it_while_other_settings_are_taken_over(
+    make: Make, ill: set[str]
+) -> None:
+    """Those that are quick to say what they are, and are asked again at once, do not stand for it."""
+
+    async def main(blue: Group, warm: Group) -> None:
+        both = {"blue": blue, "warm": warm}
+        router = make(port=free_port())
+        router.ready = HttpProbe(within=5)
+        await router.split({"blue": 100, "warm": 0}, both)
+        with Load(router.config.port, posts=False) as load:
+            await anyio.to_thread.run_sync(load.more, 10)
+            other = make(port=router.config.port, balance=LeastConnections())
+            other.ready = router.ready
+            await other.split({"blue": 100, "warm": 0}, both)
+            await anyio.to_thread.run_sync(load.more, 200)
+        assert (load.failures, set(load.answers)) == ([], {"blue"})
+
+    with instances("blue", ready=partial(time.sleep, 1.5)) as blue, instances("warm", "warm", ill=ill) as warm:
+        anyio.run(main, blue, warm)
+
+
+@pytest.mark.parametrize("make", ["envoy"], indirect=True)
+def test_all_instances_are_asked_before_a_group_gets_traffic(make: Make) -> None:
+    asked: list[float] = []
+
+    def ready() -> None:  # only the first is quick
+        asked.append(0)
+        if len(asked) > 1:
+            time.sleep(1.5)
+            asked.append(1.5)
+
+    async def main(blue: Group, green: Group) -> None:
+        router = make(port=free_port())
+        router.ready = HttpProbe(every=60, within=5)
+        await router.split({"blue": 100}, {"blue": blue})
+        await router.split({"green": 100}, {"blue": blue, "green": green})
+
+    with instances("blue") as blue, instances("green", "green", ready=ready) as green:
+        anyio.run(main, blue, green)
+        assert asked == [0, 0, 1.5]
+
+
+def test_a_group_that_hangs_is_found_ill_before_a_router_gives_up_whatever_time_its_probe_has(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for router in ("haproxy", "envoy"):
+        monkeypatch.setattr(f"stages.delivery.{router}.PATIENCE", 0.5)
+    hangs, end, asked = Event(), Event(), Semaphore(0)
+
+    async def main(blue: Group, green: Group) -> None:
+        router = make(port=free_port())
+        router.ready = HttpProbe(every=0.2, within=1, failures=3)
+        await router.split({"green": 100, "blue": 0}, {"blue": blue, "green": green})
+        for _ in range(4):  # after three failures it is ill
+            assert await anyio.to_thread.run_sync(asked.acquire, True, 30)
+        hangs.set()
+        await router.split({"blue": 100}, {"blue": blue, "green": green})  # which is ill, and nobody is worse off there
+        assert await router.current() == {"blue": 100, "green": 0}
+
+    def ready() -> None:
+        if hangs.is_set():
+            end.wait(60)
+
+    with instances("blue", ill={"blue"}, ready=asked.release) as blue, instances("green", ready=ready) as green:
+        try:
+            anyio.run(main, blue, green)
+        finally:
+            end.set()
+
+
+def test_a_release_may_be_asked_more_often_than_the_one_that_serves_but_for_nothing_else(bench: Bench, image: Image) -> None:
+    async def main() -> None:
+        for version, ready in (("one", TcpProbe(every=2, within=5, failures=9)), ("two", TcpProbe())):
+            bench.router.ready = ready
+            await bench.rollout(replace(release(image, version=version), ready=ready)).forward(BlueGreen(ready=30))
+        bench.router.ready = probe("/readyz")
+        with pytest.raises(StageFailed, match="serves and says that it can by a TCP connection, and this release by /readyz"):
+            await bench.rollout(release(image, version="three")).forward(BlueGreen(ready=30))
+
+    anyio.run(main)
+    assert bench.answer() == "two"
+
+
+@given(st.sampled_from([HttpProbe(), HttpProbe("/a"), TcpProbe(), GrpcProbe(), GrpcProbe("a"), CommandProbe(("a",))]), often)
+def test_probes_ask_alike_that_differ_only_in_how_often(one: Probe, other: dict[str, Any]) -> None:
+    assert is_asked_alike(one, replace(one, **other))
+    assert not is_asked_alike(one, HttpProbe("/other"))
+    assert not is_asked_alike(HttpProbe("/a", (200, 299)), HttpProbe("/a"))
 
 
 @pytest.mark.parametrize("ready", [TcpProbe(), HttpProbe("/readyz", (500, 599))], ids=str)
