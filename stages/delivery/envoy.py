@@ -116,7 +116,8 @@ class EnvoyRouter(OwnRouter[Envoy]):
             await self._settle(envoy, files, started=not runs)
             await files.take(envoy, {**_split(wide), **_split(picked_wide, PICKED)})
             serving = {part.group for part in (*before, *picked_before) if part.share}
-            await self._well(envoy, {SERVICE: after, CHOSEN: picked}, serving)
+            if not files.all_well((SERVICE, CHOSEN)):  # else no switch waits for an answer about each
+                await self._well(envoy, {SERVICE: after, CHOSEN: picked}, serving)
             for step in last:
                 await files.take(envoy, step)
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ AFTER = 0.005
 WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 """Gauges of what Envoy has taken but does not use yet."""
 
-TAKEN = f"version_text$|update_rejected$|^({'|'.join(WARMING)})$"
-"""The figures that tell which files Envoy has taken."""
+MEMBERS, WELL, EJECTED = "membership_total", "health_check.healthy", "outlier_detection.ejections_active"
+"""Gauges of a cluster: its instances, those of them that said that they are well, and those that are left out nevertheless."""
+
+TAKEN = f"version_text$|update_rejected$|^({'|'.join(WARMING)})$|^cluster\\.[^.]+\\.({MEMBERS}|{WELL}|{EJECTED})$"
+"""The figures that tell which files Envoy has taken, and whether all instances in them are well."""
 
 
 @dataclass
@@ -51,6 +54,15 @@ class Files:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # one that cannot be read is none that it has
             return bool(self._told.get(file.taken) == envoy_xds.version((self.place / file.name).read_bytes()))
         return False
+
+    def all_well(self, clusters: Iterable[str]) -> bool:
+        """Whether every instance of the clusters is well, by what Envoy said last."""
+        said = self._told
+        return all(
+            said.get(f"cluster.{one}.{MEMBERS}", -1) == said.get(f"cluster.{one}.{WELL}")
+            and not said.get(f"cluster.{one}.{EJECTED}")
+            for one in clusters
+        )
 
     def write(self, files: Mapping[File, bytes]) -> None:
         """Write them, each in one step, for an Envoy that does not run."""

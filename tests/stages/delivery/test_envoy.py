@@ -31,7 +31,19 @@ from stages.delivery.envoy import EnvoyRouter
 from stages.delivery.envoy_admin import Host, admin, hosts, ill, unwell
 from stages.delivery.envoy_files import refusal
 from stages.delivery.envoy_traffic import Sums, Traffic, sums
-from stages.delivery.envoy_xds import SERVICE, SPLIT, Part, assignment, parts, routes, shares, version, wanted_parts, widened
+from stages.delivery.envoy_xds import (
+    CHOSEN,
+    SERVICE,
+    SPLIT,
+    Part,
+    assignment,
+    parts,
+    routes,
+    shares,
+    version,
+    wanted_parts,
+    widened,
+)
 from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.delivery.probe import HttpProbe
@@ -230,6 +242,29 @@ async def found_dead(router: EnvoyRouter, target: LocalTarget, group: Group) -> 
             while any(host.well for host in (await asked.hosts())[SERVICE] if host.group == group.name):
                 await anyio.sleep(0.05)
         yield
+
+
+def test_envoy_tells_at_once_whether_all_are_well_also_those_without_a_share(
+    target: LocalTarget, router: EnvoyRouter, image: Image
+) -> None:
+    async def is_told() -> bool:
+        async with router._telling() as (envoy, files):
+            await files.look(envoy)
+            return files.all_well((SERVICE, CHOSEN))
+
+    async def main() -> None:
+        router.ready = HASTY
+        blue, green, both = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, {blue.name: blue})
+        assert await is_told()
+        await router.split({blue.name: 100, green.name: 0}, both)
+        with anyio.fail_after(20):
+            while not await is_told():  # nobody waits for who gets nothing
+                await anyio.sleep(0.01)
+        async with found_dead(router, target, green):
+            assert not await is_told()
+
+    anyio.run(main)
 
 
 def test_where_nobody_serves_whoever_can_gets_users_without_waiting_for_the_others(
