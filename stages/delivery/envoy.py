@@ -189,7 +189,7 @@ class EnvoyRouter(OwnRouter[Envoy]):
             self._here()
             return
         with anyio.move_on_after(self._patience):
-            while not self._listens(self._running()):
+            while not self.listens(self._running()):
                 await anyio.sleep(0.01)
             self._here()
             return

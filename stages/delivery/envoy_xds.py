@@ -362,22 +362,29 @@ def listener(entrance: Entrance, host: str, port: int, files: Path) -> Message:
     }
 
 
+ANY = [{"start": 100, "end": 600}]
+"""All statuses."""
+
+
 def health_check(ready: Ready) -> Message:
     """How Envoy sees who can serve: by HTTP where instances say so by HTTP, else by a connection that is accepted."""
     asked = probe(ready)
     # A cluster that takes the place of another one is used after as many answers as it has instances. Who was quick is not to
     # be asked twice before who is slow has answered once, or that one gets no traffic though it is well.
-    often = f"{max(asked.every, asked.within + AGAIN):g}s"
+    slowest = asked.within + AGAIN
+    often = f"{max(asked.every, slowest):g}s"
     how: Message = {"tcp_health_check": {}}
     if isinstance(asked, HttpProbe):
         first, last = asked.statuses
-        how = {"http_health_check": {"path": asked.path, "expected_statuses": [{"start": first, "end": last + 1}]}}
+        expected = [{"start": first, "end": last + 1}]
+        # else one bad answer were enough, however many failures it takes
+        how = {"http_health_check": {"path": asked.path, "expected_statuses": expected, "retriable_statuses": ANY}}
     return {
         "timeout": f"{asked.within:g}s",
         "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
         "interval": often,
-        "no_traffic_interval": f"{asked.every:g}s",
-        "unhealthy_interval": often,
+        "no_traffic_interval": often,
+        "unhealthy_interval": f"{slowest:g}s",
         "unhealthy_edge_interval": f"{AGAIN:g}s",
         "unhealthy_threshold": asked.failures,
         "healthy_threshold": 1,

@@ -75,6 +75,7 @@ class Experiment(Releases[ExperimentReport]):
             check_not_frozen(work)
             rollout = self.rollout_of(work, self.release_of(work))
             before, group = await rollout.state(), rollout.release.group
+            rollout = await rollout.asking(before)
             blue = {name: before.weights[name] for name in before.serving}
             if not blue or group in blue:
                 raise StageFailed(f"{group} has nobody to be compared with", right="another release that serves")

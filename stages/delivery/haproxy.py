@@ -124,17 +124,18 @@ class Armed:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a HAProxy said, and its processes; where none runs, the slots as they were kept."""
+    """What a HAProxy said; where none answers, the slots as they were kept."""
 
     slots: tuple[Slot, ...]
     found: tuple[process.Process, ...] = ()
+    """It, and those that gave their place to another one and still have requests to answer."""
     pid: int = 0
-    """Who answered."""
+    """Who answered; 0: nobody."""
     state: str = ""
     """Its servers."""
 
     def serving(self, socket: Path) -> process.Process:
-        """The one that answers on the socket; another one of them only finishes the requests it has. Raises StageFailed."""
+        """The one that answers on the socket. Raises StageFailed where it is somebody else."""
         serving = next((one for one in self.found if one.pid == self.pid), None)
         if serving is None:
             raise StageFailed(f"somebody else answers for HAProxy: process {self.pid}", where=str(socket))
@@ -167,7 +168,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
                 self._keep_audience(armed)  # or the way back would fail of it too
                 raise
             await self._well(seen, after)
-        await self._change(before, after, share(chosen, dict(weights)), runs=serves or bool(seen.found))
+        await self._change(before, after, share(chosen, dict(weights)), runs=serves or bool(seen.pid))
 
     async def current(self) -> dict[str, int]:
         slots = (await self._look()).slots
@@ -191,14 +192,16 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             if slot.group == group and (not where or slot.address in where)
             for name in (slot_name(number), spare_name(number))
         }
-        if not mine or not seen.found:
-            return 0
-        return sum(count for server, count in used(await self._ask("show stat")).items() if server.partition("/")[2] in mine)
+        stat = used(await self._ask("show stat")) if seen.pid and mine else {}
+        told = sum(count for server, count in stat.items() if server.partition("/")[2] in mine)
+        # one that gave its place to another one says nothing any more, and has a connection for each request
+        places = [slot.address for slot in seen.slots if slot.group == group and (not where or slot.address in where)]
+        return told + sum(process.connections(one, place) for one in seen.found if one.pid != seen.pid for place in places)
 
     async def forget(self, group: str) -> None:
         seen = await self._look()
         after = tuple(Slot() if slot.group == group else slot.settled for slot in seen.slots)
-        await self._change(seen.slots, after, runs=bool(seen.found))
+        await self._change(seen.slots, after, runs=bool(seen.pid))
 
     async def _look(self) -> Seen:
         """A switch waits for this, so HAProxy is looked for once and asked once.
@@ -211,9 +214,9 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         try:
             info, _, state = (await self._ask("show info;show servers state")).partition("\n\n")
         except StageFailed:
-            if self._listens(found):
+            if self.in_place().listens(found):
                 raise
-            return Seen(kept)
+            return Seen(kept, tuple(found))
         return Seen(told(state, kept), tuple(found), pid(info), state)
 
     async def _well(self, seen: Seen, after: tuple[Slot, ...]) -> None:
@@ -251,15 +254,13 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             self._keep_audience(replace(self._audience(), share=share))
         self._keep(after)
 
-    def _commands(
-        self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None
-    ) -> tuple[Sequence[str], Sequence[str]]:
+    def _commands(self, before: tuple[Slot, ...], after: tuple[Slot, ...], share: int | None) -> tuple[Sequence[str], ...]:
         """What to tell HAProxy. Answers of one release are kept only before the first and after the last of it."""
         given, taken = commands(before, after, None if self._audience().rule == Rule() else share)
         if self.config.cache is None:
             return given, taken
         whose = f"set map {VERSIONS} {VERSION}"
-        return [f"{whose} {NOBODY}", *given], [*taken, f"{whose} {alone(after)}"]
+        return [f"{whose} {NOBODY}", *given], taken, [f"{whose} {alone(after)}"]
 
     async def _ensure(self, seen: Seen, slots: tuple[Slot, ...], rule: Rule) -> None:
         """HAProxy runs with these settings and answers on its socket: started, or taken over from one with others.
@@ -270,7 +271,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         settings = of_text(text + self.config.maintenance + " ".join(rule.networks))[:12]
         if rule != self._audience().rule:
             self._keep_audience(Armed(rule))
-        if seen.found and seen.serving(self._socket).env.get(SETTINGS) == settings:
+        if seen.pid and seen.serving(self._socket).env.get(SETTINGS) == settings:
             self._here()
             return
         self._need_alone()
@@ -279,7 +280,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         durable.write(self._page, self.config.maintenance.encode())
         if self.config.cache is not None:
             durable.write(self.state / VERSIONS, f"{VERSION} {NOBODY}\n".encode())
-        self._keep(slots)
+        self._keep(tuple(slot.settled for slot in slots))
         argv = [program(), "-db", "-f", str(self._file)]
         checked = await anyio.run_process([*argv, "-c"], check=False, cwd=self.state)
         if checked.returncode != 0:
@@ -287,7 +288,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             raise StageFailed(
                 f"HAProxy refuses its configuration: {said[-1] if said else 'without a word'}", where=str(self._file)
             )
-        if seen.found:
+        if seen.pid:
             argv += ["-x", str(self._socket), "-sf", *(str(one.pid) for one in seen.found)]
         else:
             self._socket.unlink(missing_ok=True)
@@ -624,7 +625,8 @@ def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     It knows no gRPC without TLS, and runs no commands in instances.
     """
     asked, again = probe(ready), round(1000 * AGAIN)  # who is well again is soon known to be
-    inter = f"inter {round(1000 * asked.every)}ms fastinter {again}ms downinter {again}ms"
+    every = asked.every if isinstance(asked, HttpProbe) else max(asked.every, asked.within)  # in which it has to connect
+    inter = f"inter {round(1000 * every)}ms fastinter {again}ms downinter {again}ms"
     # a request that nobody took is to find a spare one when it is tried again
     seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
     # else a check would have to be done within `inter`, whatever time the probe has

@@ -148,6 +148,9 @@ class OwnRouter(ABC, Generic[C]):
     def _certificates(self) -> Certificates:
         return Certificates(self.state)
 
+    def asking(self, ready: Ready) -> Self:
+        return replace(self, ready=ready)
+
     def in_place(self) -> Self:
         """The same where its users find it, and asking its instances as it did, whatever the settings say.
 
@@ -159,14 +162,14 @@ class OwnRouter(ABC, Generic[C]):
             used, ready = durable.read(self._entrance, _used, f"where users find {self.called}")
             there = replace(self.config, host=used.host, port=used.port, tls=used.tls)
             return replace(self, config=there if running or _is_free(there) else self.config, ready=ready)
-        if running and not self._listens(running):
+        if running and not self.listens(running):
             raise StageFailed(
                 f"{self.called} runs, and not on {self.address.summary()}, and nothing tells where its users find it",
                 right="the settings it was deployed with, as an environment variable that was set then",
             )
         return self
 
-    def _listens(self, running: Iterable[process.Process]) -> bool:
+    def listens(self, running: Iterable[process.Process]) -> bool:
         """Whether one of the processes listens wherever the settings say."""
         return any(all(process.listens(one, place.port) for place in _places(self.config)) for one in running)
 

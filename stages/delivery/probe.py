@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline import WiringError
@@ -27,7 +27,8 @@ class Often:
     @property
     def until_ill(self) -> float:
         """Seconds in which a router has found ill who hangs; one that nobody uses is asked no sooner after a failure."""
-        return max(self.every, self.within + AGAIN) + self.failures * (self.within + max(self.every, AGAIN))
+        seldom = max(self.every, self.within + AGAIN)
+        return seldom + self.failures * (self.within + seldom)
 
     def __post_init__(self) -> None:
         if self.every <= 0 or self.within <= 0 or self.failures < 1:
@@ -78,6 +79,7 @@ class CommandProbe(Often):
     """A command of the image, run where the instance is with the instance's environment, ends with 0."""
 
     command: tuple[str, ...] = ()
+    within: float = field(default=5.0, kw_only=True)  # a program has to start first
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +106,12 @@ def is_asked_alike(one: Ready, other: Ready) -> bool:
     """Whether both ask for the same, however often they do."""
     often = {name.name: getattr(Often, name.name) for name in fields(Often)}
     return replace(probe(one), **often) == replace(probe(other), **often)
+
+
+def patient(one: Ready, other: Ready) -> Probe:
+    """The first, with the time to answer and the failures of the more patient one."""
+    asked, also = probe(one), probe(other)
+    return replace(asked, within=max(asked.within, also.within), failures=max(asked.failures, also.failures))
 
 
 def written(ready: Ready | None) -> str | dict[str, Any] | None:

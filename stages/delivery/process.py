@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -127,6 +129,14 @@ def listens(process: Process, port: int) -> bool:
     return any(not sockets.isdisjoint(_files(pid)) for pid in _family(process))
 
 
+def connections(process: Process, place: str) -> int:
+    """How many connections the family has to a place, an IPv4 address and a port (`127.0.0.1:8080`)."""
+    host, _, port = place.rpartition(":")
+    there = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}"
+    sockets = {f"socket:[{inode}]" for inode in _established(there)}
+    return sum(len(sockets & _files(pid)) for pid in _family(process)) if sockets else 0
+
+
 def _signal(process: Process, number: signal.Signals) -> None:
     for pid in list(_family(process)):
         with contextlib.suppress(ProcessLookupError):
@@ -240,6 +250,14 @@ def _listeners(port: int) -> Iterator[str]:
             for column in itertools.takewhile(lambda column: column[3] == "0A", map(str.split, sockets)):
                 if column[1].endswith(f":{port:04X}"):
                     yield column[9]
+
+
+def _established(there: str) -> Iterator[str]:
+    """Inodes of the connections to an address, as `/proc/net/tcp` writes it (proc(5): remote address, state 01, inode)."""
+    with contextlib.suppress(OSError), open("/proc/net/tcp") as sockets:
+        for column in map(str.split, sockets):
+            if column[2] == there and column[3] == "01":
+                yield column[9]
 
 
 def _files(pid: int) -> set[str]:

@@ -25,8 +25,8 @@ from stages.delivery.hearing import Hearing, Note, Pause, because
 from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
-from stages.delivery.probe import Ready, is_asked_alike, probe, written
-from stages.delivery.router import Mirrors, Router, in_place
+from stages.delivery.probe import Ready, is_asked_alike, patient, probe, written
+from stages.delivery.router import Mirrors, Router, asking, in_place
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Autoscaled, Supervised, Target
@@ -72,7 +72,10 @@ class Rollout:
         Raises BrokenOff when that fails too.
         """
         before = replace(await self.state(), wanted=self.release.instances)
-        await self._check_readiness(before)
+        return await (await self.asking(before)).forward_from(before, strategy)
+
+    async def forward_from(self, before: State, strategy: Strategy) -> State:
+        """Run the strategy from this state on, and on any failure the way back to it."""
         group = self.release.group
         unlimited = dict(await self.target.unlimited(self.release)) if isinstance(self.release, Release) else {}
         self.control.begin()  # whoever sees that it has begun may give orders
@@ -96,15 +99,23 @@ class Rollout:
         self.note("rollout.finished", group=group)
         return before
 
-    async def _check_readiness(self, before: State) -> None:
-        """The router asks all groups by one path: one that answers by another would be taken for dead, on the way back too."""
-        for group in before.serving:
+    async def asking(self, before: State) -> Rollout:
+        """The same with a router that has as much patience with all groups as the one has that needs most.
+
+        It asks all in one way, and one that is asked for something else than it tells would be taken for dead, on the way back
+        too. Raises StageFailed where one serves that tells something else than this release.
+        """
+        ready = self._started.ready
+        for group in before.groups:
             known = await self.target.readiness(group)
-            if known is not None and not is_asked_alike(known, self._started.ready):
+            if known is not None and is_asked_alike(known, ready):
+                ready = patient(ready, known)
+            elif known is not None and group in before.serving:
                 raise StageFailed(
                     f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self._started.ready)}",
                     right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",
                 )
+        return replace(self, router=asking(self.router, ready))
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too.

@@ -10,6 +10,7 @@ from gates.window import Window
 from pipeline import StageFailed
 from stages.delivery.audience import Chosen, Region
 from stages.delivery.model import Address, Group
+from stages.delivery.probe import Ready
 
 BOUNDS = tuple(float(f"{10 ** (number / 10):.3g}") for number in range(49))
 """Milliseconds from 1 to 63,100, ten to a decade: what routers count answers by."""
@@ -93,10 +94,18 @@ class Placed(Router, Protocol):
         """The same where its users find it, and asking its instances as it does, whatever the settings say."""
         ...
 
+    def asking(self, ready: Ready) -> Router:
+        """The same that asks its instances so."""
+        ...
+
 
 def in_place(router: Router) -> Router:
     """The router for a way back or an order, which moves nobody: that is a deployment's to do."""
     return router.in_place() if isinstance(router, Placed) else router
+
+
+def asking(router: Router, ready: Ready) -> Router:
+    return router.asking(ready) if isinstance(router, Placed) else router
 
 
 def need_running(weights: Mapping[str, int], groups: Mapping[str, Group], chosen: Chosen | None = None) -> None:

@@ -244,6 +244,18 @@ def test_an_experiment_whose_release_does_not_get_ready_is_aborted_at_once(proje
         assert set(users.answers) == {"one"}
 
 
+def test_an_experiment_that_says_otherwise_that_it_is_ready_than_what_serves_is_refused(
+    project: Project, store: Store, journal: Journal, target: LocalTarget
+) -> None:
+    """The router asks both alike: what serves would be taken for dead."""
+    port = free_port()
+    assert run_pipeline(delivery(deployment(port, "one")), project, store, journal)[0].failed == {}
+    before = anyio.run(target.groups)
+    outcome, _ = run(project, store, journal, experiment(port, "two", lasts=1, ready="/livez"))
+    assert "serves and says that it can by /readyz, and this release by /livez" in outcome.failed["experiment"]
+    assert (anyio.run(target.groups), get(f"http://127.0.0.1:{port}/").text) == (before, "one")
+
+
 def test_where_nothing_serves_there_is_nobody_to_compare_with(project: Project, store: Store, journal: Journal) -> None:
     outcome, _ = run(project, store, journal, experiment(free_port(), "one", lasts=1))
     assert "nobody to be compared with" in outcome.failed["experiment"]

@@ -256,6 +256,72 @@ def test_a_haproxy_that_died_is_started_again_while_an_older_one_still_answers(p
     assert answers == ["one"]
 
 
+def test_a_haproxy_that_hangs_is_not_taken_for_none_where_the_settings_have_another_port(project: Project) -> None:
+    async def main(one: Group, two: Group) -> None:
+        both = {"one": one, "two": two}
+        router = haproxy(project, port=free_port())
+        await router.split({"one": 100}, both)
+        (first,) = router._running()
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StageFailed, match="HAProxy does not answer: it takes more than"):
+                await haproxy(project, port=free_port()).split({"two": 100}, both)
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        assert router._running() == [first]
+        await router.split({"two": 100}, both)
+        assert await get(router) == "two"
+
+    with pytest.MonkeyPatch.context() as patch, instances("one") as one, instances("two") as two:
+        patch.setattr("stages.delivery.haproxy.WITHIN", 0.5)
+        anyio.run(main, one, two)
+
+
+def test_requests_of_a_haproxy_that_gave_its_place_to_another_one_are_in_flight_until_they_are_answered(
+    router: HAProxyRouter,
+) -> None:
+    go, answers = Event(), list[str]()
+
+    async def main(one: Group, two: Group) -> None:
+        both = {"one": one, "two": two}
+        await router.split({"one": 100}, both)
+        async with anyio.create_task_group() as tasks:
+
+            async def wait() -> None:
+                async with browser() as client:
+                    answers.append((await client.get(router.address.url, timeout=60)).text)
+
+            tasks.start_soon(wait)
+            with anyio.fail_after(20):
+                while await router.in_flight("one") == 0:
+                    await anyio.sleep(0.01)
+            await router.split({"one": 100}, both, Chosen(HasHeader(name="x-try"), (("two", 100),)))
+            await router.split({"two": 100}, both)
+            assert [await router.in_flight(name) for name in ("one", "two")] == [1, 0]
+            assert await router.in_flight("one", two.instances) == 0
+            go.set()
+            with anyio.fail_after(20):
+                while await router.in_flight("one"):
+                    await anyio.sleep(0.01)
+
+    with instances("one", held={"one": go}) as one, instances("two") as two:
+        anyio.run(main, one, two)
+    assert answers == ["one"]
+
+
+def test_a_server_that_somebody_left_elsewhere_keeps_no_other_settings_from_being_taken_over(project: Project) -> None:
+    async def main(one: Group) -> None:
+        router = haproxy(project, port=free_port())
+        await router.split({"one": 100}, {"one": one})
+        await router._ask(f"set server {BACKEND}/slot3 addr 127.0.0.1 port 12345")
+        other = haproxy(project, port=router.config.port, timeout=31.0)
+        await other.split({"one": 100}, {"one": one})
+        assert await get(other) == "one"
+
+    with instances("one") as one:
+        anyio.run(main, one)
+
+
 def answer(servers: Servers) -> str:
     """As HAProxy 2.8 answers `show servers state`."""
     header = "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_port"
