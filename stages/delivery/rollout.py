@@ -105,17 +105,20 @@ class Rollout:
         It asks all in one way, and one that is asked for something else than it tells would be taken for dead, on the way back
         too. Raises StageFailed where one serves that tells something else than this release.
         """
-        ready = self._started.ready
+        ready: Ready | None = None
         for group in before.groups:
             known = await self.target.readiness(group)
-            if known is not None and is_asked_alike(known, ready):
-                ready = patient(ready, known)
-            elif known is not None and group in before.serving:
+            if known is None:
+                continue
+            own = ready or self._started.ready
+            if is_asked_alike(known, own):
+                ready = patient(own, known)
+            elif group in before.serving:
                 raise StageFailed(
                     f"{group} serves and says that it can by {probe(known)}, and this release by {probe(self._started.ready)}",
                     right=f"a release that answers both, deployed with ready={written(known)!r} first; then one with the other",
                 )
-        return replace(self, router=asking(self.router, ready))
+        return replace(self, router=asking(self.router, ready)) if ready is not None else self
 
     async def back(self, strategy: Strategy, before: State, group: str) -> None:
         """Run the strategy's way back from `group` to `before`; where nothing runs then, the router ends too.
