@@ -119,16 +119,21 @@ class Operation:
         return await self._alone(lambda: self._stage.obey(self.work(self._stage), order))
 
     async def recover(self) -> str:
-        """Take back what a run, or an undo, left open of the stage as it was cut off. Raises StageFailed where nobody can."""
+        """Take back what a run, or an undo, left open of the stage as it was cut off, and mend what stands.
+
+        Raises StageFailed where nobody can.
+        """
 
         async def settle() -> str:
             done = await self._effects.settle_one(self._stage)
             if (half := self._half_undone()) is not None:  # perhaps what it was begun over
                 done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
-            return "; ".join(done) or NOTHING  # another process may have come first
+            return "; ".join(done)  # another process may have come first
 
         left = left_open(self._session.journal, self._stage, self._name) or self._half_undone()
-        return await self._alone(settle) if left else NOTHING
+        came = [await self._alone(settle)] if left else []
+        came.append(await self._alone(lambda: self._stage.mend(self.work(self._stage))))
+        return "; ".join(filter(None, came)) or NOTHING
 
     def _standing(self) -> Leftover:
         """The latest effect of the stage that took place and was not taken back. Raises ConfigError where one is still open."""

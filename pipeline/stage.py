@@ -182,6 +182,13 @@ class Stage(Frozen, ABC, Generic[T_co]):
         """
         raise StageFailed(f"{work.name} has nothing to {order.verb}", right="a stage that deploys")
 
+    async def mend(self, work: Work) -> str:
+        """Bring back what stands and something of which has died, for `recover`; what came of it, empty where nothing had.
+
+        Has to be safe to repeat. Raises StageFailed when it cannot be done.
+        """
+        return ""
+
     @classmethod
     def can_undo(cls) -> bool:
         return cls.undo is not Stage.undo

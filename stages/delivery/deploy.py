@@ -13,14 +13,14 @@ from pipeline import CommandFailed, Effect, Resources, Result, Stage, StageFaile
 from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course
-from stages.delivery.deployment import deployment, ended, settle, standing, told, way_back
+from stages.delivery.deployment import deployment, ended, settle, standing, started_again, told, way_back
 from stages.delivery.files import ReleaseFile
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.limits import UNLIMITED, Limits
 from stages.delivery.lock import alone
 from stages.delivery.metrics import OpensMetrics, need_sources
 from stages.delivery.model import Binding, Deployment, Previewed, Release, Restart, State
-from stages.delivery.probe import Probe, Ready
+from stages.delivery.probe import Probe, Ready, probe
 from stages.delivery.rollout import Rollout, state, unchanged
 from stages.delivery.router import Router
 from stages.delivery.seal import seal
@@ -81,6 +81,7 @@ class Releases(Stage[D_co], Generic[D_co]):
 
     def __post_init__(self) -> None:
         need_gate(self, "release", self.release)
+        probe(self.ready)  # a text is a path
         if self.restart == "no" and (self.startup or self.liveness):
             raise WiringError(
                 f"{type(self).__name__}: startup and liveness are asked so that an instance is started again, and restart='no'",
@@ -232,6 +233,10 @@ class Deploy(Releases[Deployment]):
 
     async def standing(self, work: Work) -> Mapping[str, Sequence[str]]:
         return {"": await standing(self.target.open(work), self.router.open(work, self.ready), self.ready)}
+
+    async def mend(self, work: Work) -> str:
+        async with alone(work.state("deploy"), work.say):
+            return await started_again(self.target.open(work), self.router.open(work, self.ready))
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group: it gets no new request, and its share goes to the others that serve."""

@@ -12,7 +12,7 @@ from stages.delivery.course import Course, NobodyWell, NothingLeft, nothing_left
 from stages.delivery.model import Deployment, State, is_shadow
 from stages.delivery.probe import Ready
 from stages.delivery.rollout import Rollout, state, unchanged
-from stages.delivery.router import Router
+from stages.delivery.router import Placed, Router
 from stages.delivery.strategy import Strategy, shared
 from stages.delivery.target import Target
 from stages.image import Image
@@ -87,6 +87,18 @@ async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterabl
         before=dict(weights),
         started=group not in groups,
     )
+
+
+async def started_again(target: Target, router: Router) -> str:
+    """A router that died is there again, with the shares it had; what is told of it."""
+    if not (isinstance(router, Placed) and await router.died()):
+        return ""
+    there = router.in_place()
+    now = await state(target, there)
+    if not now.serving:
+        return ""
+    await there.split(now.weights, now.groups)
+    return f"the router had died; {', '.join(now.serving)} can be reached again at {there.address.summary()}"
 
 
 async def standing(target: Target, router: Router, ready: Ready) -> list[str]:

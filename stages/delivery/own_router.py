@@ -87,12 +87,17 @@ class OwnRouter(ABC, Generic[C]):
     def address(self) -> Address:
         return Address(host=self.config.host, port=self.config.port)
 
+    async def died(self) -> bool:
+        return self._entrance.exists() and not self._running()
+
     async def check(self) -> str:
         self._need_alone()
         running = self._running()
         found = [checked(one, self.called, self.config.name, running) for one in _places(self.config)]
         if self.config.tls is not None:
             tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
+        if not running and self._entrance.exists():
+            return f"{self.called} has died, and its users find nobody: `recover` or a deployment starts it again"
         return "; ".join(found)
 
     async def certify(self, about: Callable[[Shown], None] = lambda _shown: None) -> Shown | None:

@@ -46,7 +46,10 @@ class HttpProbe(Often):
         super().__post_init__()
         first, last = self.statuses
         if not (self.path.startswith("/") and self.path.isprintable() and " " not in self.path and 100 <= first <= last <= 599):
-            raise WiringError(f"{self}", right="a path as in '/readyz', first and last of the good statuses as in (200, 299)")
+            raise WiringError(
+                f"HttpProbe: {self.path!r} with {first} to {last}",
+                right="a path as in '/readyz', first and last of the good statuses as in (200, 299)",
+            )
 
     def __str__(self) -> str:
         first, last = self.statuses

@@ -95,6 +95,8 @@ class Rollout:
         except BaseException as error:
             self.member.fail()  # before the way back, which may take its time
             await self.return_after(error, partial(self.back, strategy, before, self.release.group))
+            if (why := innermost(error)) is not error:
+                raise why from error
             raise
         self.note("rollout.finished", group=group)
         return before

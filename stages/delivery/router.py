@@ -98,6 +98,10 @@ class Placed(Router, Protocol):
         """The same that asks its instances so."""
         ...
 
+    async def died(self) -> bool:
+        """Whether it served users, nobody ended it, and it does not run."""
+        ...
+
 
 def in_place(router: Router) -> Router:
     """The router for a way back or an order, which moves nobody: that is a deployment's to do."""

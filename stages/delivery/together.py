@@ -14,7 +14,7 @@ from stages.delivery.certificate import show
 from stages.delivery.control import Control
 from stages.delivery.course import Course, NothingLeft
 from stages.delivery.deploy import Releases
-from stages.delivery.deployment import deployment, going_on, needing_people, standing, told, way_back
+from stages.delivery.deployment import deployment, going_on, needing_people, standing, started_again, told, way_back
 from stages.delivery.freeze import check_not_frozen
 from stages.delivery.lock import alone
 from stages.delivery.lockstep import Lockstep, rounds
@@ -255,6 +255,11 @@ class DeployTogether(Stage[Deployments]):
         for one in self.services:
             found[one.name] = await standing(one.target.open(work), one.router.open(work, one.ready), one.ready)
         return found
+
+    async def mend(self, work: Work) -> str:
+        async with alone(work.state("deploy"), work.say):
+            came = [await started_again(one.target.open(work), one.router.open(work, one.ready)) for one in self.services]
+        return "; ".join(filter(None, came))
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group of one service: it gets no new request, and its share goes to the others that serve."""

@@ -16,7 +16,9 @@ from gates.judge import ErrorRate, Judge, SlowAnswers
 from gates.window import Window
 from pipeline import StageFailed, WiringError
 from pipeline.engines.local import free_port
+from pipeline.errors import JournalError
 from stages.delivery import process
+from stages.delivery.rollout import Rollout
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.delivery.visitors import Visitors
 from stages.image import Image
@@ -67,6 +69,21 @@ def test_a_release_that_is_no_worse_gets_all_the_traffic_step_by_step_and_nobody
         assert re.search(r"errors: 0 of [\d,]+ \(0\.00%\), before 0 of", judged[0]["said"])
         assert await bench.router.current() == {one.group: 0, two.group: 100}
         assert sorted(await bench.target.groups()) == sorted([one.group, two.group])
+
+    anyio.run(main)
+
+
+def test_a_journal_that_cannot_be_written_while_a_release_is_weighed_is_what_is_told(bench: Bench, image: Image) -> None:
+    def note(kind: str, **data: Any) -> None:
+        if kind == "rollout.looked":
+            raise JournalError("the journal is locked")
+
+    async def main() -> None:
+        await bench.rollout(release(image)).forward(BlueGreen())
+        two = release(image, version="two")
+        with pytest.raises(JournalError, match="the journal is locked"):
+            await Rollout(bench.target, bench.router, two, note).forward(canary(50))
+        assert bench.answer() == "one"
 
     anyio.run(main)
 

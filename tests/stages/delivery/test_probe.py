@@ -36,6 +36,7 @@ from tests.stages.delivery.answering import instances
 from tests.stages.delivery.bench import Bench, Make
 from tests.stages.delivery.conftest import release, up
 from tests.stages.delivery.load import Load
+from tests.stages.delivery.small import deployment
 from tests.web import browser
 
 NINE = Limits(pids=9)
@@ -256,6 +257,12 @@ def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoe
     with instances("one", ready=ready) as group:
         assert anyio.run(main, group, 10) == 200
         assert anyio.run(main, group, 0.7) == 503
+
+
+@pytest.mark.parametrize("ready", ["readyz", "   ", ""])
+def test_a_text_that_is_no_path_is_refused_before_anything_runs(ready: str) -> None:
+    with pytest.raises(WiringError, match=f"HttpProbe: '{ready}' with 200 to 200"):
+        replace(deployment(1, "one"), ready=ready)
 
 
 class Once:
