@@ -257,9 +257,12 @@ class DeployTogether(Stage[Deployments]):
         return found
 
     async def mend(self, work: Work) -> str:
+        came = []
         async with alone(work.state("deploy"), work.say):
-            came = [await started_again(one.target.open(work), one.router.open(work, one.ready)) for one in self.services]
-        return "; ".join(filter(None, came))
+            for one in self.services:
+                said = await started_again(one.target.open(work), one.router.open(work, one.ready))
+                came += [f"{one.name}: {said}"] if said else []
+        return "; ".join(came)
 
     async def obey(self, work: Work, order: Order) -> str:
         """Drain a group of one service: it gets no new request, and its share goes to the others that serve."""

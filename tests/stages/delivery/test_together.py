@@ -253,6 +253,16 @@ def desk(project: Project, ports: dict[str, int]) -> Iterator[Desk]:
         yield found
 
 
+def test_the_router_of_one_service_that_died_is_started_again_by_recover(desk: Desk, ports: dict[str, int]) -> None:
+    desk("run")
+    for one in list(process.running(f"{desk.project.home / 'state' / 'router' / 'front'}:")):
+        anyio.run(process.stop, one)
+    said = desk("recover")
+    assert "front: the router had died; " in said
+    assert "back: " not in said
+    assert [get(f"http://127.0.0.1:{ports[name]}").text for name in NAMES] == ["one", "one"]
+
+
 def test_operators_see_each_service_and_promote_and_undo_both(desk: Desk) -> None:
     desk("run")
     lines = desk("run", "--dry-run", "--output", "json", version="two", STRATEGY="slow").splitlines()
