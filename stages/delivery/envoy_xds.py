@@ -371,8 +371,7 @@ def health_check(ready: Ready) -> Message:
     asked = probe(ready)
     # A cluster that takes the place of another one is used after as many answers as it has instances. Who was quick is not to
     # be asked twice before who is slow has answered once, or that one gets no traffic though it is well.
-    slowest = asked.within + AGAIN
-    often = f"{max(asked.every, slowest):g}s"
+    often = f"{asked.seldom:g}s"
     how: Message = {"tcp_health_check": {}}
     if isinstance(asked, HttpProbe):
         first, last = asked.statuses
@@ -384,7 +383,7 @@ def health_check(ready: Ready) -> Message:
         "reuse_connection": False,  # a kept one would hold up an instance that is asked to end
         "interval": often,
         "no_traffic_interval": often,
-        "unhealthy_interval": f"{slowest:g}s",
+        "unhealthy_interval": f"{asked.within + AGAIN:g}s",
         "unhealthy_edge_interval": f"{AGAIN:g}s",
         "unhealthy_threshold": asked.failures,
         "healthy_threshold": 1,

@@ -187,16 +187,16 @@ class HAProxyRouter(OwnRouter[HAProxy]):
     async def in_flight(self, group: str, at: Collection[Address] = ()) -> int:
         where, seen = {one.summary() for one in at}, await self._look()
         mine = {
-            name
+            number: slot.address
             for number, slot in enumerate(seen.slots)
             if slot.group == group and (not where or slot.address in where)
-            for name in (slot_name(number), spare_name(number))
         }
+        names = {name for number in mine for name in (slot_name(number), spare_name(number))}
         stat = used(await self._ask("show stat")) if seen.pid and mine else {}
-        told = sum(count for server, count in stat.items() if server.partition("/")[2] in mine)
+        told = sum(count for server, count in stat.items() if server.partition("/")[2] in names)
         # one that gave its place to another one says nothing any more, and has a connection for each request
-        places = [slot.address for slot in seen.slots if slot.group == group and (not where or slot.address in where)]
-        return told + sum(process.connections(one, place) for one in seen.found if one.pid != seen.pid for place in places)
+        older = [one for one in seen.found if one.pid != seen.pid]
+        return told + sum(process.connections(one, place) for one in older for place in mine.values())
 
     async def forget(self, group: str) -> None:
         seen = await self._look()

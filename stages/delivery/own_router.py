@@ -88,7 +88,10 @@ class OwnRouter(ABC, Generic[C]):
         return Address(host=self.config.host, port=self.config.port)
 
     async def died(self) -> bool:
-        return self._entrance.exists() and not self._running()
+        return self._has_died(self._running())
+
+    def _has_died(self, running: list[process.Process]) -> bool:
+        return self._entrance.exists() and not running
 
     async def check(self) -> str:
         self._need_alone()
@@ -96,7 +99,7 @@ class OwnRouter(ABC, Generic[C]):
         found = [checked(one, self.called, self.config.name, running) for one in _places(self.config)]
         if self.config.tls is not None:
             tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
-        if not running and self._entrance.exists():
+        if self._has_died(running):
             return f"{self.called} has died, and its users find nobody: `recover` or a deployment starts it again"
         return "; ".join(found)
 

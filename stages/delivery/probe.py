@@ -27,8 +27,12 @@ class Often:
     @property
     def until_ill(self) -> float:
         """Seconds in which a router has found ill who hangs; one that nobody uses is asked no sooner after a failure."""
-        seldom = max(self.every, self.within + AGAIN)
-        return seldom + self.failures * (self.within + seldom)
+        return self.seldom + self.failures * (self.within + self.seldom)
+
+    @property
+    def seldom(self) -> float:
+        """Seconds from one question to the next where each is to have its answer before another one is asked again."""
+        return max(self.every, self.within + AGAIN)
 
     def __post_init__(self) -> None:
         if self.every <= 0 or self.within <= 0 or self.failures < 1:

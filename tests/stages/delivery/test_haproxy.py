@@ -7,7 +7,7 @@ import os
 import re
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -221,22 +221,29 @@ def test_where_haproxy_refuses_to_give_traffic_who_has_it_keeps_it(router: HAPro
         assert anyio.run(get, router) == "one"
 
 
+@contextlib.asynccontextmanager
+async def waiting(router: HAProxyRouter, group: str, answers: list[str]) -> AsyncIterator[None]:
+    """Meanwhile a request is in flight; its answer is there in the end."""
+
+    async def wait() -> None:
+        async with browser() as client:
+            answers.append((await client.get(router.address.url, timeout=60)).text)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        with anyio.fail_after(20):
+            while await router.in_flight(group) == 0:
+                await anyio.sleep(0.01)
+        yield
+
+
 def test_a_haproxy_that_died_is_started_again_while_an_older_one_still_answers(project: Project) -> None:
     port, go, answers = free_port(), Event(), list[str]()
 
     async def main(one: Group, two: Group) -> None:
         both = {"one": one, "two": two}
         await haproxy(project, port=port).split({"one": 100}, both)
-        async with anyio.create_task_group() as tasks:
-
-            async def wait() -> None:
-                async with browser() as client:
-                    answers.append((await client.get(f"http://127.0.0.1:{port}", timeout=60)).text)
-
-            tasks.start_soon(wait)
-            with anyio.fail_after(20):
-                while await haproxy(project, port=port).in_flight("one") == 0:
-                    await anyio.sleep(0.01)
+        async with waiting(haproxy(project, port=port), "one", answers):
             router = haproxy(project, port=port, timeout=31.0)
             await router.split({"two": 100}, both)
             seen = await router._look()
@@ -285,16 +292,7 @@ def test_requests_of_a_haproxy_that_gave_its_place_to_another_one_are_in_flight_
     async def main(one: Group, two: Group) -> None:
         both = {"one": one, "two": two}
         await router.split({"one": 100}, both)
-        async with anyio.create_task_group() as tasks:
-
-            async def wait() -> None:
-                async with browser() as client:
-                    answers.append((await client.get(router.address.url, timeout=60)).text)
-
-            tasks.start_soon(wait)
-            with anyio.fail_after(20):
-                while await router.in_flight("one") == 0:
-                    await anyio.sleep(0.01)
+        async with waiting(router, "one", answers):
             await router.split({"one": 100}, both, Chosen(HasHeader(name="x-try"), (("two", 100),)))
             await router.split({"two": 100}, both)
             assert [await router.in_flight(name) for name in ("one", "two")] == [1, 0]
