@@ -46,6 +46,8 @@ from tests.stages.delivery.papers import Authority, Files, fingerprint, shown
 from tests.stages.delivery.place import local_target
 
 RATE = 2_000.0
+KEEPS_UP = 0.97
+"""The part of the requests that are to be sent that a machine sends that keeps up."""
 SERVICE = Path(__file__).with_name("service.py")
 
 
@@ -70,6 +72,12 @@ class Users:
     def last(self, version: str, *, after: float, before: float) -> float | None:
         """When that version last got a request in that time."""
         return max((moment for one, moment in self.answers if one == version and after <= moment < before), default=None)
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        moments = [moment for _, moment in self.answers]
+        return (len(self.answers) + len(self.failures)) / (max(moments) - min(moments))
 
 
 def measure(
@@ -163,9 +171,14 @@ class Bench:
 
 
 def flips(bench: Bench, switches: int) -> Iterator[Figure]:
-    """Blue-green: all traffic from one group to the other, again and again."""
+    """Blue-green: all traffic from one group to the other, again and again.
+
+    How long a switch takes is told of the first rate, from that of the bench down, with which the machine keeps up: where more
+    is asked than it can answer, everything waits for everything, and it would be measured how much more was asked.
+    """
     a, b = bench.release("a"), bench.release("b")
     decided: list[tuple[float, str]] = []
+    met: list[Users] = []
 
     async def begin() -> dict[str, Group]:
         for one in (a, b):
@@ -179,15 +192,21 @@ def flips(bench: Bench, switches: int) -> Iterator[Figure]:
             await bench.router.split({release.group: 100}, groups)
             await anyio.sleep(0.1)
 
-    groups = anyio.run(begin)
-    with bench.users() as users:
-        anyio.run(main)
-    took = []
+    groups, asked = anyio.run(begin), bench.rate
+    while True:
+        decided.clear()
+        with bench.users() as users:
+            anyio.run(main)
+        met.append(users)
+        if users.rate >= KEEPS_UP * bench.rate:
+            break
+        bench.rate *= 0.75
+    bench.rate, took = asked, []
     for (moment, version), following in zip(decided, [*(when for when, _ in decided[1:]), time.monotonic()], strict=True):
         last = users.last("b" if version == "a" else "a", after=moment, before=following)
         took.append(1000 * ((last or moment) - moment))
-    yield lost("blue-green", switches, users)
-    detail = f"median {statistics.median(took):.1f} ms"
+    yield lost("blue-green", len(met) * switches, *met)
+    detail = f"median {statistics.median(took):.1f} ms, {len(took)} times at {users.rate:,.0f} a second"
     yield Figure(
         "blue-green: from the decision to the last request the old side got, the longest", max(took), "ms", 50, detail=detail
     )
@@ -367,12 +386,12 @@ def recreated(bench: Bench, rollouts: int) -> Iterator[Figure]:
     )
 
 
-def lost(kind: str, switches: int, users: Users) -> Figure:
-    total = len(users.answers) + len(users.failures)
-    moments = [moment for _, moment in users.answers]
-    rate = total / (max(moments) - min(moments))
-    detail = f"of {total:,} at {rate:,.0f} a second" + "".join(f"; {failure}" for failure in users.failures[:2])
-    return Figure(f"{kind}, {switches} times: requests that were lost or failed", len(users.failures), "", 0, detail=detail)
+def lost(kind: str, switches: int, *met: Users) -> Figure:
+    failures = [failure for users in met for failure in users.failures]
+    total = sum(len(users.answers) for users in met) + len(failures)
+    rates = ", ".join(f"{users.rate:,.0f}" for users in met)
+    detail = f"of {total:,} at {rates} a second" + "".join(f"; {failure}" for failure in failures[:2])
+    return Figure(f"{kind}, {switches} times: requests that were lost or failed", len(failures), "", 0, detail=detail)
 
 
 async def _both(bench: Bench, a: Release, b: Release) -> dict[str, Group]:

@@ -172,9 +172,13 @@ class Runner:
         return Outcome(run=self.id, exit=exit_code, failed=failed)
 
     async def _take_back(self, finished: bool) -> None:
-        """Take back what is open, unless it is another process's to decide."""
+        """Take back what is open, unless it is another process's to decide.
+
+        A run that cannot go on for want of a disk, an engine or the journal is cut off, wherever that is noticed first.
+        """
         if not self._journal.taken_over:
-            self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=not finished)
+            cut_off = not finished or self._exit_code() is Exit.UNUSABLE
+            self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=cut_off)
 
     async def _clean_up(self) -> None:
         """Run what always runs and had no turn yet: all else has ended. Nothing begins that the journal would not know of."""
@@ -540,9 +544,10 @@ class Runner:
         return not left
 
     def _found_wrong(self, stage: Stage[Any]) -> bool:
-        """Whether the stage's result was refused or anything below it failed, as opposed to being cut short."""
-        refused, below = stage in self._done and stage in self._failed, self._pipeline.downstream(stage)
-        return refused or any(not below.isdisjoint({other, self._whole.get(other)}) for other in self._failed if not other.always)
+        """Whether the stage's result was refused or anything below it failed, as opposed to being cut off."""
+        wrong, below = self._failed.keys() - self._unable, self._pipeline.downstream(stage)
+        refused = stage in self._done and stage in wrong
+        return refused or any(not below.isdisjoint({other, self._whole.get(other)}) for other in wrong if not other.always)
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""

@@ -146,7 +146,8 @@ class Stage(Frozen, ABC, Generic[T_co]):
         `timeout` has failed. A text that it returns is told in place of "undone"; one that is `Stays` says that an earlier run
         had brought the same about, which people may still take back.
 
-        `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed before anybody could say.
+        `work.interrupted` says that nothing was found wrong with it: its run was stopped or killed, or had no disk,
+        engine or journal any more, before anybody could say.
         """
 
     async def recover(self, work: Work) -> T_co | None:

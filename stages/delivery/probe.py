@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline import WiringError
+from pipeline.numbers import need_numbers
 
 AGAIN = 0.2
 """Seconds after which a router asks an instance again that did not answer well."""
@@ -35,7 +36,8 @@ class Often:
         return max(self.every, self.within + AGAIN)
 
     def __post_init__(self) -> None:
-        if self.every <= 0 or self.within <= 0 or self.failures < 1:
+        need_numbers(self)
+        if self.every == 0 or self.within == 0 or self.failures == 0:
             raise WiringError(f"{self}", right="every and within of more than 0 seconds, and 1 failure or more")
 
 
@@ -90,8 +92,8 @@ class CommandProbe(Often):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.command:
-            raise WiringError("CommandProbe has no command", right="CommandProbe(('python', '-m', 'module', 'check'))")
+        if not self.command or isinstance(self.command, str):
+            raise WiringError(f"CommandProbe.command is {self.command!r}", right="CommandProbe(('python', '-m', 'check'))")
 
     def __str__(self) -> str:
         return f"the command {' '.join(self.command)}"

@@ -26,7 +26,7 @@ from stages.delivery.lockstep import Member, Round, is_change
 from stages.delivery.metrics import Metrics, measured
 from stages.delivery.model import Address, Release, State, Variant
 from stages.delivery.probe import Ready, is_asked_alike, patient, probe, written
-from stages.delivery.router import Mirrors, Router, asking, in_place
+from stages.delivery.router import Mirrors, Placed, Router, asking, in_place
 from stages.delivery.step import Again, Compare, Drain, Rest, Retire, Split, Start, Step, Stop, WaitReady, Weigh
 from stages.delivery.strategy import Strategy
 from stages.delivery.target import Autoscaled, Supervised, Target
@@ -375,8 +375,7 @@ class Rollout:
             async def look() -> tuple[Window | None, Window | None]:
                 old, new = watch.windows(step.against, (step.group,))
                 if old is None or new is None:
-                    with contextlib.suppress(StageFailed):  # then nothing is known, which the judge takes into account
-                        await self._step(split)
+                    await self._revive(split)
                 return old, new
 
             def noted(now: Trial) -> None:
@@ -387,6 +386,15 @@ class Rollout:
         self.note("rollout.judged", group=step.group, advice=trial.advice.value, said=said, seconds=round(trial.seconds, 3))
         hearing.decide(trial, promoted, pause, said, str(step))
         return trial
+
+    async def _revive(self, split: Split) -> None:
+        """A router that may have died has its shares again, and it is told where it had."""
+        with contextlib.suppress(StageFailed):  # then nothing is known, which the judge takes into account
+            died = isinstance(self.router, Placed) and await self.router.died()
+            await self._step(split)
+            if died:
+                self.note("router.restarted", weights=dict(split.weights))
+                self.control.say("the router had died, and was started again")
 
     async def _wait_ready(self, step: WaitReady) -> None:
         """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""

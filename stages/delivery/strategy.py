@@ -88,7 +88,7 @@ class Canary:
 
     def __post_init__(self) -> None:
         need_numbers(self)
-        whole = all(isinstance(share, int) for share in self.shares)
+        whole = isinstance(self.shares, tuple) and all(isinstance(share, int) for share in self.shares)
         ascending = whole and all(low < high for low, high in itertools.pairwise((0, *self.shares)))
         if not ascending or self.shares[-1:] != (100,):
             raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, from 1 or more to 100: (5, 25, 100)")

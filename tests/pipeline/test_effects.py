@@ -575,7 +575,7 @@ def test_a_run_that_breaks_ends_once_and_with_its_own_reason(bench: Bench, monke
     monkeypatch.setattr(bench.journal, "_write", full)
     with pytest.raises(JournalError, match="the disk is full again"):
         bench.run(pipeline("opens", 1))
-    assert bench.sent.read_text() == "1\ntook back 1\n"
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
     assert [event.data["exit"] for event in bench.journal.events(kind="run.finished")] == [Exit.UNUSABLE]
 
 
@@ -695,7 +695,7 @@ def test_a_run_whose_journal_is_lost_begins_no_other_effect_takes_back_what_is_o
     first = Opens(of=Constant(value=4))
     with pytest.raises(JournalError, match=f"{said} while it was in use") as caught:
         bench.run(Pipeline("thing", first=first, next=next_effect(of=Loses(of=first))))
-    assert bench.sent.read_text() == "4\ntook back 4\n"
+    assert bench.sent.read_text() == "4\ntook back 4, interrupted\n"
     assert (caught.value.where, "put the journal back" in caught.value.next) == (bench.journal.where, True)
 
 

@@ -211,6 +211,8 @@ def test_a_router_that_dies_under_a_canary_is_started_again_with_its_shares_and_
                 await rollout.forward(canary(50, judge=patient))
         assert {*load.answers} == {"one", "two"}
         assert bench.answer() == "two"
+        told = [data for kind, data in bench.notes.events if kind == "router.restarted"]
+        assert told == [{"weights": {one.group: 50, two.group: 50}}]
 
     anyio.run(main)
 

@@ -16,6 +16,7 @@ from stages.delivery.envoy import Envoy
 from stages.delivery.haproxy import HAProxy
 from stages.delivery.local import LocalProcesses
 from stages.delivery.model import Address, Group, State
+from stages.delivery.probe import CommandProbe, HttpProbe
 from stages.delivery.rolling import Rolling
 from stages.delivery.rollout import chosen
 from stages.delivery.shadow import Shadow
@@ -264,7 +265,14 @@ def test_steps_read_as_sentences() -> None:
         (lambda: BlueGreen(ready="60"), "BlueGreen.ready is '60'"),  # type: ignore[arg-type]
         (lambda: Canary(drain=float("nan")), "Canary.drain is nan"),
         (lambda: Canary(shares=("5", 100)), "Canary.shares are"),  # type: ignore[arg-type]
+        (lambda: Canary(shares=5), "Canary.shares are 5"),  # type: ignore[arg-type]
         (lambda: Rolling(max_surge=1.5), "Rolling.max_surge is 1.5"),  # type: ignore[arg-type]
+        (lambda: HAProxy(name="app", port=8080.5), "HAProxy.port is 8080.5"),  # type: ignore[arg-type]
+        (lambda: HAProxy(name="app", port="8080"), "HAProxy.port is '8080'"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(every=float("nan")), "HttpProbe.every is nan"),
+        (lambda: HttpProbe(failures=1.5), "HttpProbe.failures is 1.5"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(within=0), "every and within of more than 0"),
+        (lambda: CommandProbe("true"), "CommandProbe.command is 'true'"),  # type: ignore[arg-type]
         (lambda: HAProxy(name="app", port=8080, timeout=float("nan")), "HAProxy.timeout is nan"),
         (lambda: LocalProcesses(name="app", patience=-1), "LocalProcesses.patience is -1"),
         (lambda: Judge(at_least=float("nan")), "Judge.at_least is nan"),
