@@ -1,10 +1,12 @@
-"""What is killed in the middle of a deployment: its run, at every event and several moments after it; and its router.
+"""What is killed in the middle of a deployment: its run, at every event and several moments after it; its router; an instance.
 
 Users ask all the time, of real routers and processes. After each kill the next run has to bring about one of two things: it
 deploys the same release after all, or its verification fails and what served before serves again; by turns. A seed is how long
 after the event, up to `LATEST` seconds, the process is killed.
 
 A router that is killed serves nobody until the rollout starts it again; the rollout has to go on, or back, and to end whole.
+So it has to where an instance is killed, of the new release or of the one that serves, by turns; others of it have to answer
+whoever was with that one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,7 +72,12 @@ class Service:
     wrong: list[str] = field(default_factory=list)
     """What was found that must not be."""
     left: int = 0
-    """Events until the router is killed; 0: it is not."""
+    """Events until something is killed beside the run; 0: nothing is."""
+    kill: Callable[[], object] = lambda: None
+    """What is killed then."""
+    group: str = ""
+    """What was rolled out last."""
+    killed_instances: int = 0
 
     @staticmethod
     def at(place: Path, strategy: str) -> Service:
@@ -98,12 +105,26 @@ class Service:
         return code == -signal.SIGKILL
 
     def see(self, event: Event) -> None:
-        """Kill the router as soon as so many events of a rollout are written as was asked for."""
+        """Kill what is to be killed as soon as so many events of a rollout are written as was asked for."""
+        if event.kind == "rollout.started":
+            self.group = event.data["group"]
         if small.counts(event) and self.left:
             self.left -= 1
             if not self.left:
-                for one in list(process.running(f"{self.project.home / 'state' / 'router' / 'app'}:")):
-                    os.kill(one.pid, signal.SIGKILL)
+                self.kill()
+
+    def kill_router(self) -> None:
+        for one in list(process.running(f"{self.project.home / 'state' / 'router' / 'app'}:")):
+            os.kill(one.pid, signal.SIGKILL)
+
+    def kill_instance(self, serving: str, *, new: bool) -> None:
+        """One of the new release or of the one that serves; of the other where nobody of the same were left."""
+        for group in (self.group, serving) if new else (serving, self.group):
+            running = list(process.running(f"{self.target.state}:{group}:"))
+            if len(running) > 1:
+                os.kill(running[0].pid, signal.SIGKILL)
+                self.killed_instances += 1
+                return
 
     def groups(self) -> set[str]:
         return set(anyio.run(self.target.groups)) | anyio.run(self.target.resting)
@@ -134,7 +155,7 @@ def _measured(seeds: int, every: int, strategy: str) -> list[Figure]:
         try:
             events = range(1, EVENTS[strategy] + 1, every)
             service.deploy("a", "a")
-            return [*_killed(service, seeds, events), _without_router(service, events)]
+            return [*_killed(service, seeds, events), _without_router(service, events), *_without_instance(service, events)]
         finally:
             service.journal.close()
             anyio.run(down, service.project)
@@ -162,7 +183,7 @@ def _killed(service: Service, seeds: int, events: range) -> Iterator[Figure]:
                     before, version = after, fresh
                 load.more(3)  # what was asked before has its answer
                 service.expect_whole(at, load, version, before)
-    lost = [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
+    lost = _lost(service, load)
     name = f"{service.strategy}, killed {seeds} times at each of {len(events)} events"
     more = f"; {ended} had ended by then" if ended else ""
     service.expect(f"{stood} of {runs} next runs were to stand", holds=0 < stood < runs or runs < 2)
@@ -179,6 +200,7 @@ def _without_router(service: Service, events: range) -> Figure:
         before = service.deploy(version, version)
         assert before is not None
         service.journal.listen(service.see)
+        service.kill = service.kill_router
         for event in events:
             fresh = f"r{event}"
             service.left = event
@@ -192,3 +214,31 @@ def _without_router(service: Service, events: range) -> Figure:
     name = f"{service.strategy}, its router killed at each of {len(events)} events: what is not as it should be"
     detail = f"{went_on} rollouts went on, the others back; {len(load.failures):,} requests failed while there was no router"
     return Figure(name, len(service.wrong), "", 0, detail="; ".join([detail, *service.wrong[:3]]))
+
+
+def _without_instance(service: Service, events: range) -> Iterator[Figure]:
+    """After the router's: the service is the same, and its journal is listened to."""
+    service.wrong.clear()
+    went_on = 0
+    with Load(service.port, posts=False, pause=0.01) as load:
+        for event in events:
+            whole, fresh = f"w{event}", f"i{event}"
+            before = service.deploy(whole, whole)
+            assert before is not None
+            service.left = event
+            service.kill = partial(service.kill_instance, before.group, new=event % 2 == 1)
+            after = service.deploy(fresh, fresh)
+            service.left = 0
+            went_on += after is not None
+            service.expect_whole(f"event {event}", load, fresh if after else whole, after or before)
+    lost, killed = _lost(service, load), service.killed_instances
+    service.expect(f"only {killed} of {len(events)} instances were killed", holds=killed >= len(events) * 3 // 4)
+    name = f"{service.strategy}, an instance killed at each of {len(events)} events"
+    detail = f"{killed} were killed; {went_on} rollouts went on, the others back" + "".join(f"; {one}" for one in lost[:2])
+    yield Figure(f"{name}: requests that were lost", len(lost), "", 0, detail=detail)
+    yield Figure(f"{name}: what is not as it should be", len(service.wrong), "", 0, detail="; ".join(service.wrong[:3]))
+
+
+def _lost(service: Service, load: Load) -> list[str]:
+    """What failed that was promised not to: while something is recreated, users get the router's page."""
+    return [failure for failure in load.failures if service.strategy != "recreate" or not failure.startswith("GET: 503")]
