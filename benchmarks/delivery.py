@@ -47,7 +47,9 @@ from tests.stages.delivery.place import local_target
 
 RATE = 2_000.0
 KEEPS_UP = 0.97
-"""The part of the requests that are to be sent that a machine sends that keeps up."""
+"""What part of the requests that were due has been sent where a machine keeps up."""
+PARTS = (1.0, 0.75, 0.5)
+"""Of the rate, that are tried one after the other."""
 SERVICE = Path(__file__).with_name("service.py")
 
 
@@ -173,43 +175,50 @@ class Bench:
 def flips(bench: Bench, switches: int) -> Iterator[Figure]:
     """Blue-green: all traffic from one group to the other, again and again.
 
-    How long a switch takes is told of the first rate, from that of the bench down, with which the machine keeps up: where more
-    is asked than it can answer, everything waits for everything, and it would be measured how much more was asked.
+    Where more is asked than the machine answers, everything waits for everything: how long a switch takes then is told, and
+    held to is what it takes at the first of `PARTS` of the rate with which the machine keeps up, or else at the last.
     """
     a, b = bench.release("a"), bench.release("b")
-    decided: list[tuple[float, str]] = []
-    met: list[Users] = []
 
     async def begin() -> dict[str, Group]:
         for one in (a, b):
             await bench.rollout(one).forward(BlueGreen())
         return await bench.target.groups()
 
+    groups, met = anyio.run(begin), list[Users]()
+    for part in PARTS:
+        less = replace(bench, rate=part * bench.rate)
+        users, took = _flipped(less, (a, b), groups, switches)
+        met.append(users)
+        detail = f"median {statistics.median(took):.1f} ms, at {users.rate:,.0f} of {less.rate:,.0f} requests a second"
+        if users.rate >= KEEPS_UP * less.rate or part == PARTS[-1]:
+            break
+        yield Figure(f"blue-green: the same where more is asked than is answered, {len(met)}", max(took), "ms", detail=detail)
+    name = "blue-green: from the decision to the last request the old side got, the longest"
+    yield Figure(name, max(took), "ms", 50, detail=detail)
+    yield lost("blue-green", switches, *met)
+
+
+def _flipped(
+    bench: Bench, releases: tuple[Release, Release], groups: dict[str, Group], switches: int
+) -> tuple[Users, list[float]]:
+    """What users met, and milliseconds of each switch."""
+    decided: list[tuple[float, str]] = []
+
     async def main() -> None:
         for number in range(switches):
-            version, release = (("a", a), ("b", b))[number % 2]
-            decided.append((time.monotonic(), version))
+            release, old = releases[number % 2], releases[1 - number % 2]
+            decided.append((time.monotonic(), old.env["VERSION"]))
             await bench.router.split({release.group: 100}, groups)
             await anyio.sleep(0.1)
 
-    groups, asked = anyio.run(begin), bench.rate
-    while True:
-        decided.clear()
-        with bench.users() as users:
-            anyio.run(main)
-        met.append(users)
-        if users.rate >= KEEPS_UP * bench.rate:
-            break
-        bench.rate *= 0.75
-    bench.rate, took = asked, []
-    for (moment, version), following in zip(decided, [*(when for when, _ in decided[1:]), time.monotonic()], strict=True):
-        last = users.last("b" if version == "a" else "a", after=moment, before=following)
+    with bench.users() as users:
+        anyio.run(main)
+    took = []
+    for (moment, old), following in zip(decided, [*(when for when, _ in decided[1:]), time.monotonic()], strict=True):
+        last = users.last(old, after=moment, before=following)
         took.append(1000 * ((last or moment) - moment))
-    yield lost("blue-green", len(met) * switches, *met)
-    detail = f"median {statistics.median(took):.1f} ms, {len(took)} times at {users.rate:,.0f} a second"
-    yield Figure(
-        "blue-green: from the decision to the last request the old side got, the longest", max(took), "ms", 50, detail=detail
-    )
+    return users, took
 
 
 def canaries(bench: Bench, switches: int) -> Iterator[Figure]:

@@ -150,11 +150,11 @@ class Effects:
         return bool(self._open or self._in_doubt) and any(stage in self._open or stage in self._in_doubt for stage in stages)
 
     async def take_back(
-        self, missing: Callable[[Stage[Any]], list[str]], wrong: Callable[[Stage[Any]], bool], *, interrupted: bool
+        self, missing: Callable[[Stage[Any]], list[str]], cut_off: Callable[[Stage[Any]], bool]
     ) -> dict[Stage[Any], str]:
         """Undo what is open, the last first; why it could not be, where it could not.
 
-        `missing` names what should have confirmed an effect; `wrong` says whether anything was found wrong with it.
+        `missing` names what should have confirmed an effect; `cut_off` says whether nothing was found wrong with it.
         """
         failed: dict[Stage[Any], str] = {}
         if not self._may_take_back():
@@ -162,7 +162,7 @@ class Effects:
         for stage, about in self._in_doubt.items():
             await self._find_out(stage, about)
         for stage in reversed(list(self._open)):
-            cut = interrupted and not wrong(stage)
+            cut = cut_off(stage)
             names = ", ".join(sorted(missing(stage))) or self._pipeline.name_of(stage)
             why = f"interrupted before {names}" if cut else f"{names} did not pass"
             work = self._work(stage, results=None, interrupted=cut)
@@ -372,7 +372,7 @@ class Effects:
         return self._recorded(source, found.data["result"], left=stage, run=run)
 
     def _found_wrong(self, stage: Stage[Any], run: str) -> bool:
-        """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut short."""
+        """Whether in that run the stage's result was refused or anything below it failed, as opposed to being cut off."""
         name = self._pipeline.name_of(stage)
         below: set[str] = set()
         for event in self._journal.events(run, kind=("run.started", "run.planned", "stage.expanded")):
@@ -380,7 +380,8 @@ class Effects:
                 if event.stage in below or not {name, *below}.isdisjoint(step["inputs"]):
                     below.add(step["name"])
         cleaning = set(map(self._pipeline.name_of, self._pipeline.always))  # which says nothing of what was there before
-        failed = {event.stage for event in self._journal.events(run, kind="stage.failed")} - cleaning
+        failures = [event for event in self._journal.events(run, kind="stage.failed") if not event.data.get("unable")]
+        failed = {event.stage for event in failures} - cleaning
         refused = name in failed and self._journal.latest(name, ("stage.finished",), run=run) is not None
         return refused or not failed.isdisjoint(below)
 

@@ -10,7 +10,7 @@ from pipeline import record as records
 from pipeline.data import Blob
 from pipeline.effects import Effects
 from pipeline.engines.choose import open_engine
-from pipeline.errors import ConfigError, StageFailed, StoreError
+from pipeline.errors import ConfigError, LockgateError, StageFailed, StoreError
 from pipeline.leftover import KINDS, Leftover, left_open
 from pipeline.order import Order
 from pipeline.session import Session
@@ -119,21 +119,31 @@ class Operation:
         return await self._alone(lambda: self._stage.obey(self.work(self._stage), order))
 
     async def recover(self) -> str:
-        """Take back what a run, or an undo, left open of the stage as it was cut off, and mend what stands.
+        """Take back what a run, or an undo, left open of the stage as it was cut off, and mend what stands, in any case.
 
         Raises StageFailed where nobody can.
         """
-
-        async def settle() -> str:
-            done = await self._effects.settle_one(self._stage)
-            if (half := self._half_undone()) is not None:  # perhaps what it was begun over
-                done.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
-            return "; ".join(done)  # another process may have come first
-
         left = left_open(self._session.journal, self._stage, self._name) or self._half_undone()
-        came = [await self._alone(settle)] if left else []
-        came.append(await self._alone(lambda: self._stage.mend(self.work(self._stage))))
-        return "; ".join(filter(None, came)) or NOTHING
+        if not left and not self._stage.can_mend():
+            return NOTHING
+        return await self._alone(self._settle_and_mend) or NOTHING
+
+    async def _settle_and_mend(self) -> str:
+        try:
+            came = await self._effects.settle_one(self._stage)
+            if (half := self._half_undone()) is not None:  # perhaps what it was begun over
+                came.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
+        except LockgateError as error:
+            try:
+                also = await self._mend()
+            except LockgateError as second:
+                also = second.what
+            error.what = "; ".join(filter(None, (also, error.what)))
+            raise
+        return "; ".join(filter(None, (*came, await self._mend())))  # another process may have come first
+
+    async def _mend(self) -> str:
+        return await self._stage.mend(self.work(self._stage))
 
     def _standing(self) -> Leftover:
         """The latest effect of the stage that took place and was not taken back. Raises ConfigError where one is still open."""

@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -172,13 +172,10 @@ class Runner:
         return Outcome(run=self.id, exit=exit_code, failed=failed)
 
     async def _take_back(self, finished: bool) -> None:
-        """Take back what is open, unless it is another process's to decide.
-
-        A run that cannot go on for want of a disk, an engine or the journal is cut off, wherever that is noticed first.
-        """
+        """Take back what is open, unless it is another process's to decide."""
         if not self._journal.taken_over:
-            cut_off = not finished or self._exit_code() is Exit.UNUSABLE
-            self._failed |= await self._effects.take_back(self._missing, self._found_wrong, interrupted=cut_off)
+            cut_off = partial(self._cut_off, finished=finished)
+            self._failed |= await self._effects.take_back(self._missing, cut_off)
 
     async def _clean_up(self) -> None:
         """Run what always runs and had no turn yet: all else has ended. Nothing begins that the journal would not know of."""
@@ -543,11 +540,20 @@ class Runner:
             left.pop()
         return not left
 
-    def _found_wrong(self, stage: Stage[Any]) -> bool:
-        """Whether the stage's result was refused or anything below it failed, as opposed to being cut off."""
-        wrong, below = self._failed.keys() - self._unable, self._pipeline.downstream(stage)
+    def _cut_off(self, stage: Stage[Any], *, finished: bool) -> bool:
+        """Whether nothing was found wrong with the stage: the run was stopped, or had no disk, engine or journal for what could.
+
+        Wherever that is noticed first.
+        """
+        below, wrong = self._pipeline.downstream(stage), self._failed.keys() - self._unable
         refused = stage in self._done and stage in wrong
-        return refused or any(not below.isdisjoint({other, self._whole.get(other)}) for other in wrong if not other.always)
+        if refused or any(self._is_of(other, below) for other in wrong if not other.always):
+            return False
+        return not finished or any(self._is_of(other, {stage, *below}) for other in self._unable)
+
+    def _is_of(self, stage: Stage[Any], stages: Collection[Stage[Any]]) -> bool:
+        """Whether it is one of them, or a part of one."""
+        return stage in stages or self._whole.get(stage) in stages
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""
@@ -558,6 +564,7 @@ class Runner:
             self._failed[stage] = what
             if isinstance(error, StoreError | EngineError | JournalError):
                 self._unable.add(stage)
+        unable = {"unable": True} if last and stage in self._unable else {}
         return self._event(
             "stage.failed" if last else "stage.retried",
             stage,
@@ -568,6 +575,7 @@ class Runner:
             tail=getattr(own, "tail", ""),
             details=getattr(own, "details", {}),
             trace="" if own else "".join(traceback.format_exception(error)),
+            **unable,
         )
 
     def _work(

@@ -198,6 +198,10 @@ class Stage(Frozen, ABC, Generic[T_co]):
     def can_recover(cls) -> bool:
         return cls.recover is not Stage.recover
 
+    @classmethod
+    def can_mend(cls) -> bool:
+        return cls.mend is not Stage.mend
+
     def result_type(self) -> Any:
         """The type of what `run` returns, read from the `Stage[...]` the class is derived from.
 

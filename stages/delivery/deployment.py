@@ -90,14 +90,14 @@ async def deployment(rollout: Rollout, image: Image, group: str, groups: Iterabl
 
 
 async def started_again(target: Target, router: Router) -> str:
-    """A router that died is there again, with the shares it had; what is told of it."""
+    """A router that died is there again, as it was; what is told of it."""
     if not (isinstance(router, Placed) and await router.died()):
         return ""
     there = router.in_place()
     now = await state(target, there)
     if not now.serving:
         return ""
-    await there.split(now.weights, now.groups)
+    await there.again()
     return f"the router had died; {', '.join(now.serving)} can be reached again at {there.address.summary()}"
 
 

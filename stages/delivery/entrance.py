@@ -45,8 +45,8 @@ class Entrance:
 
     def __post_init__(self) -> None:
         check_name(type(self).__name__, self.name)
-        need_numbers(self)
         check_port(f"{type(self).__name__} {self.name}", self.port)
+        need_numbers(self)
         if self.tls and (self.tls.host, self.tls.port) == (self.host, self.port):
             raise WiringError(
                 f"{type(self).__name__} {self.name}: HTTP and HTTPS on one port, {self.port}", right="another port for Tls"

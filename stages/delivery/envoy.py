@@ -53,6 +53,9 @@ from stages.delivery.tls import Pair, reading
 PATIENCE = 10.0
 """Seconds in which Envoy has to take what it is told, and to find an instance well that is, beside what the instance may take."""
 
+ALWAYS = (LISTENERS, CLUSTERS, ROUTING, SPLIT, PICKED, MIRROR)
+"""The files that every Envoy has; one with TLS has a certificate too."""
+
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
 
@@ -121,6 +124,13 @@ class EnvoyRouter(OwnRouter[Envoy]):
             for step in last:
                 await files.take(envoy, step)
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
+
+    async def again(self) -> None:
+        async with self._telling() as (envoy, files):
+            self._need_alone()
+            await self._need_certificate()
+            await self._run(envoy, files, {file: files.read(file) for file in ALWAYS if files.has(file)})
+            await self._settle(envoy, files, started=True)
 
     async def current(self) -> dict[str, int]:
         async with admin(self._socket) as envoy:
@@ -198,8 +208,6 @@ class EnvoyRouter(OwnRouter[Envoy]):
     async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part], picked: Sequence[Part]) -> None:
         """Start Envoy with this split, and no audience yet; returns when it has all its files."""
         self._need_alone()
-        private(self._sockets, "Envoy")
-        self._socket.unlink(missing_ok=True)
         first = {
             **self._settings(),
             **_split(parts),
@@ -208,6 +216,12 @@ class EnvoyRouter(OwnRouter[Envoy]):
             MIRROR: MIRROR.content(xds.copies_to(None)),
         }
         files.write(first)
+        await self._run(envoy, files, first)
+
+    async def _run(self, envoy: Admin, files: Files, first: Mapping[File, bytes]) -> None:
+        """An Envoy that has these files, which are there."""
+        private(self._sockets, "Envoy")
+        self._socket.unlink(missing_ok=True)
         durable.write(self._bootstrap, json.dumps(xds.bootstrap(self._socket, self._files), indent=1).encode())
         said = self._log.stat().st_size if self._log.exists() else 0
         argv = (program(), "-c", str(self._bootstrap), *OPTIONS)

@@ -45,6 +45,9 @@ class Files:
     def has(self, file: File) -> bool:
         return (self.place / file.name).exists()
 
+    def read(self, file: File) -> bytes:
+        return (self.place / file.name).read_bytes()
+
     async def look(self, envoy: Admin) -> None:
         """Ask Envoy what it has. Raises StageFailed."""
         self._told = await envoy.figures(TAKEN)
@@ -52,7 +55,7 @@ class Files:
     def holds(self, file: File) -> bool:
         """Whether Envoy has what is in the file, by what it said last."""
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # one that cannot be read is none that it has
-            return bool(self._told.get(file.taken) == envoy_xds.version((self.place / file.name).read_bytes()))
+            return bool(self._told.get(file.taken) == envoy_xds.version(self.read(file)))
         return False
 
     def all_well(self, clusters: Iterable[str]) -> bool:
@@ -87,7 +90,7 @@ class Files:
                 where=str(self.place),
                 next="python -m stages.delivery.down . ends it; then python -m pipeline run",
             )
-        before = {file: (self.place / file.name).read_bytes() for file in fresh}
+        before = {file: self.read(file) for file in fresh}
         said = self.log.stat().st_size
         for file, content in fresh.items():
             durable.show(self.place / file.name, content, mode=file.mode)  # no switch waits for a disk

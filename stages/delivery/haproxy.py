@@ -62,6 +62,9 @@ WITHIN = 5.0
 PATIENCE = 10.0
 """Seconds in which HAProxy has to find an instance well that is."""
 
+CONNECTED = 2.0
+"""Seconds in which an instance has to accept a connection."""
+
 AT_ONCE = 50
 """Commands that are told together: what is told has to fit into a buffer, of 16 KiB at least."""
 
@@ -170,6 +173,10 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             await self._well(seen, after)
         await self._change(before, after, share(chosen, dict(weights)), runs=serves or bool(seen.pid))
 
+    async def again(self) -> None:
+        seen = await self._look()
+        await self._ensure(seen, seen.slots, self._audience().rule)
+
     async def current(self) -> dict[str, int]:
         slots = (await self._look()).slots
         return told_with(shares(slots), shares(slots, CHOSEN))
@@ -196,7 +203,9 @@ class HAProxyRouter(OwnRouter[HAProxy]):
         told = sum(count for server, count in stat.items() if server.partition("/")[2] in names)
         # one that gave its place to another one says nothing any more, and has a connection for each request
         older = [one for one in seen.found if one.pid != seen.pid]
-        return told + sum(process.connections(one, place) for one in older for place in mine.values())
+        if not (older and mine):
+            return told
+        return told + await anyio.to_thread.run_sync(process.connections, older, set(mine.values()))
 
     async def forget(self, group: str) -> None:
         seen = await self._look()
@@ -625,7 +634,7 @@ def checks(ready: Ready, failover: Failover = Failover.PAGE) -> str:
     It knows no gRPC without TLS, and runs no commands in instances.
     """
     asked, again = probe(ready), round(1000 * AGAIN)  # who is well again is soon known to be
-    every = asked.every if isinstance(asked, HttpProbe) else max(asked.every, asked.within)  # in which it has to connect
+    every = max(asked.every, min(asked.within, CONNECTED))  # in which it has to connect, however long it may take to answer
     inter = f"inter {round(1000 * every)}ms fastinter {again}ms downinter {again}ms"
     # a request that nobody took is to find a spare one when it is tried again
     seen = " observe layer4 error-limit 1 on-error mark-down" if failover is Failover.WARM else ""
@@ -670,7 +679,7 @@ ring {RING}
     http-error status 503 content-type "text/html; charset=utf-8" file {page.name} hdr Retry-After 5
     retries 3
     retry-on conn-failure empty-response
-    timeout connect 2s
+    timeout connect {CONNECTED:g}s
     timeout client 60s
     timeout server {config.timeout:g}s
     timeout queue 5s

@@ -88,10 +88,8 @@ class OwnRouter(ABC, Generic[C]):
         return Address(host=self.config.host, port=self.config.port)
 
     async def died(self) -> bool:
-        return self._has_died(self._running())
-
-    def _has_died(self, running: list[process.Process]) -> bool:
-        return self._entrance.exists() and not running
+        """One that gave its place to another one, and still has requests to answer, serves nobody else."""
+        return self._entrance.exists() and not self.in_place().listens(self._running())
 
     async def check(self) -> str:
         self._need_alone()
@@ -99,7 +97,7 @@ class OwnRouter(ABC, Generic[C]):
         found = [checked(one, self.called, self.config.name, running) for one in _places(self.config)]
         if self.config.tls is not None:
             tls.checked(self.pair(), self.config.tls, datetime.now(UTC))
-        if self._has_died(running):
+        if await self.died():
             return f"{self.called} has died, and its users find nobody: `recover` or a deployment starts it again"
         return "; ".join(found)
 

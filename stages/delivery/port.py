@@ -13,8 +13,8 @@ from stages.delivery.model import Address
 
 def check_port(whose: str, port: int) -> None:
     """Raises WiringError for what is no port."""
-    if not 1 <= port <= 65_535:
-        raise WiringError(f"{whose}: the port is {port}", right="a port, from 1 to 65535")
+    if not (isinstance(port, int) and 1 <= port <= 65_535):
+        raise WiringError(f"{whose}: the port is {port!r}", right="a port, from 1 to 65535")
 
 
 def free(address: Address) -> None:

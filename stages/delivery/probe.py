@@ -9,6 +9,9 @@ from typing import Any
 from pipeline import WiringError
 from pipeline.numbers import need_numbers
 
+LEAST, MOST = 0.001, 86_400.0
+"""Seconds that a probe may have: routers count in milliseconds, and who is asked once a day is asked too seldom."""
+
 AGAIN = 0.2
 """Seconds after which a router asks an instance again that did not answer well."""
 
@@ -37,8 +40,11 @@ class Often:
 
     def __post_init__(self) -> None:
         need_numbers(self)
-        if self.every == 0 or self.within == 0 or self.failures == 0:
-            raise WiringError(f"{self}", right="every and within of more than 0 seconds, and 1 failure or more")
+        if not (LEAST <= self.every <= MOST and LEAST <= self.within <= MOST and self.failures >= 1):
+            raise WiringError(
+                f"{type(self).__name__}: every {self.every:g} s, within {self.within:g} s, {self.failures} failures",
+                right=f"from {LEAST:g} to {MOST:,g} seconds, and 1 failure or more",
+            )
 
 
 @dataclass(frozen=True)
@@ -50,16 +56,26 @@ class HttpProbe(Often):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        first, last = self.statuses
-        if not (self.path.startswith("/") and self.path.isprintable() and " " not in self.path and 100 <= first <= last <= 599):
+        if not (_is_path(self.path) and _are_statuses(self.statuses)):
             raise WiringError(
-                f"HttpProbe: {self.path!r} with {first} to {last}",
+                f"HttpProbe: {self.path!r} with {self.statuses!r}",
                 right="a path as in '/readyz', first and last of the good statuses as in (200, 299)",
             )
 
     def __str__(self) -> str:
         first, last = self.statuses
         return self.path if (first, last) == (200, 200) else f"{self.path} with {first} to {last}"
+
+
+def _is_path(path: object) -> bool:
+    return isinstance(path, str) and path.startswith("/") and path.isprintable() and " " not in path
+
+
+def _are_statuses(statuses: object) -> bool:
+    match statuses:
+        case (int(first), int(last)):
+            return 100 <= first <= last <= 599
+    return False
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class CommandProbe(Often):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.command or isinstance(self.command, str):
+        if not (self.command and isinstance(self.command, tuple) and all(isinstance(word, str) for word in self.command)):
             raise WiringError(f"CommandProbe.command is {self.command!r}", right="CommandProbe(('python', '-m', 'check'))")
 
     def __str__(self) -> str:

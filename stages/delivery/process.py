@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,12 +129,16 @@ def listens(process: Process, port: int) -> bool:
     return any(not sockets.isdisjoint(_files(pid)) for pid in _family(process))
 
 
-def connections(process: Process, place: str) -> int:
-    """How many connections the family has to a place, an IPv4 address and a port (`127.0.0.1:8080`)."""
+def connections(processes: Iterable[Process], places: Iterable[str]) -> int:
+    """How many connections the families have to places, each an IPv4 address and a port (`127.0.0.1:8080`)."""
+    sockets = {f"socket:[{inode}]" for inode in _established(set(map(_written, places)))}
+    return sum(len(sockets & _files(pid)) for one in processes for pid in _family(one)) if sockets else 0
+
+
+def _written(place: str) -> str:
+    """As `/proc/net/tcp` writes it."""
     host, _, port = place.rpartition(":")
-    there = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}"
-    sockets = {f"socket:[{inode}]" for inode in _established(there)}
-    return sum(len(sockets & _files(pid)) for pid in _family(process)) if sockets else 0
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}"
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
@@ -252,11 +256,11 @@ def _listeners(port: int) -> Iterator[str]:
                     yield column[9]
 
 
-def _established(there: str) -> Iterator[str]:
-    """Inodes of the connections to an address, as `/proc/net/tcp` writes it (proc(5): remote address, state 01, inode)."""
+def _established(there: Collection[str]) -> Iterator[str]:
+    """Inodes of the connections to addresses, as `/proc/net/tcp` writes them (proc(5): remote address, state 01, inode)."""
     with contextlib.suppress(OSError), open("/proc/net/tcp") as sockets:
         for column in map(str.split, sockets):
-            if column[2] == there and column[3] == "01":
+            if column[2] in there and column[3] == "01":
                 yield column[9]
 
 

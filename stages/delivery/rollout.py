@@ -108,7 +108,7 @@ class Rollout:
         too. Raises StageFailed where one serves that tells something else than this release.
         """
         ready: Ready | None = None
-        for group in before.groups:
+        for group in (*before.groups, *before.resting):
             known = await self.target.readiness(group)
             if known is None:
                 continue
@@ -390,11 +390,15 @@ class Rollout:
     async def _revive(self, split: Split) -> None:
         """A router that may have died has its shares again, and it is told where it had."""
         with contextlib.suppress(StageFailed):  # then nothing is known, which the judge takes into account
-            died = isinstance(self.router, Placed) and await self.router.died()
-            await self._step(split)
-            if died:
+            died = await self._router_died()
+            with contextlib.suppress(StageFailed):
+                await self._step(split)
+            if died and not await self._router_died():
                 self.note("router.restarted", weights=dict(split.weights))
                 self.control.say("the router had died, and was started again")
+
+    async def _router_died(self) -> bool:
+        return isinstance(self.router, Placed) and await self.router.died()
 
     async def _wait_ready(self, step: WaitReady) -> None:
         """Wait until ready; what is not ready in time fails the rollout with its reason, or lets it pause until people decide."""

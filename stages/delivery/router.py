@@ -90,7 +90,7 @@ class Mirrors(Router, Protocol):
 class Placed(Router, Protocol):
     """A router that the settings may send to another address while it runs, or have ask its instances by another probe."""
 
-    def in_place(self) -> Router:
+    def in_place(self) -> Placed:
         """The same where its users find it, and asking its instances as it does, whatever the settings say."""
         ...
 
@@ -100,6 +100,10 @@ class Placed(Router, Protocol):
 
     async def died(self) -> bool:
         """Whether it served users, nobody ended it, and it does not run."""
+        ...
+
+    async def again(self) -> None:
+        """Start one that died: with the shares it had, and its audience. Raises StageFailed."""
         ...
 
 

@@ -91,7 +91,7 @@ class Canary:
         whole = isinstance(self.shares, tuple) and all(isinstance(share, int) for share in self.shares)
         ascending = whole and all(low < high for low, high in itertools.pairwise((0, *self.shares)))
         if not ascending or self.shares[-1:] != (100,):
-            raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, from 1 or more to 100: (5, 25, 100)")
+            raise WiringError(f"Canary.shares are {self.shares}", right="percent that grow, in a tuple: (5, 25, 100)")
         if not self.tick > 0:
             raise WiringError(f"Canary.tick is {self.tick:g}", right="seconds, more than 0")
         if self.whole and (self.audience is None or isinstance(self.audience, Cohort)):

@@ -29,7 +29,7 @@ from pipeline import (
     UndeclaredInput,
     Work,
 )
-from pipeline.errors import Exit, JournalError
+from pipeline.errors import Exit, JournalError, StoreError
 from pipeline.journal import Event
 from pipeline.lock import Lock
 from pipeline.run import Outcome
@@ -99,6 +99,13 @@ class Dying(Opens):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Lacks(Half):
+    """Has no disk."""
+
+    async def run(self, work: Work) -> Number:
+        raise StoreError("the disk is full")
+
+
 class Splits(FanOut[Number, Number]):
     """Has a part that fails, and rests on nothing."""
 
@@ -116,6 +123,9 @@ def pipeline(kind: str, value: int) -> Pipeline:
     if kind == "dying after parts":
         dying = Dying(of=Constant(value=value))
         return Pipeline("thing", send=dying, below=Splits(of=dying))
+    if kind == "dying without a disk":
+        dying = Dying(of=Constant(value=value))
+        return Pipeline("thing", send=dying, below=Lacks(of=dying))
     if kind == "dying":
         dying = Dying(of=Constant(value=value))
         return Pipeline("thing", send=dying, below=Fails(of=dying))
@@ -502,6 +512,32 @@ def test_what_failed_before_the_run_was_killed_is_not_taken_for_merely_interrupt
     send = Opens(of=source, after=(Fails(of=source),))
     bench.run(Pipeline("thing", send=send, below=Half(of=send)))
     assert bench.sent.read_text() == "1\ntook back 1\n"
+
+
+def test_what_only_lacked_a_disk_before_the_run_was_killed_is_taken_for_interrupted(bench: Bench) -> None:
+    bench.die("dying without a disk", 1)
+    (failed,) = bench.journal.events(kind="stage.failed")
+    assert (failed.stage, failed.data["unable"]) == ("below", True)
+    source = Constant(value=2)
+    send = Opens(of=source, after=(Fails(of=source),))
+    bench.run(Pipeline("thing", send=send, below=Half(of=send)))
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+
+
+def test_each_effect_is_taken_back_by_what_was_found_of_it_and_not_by_how_the_run_ended(bench: Bench) -> None:
+    one, two = Constant(value=1), Constant(value=2)
+    wrong, unseen = Opens(of=one), Opens(of=two)
+    outcome = bench.run(
+        Pipeline("thing", one=one, two=two, wrong=wrong, unseen=unseen, bad=Fails(of=wrong), lacks=Lacks(of=unseen))
+    )
+    assert outcome.exit is Exit.FAILED
+    assert sorted(bench.sent.read_text().splitlines()) == ["1", "2", "took back 1", "took back 2, interrupted"]
+
+
+def test_an_effect_that_lacked_a_disk_for_being_weighed_is_taken_back_as_one_that_was_cut_off(bench: Bench) -> None:
+    send = Opens(of=Constant(value=1))
+    assert bench.run(Pipeline("thing", send=send, lacks=Lacks(of=send))).exit is Exit.UNUSABLE
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
 
 
 def test_what_was_found_wrong_is_asked_of_the_run_that_was_killed_not_of_todays_pipeline(bench: Bench) -> None:

@@ -209,7 +209,7 @@ def test_a_run_that_loses_the_lock_begins_no_other_effect_and_takes_back_what_is
     with pytest.raises(JournalError, match="another run may have begun some") as caught:
         one.run(interrupted(postgres.end_sessions))
     assert "before that" not in str(caught.value)  # the others failed of the same
-    assert sent.read_text() == "4\ntook back 4\n"
+    assert sent.read_text() == "4\ntook back 4, interrupted\n"
     assert other.kinds("first") == ["effect.intended", "effect.done", "undo.intended", "undo.done"]
     assert (other.kinds("next"), other.kinds("last")) == ([], [])
     assert other.rows.effects_lock().try_take()
@@ -229,7 +229,7 @@ def test_what_a_run_has_open_is_left_to_the_one_that_took_the_lock_it_lost(
     assert sent.read_text() == "4\n"
     other.rows.effects_lock().give_back()
     other.run(Pipeline("thing", first=Opens(of=Constant(value=5))))
-    assert sent.read_text() == "4\ntook back 4\n5\n"
+    assert sent.read_text() == "4\ntook back 4, interrupted\n5\n"
 
 
 def test_what_another_run_took_back_after_the_lock_was_lost_is_not_taken_back_again(

@@ -449,6 +449,23 @@ def test_a_router_that_is_killed_comes_back_with_its_audience(router: AnyRouter,
     anyio.run(with_two, router, work)
 
 
+def test_a_router_that_died_is_started_again_as_it_was_with_its_audience(router: AnyRouter, make: Make) -> None:
+    async def work(two: Two) -> None:
+        requests = [sent(Cookie("uid"), number) for number in range(200)]
+        await two.split(BY_UID, 30)
+        before = await anyio.to_thread.run_sync(asked, router, requests)
+        assert not await router.died()
+        for running in list(process.running(str(router.state))):
+            await process.stop(running)
+        assert await router.died()
+        await make(port=free_port()).in_place().again()
+        assert not await router.died()
+        assert await router.current() == {"blue": 100, "green": 1}
+        assert await anyio.to_thread.run_sync(asked, router, requests) == before
+
+    anyio.run(with_two, router, work)
+
+
 def test_requests_of_an_audience_are_in_flight_also_when_there_is_none_any_more(
     target: LocalTarget, router: AnyRouter, image: Image
 ) -> None:

@@ -197,9 +197,23 @@ async def kill_the_router(bench: Bench, *, again: bool) -> None:
         await anyio.sleep(0.01)
 
 
+@pytest.mark.parametrize("nobody_well", [False, True])
 def test_a_router_that_dies_under_a_canary_is_started_again_with_its_shares_and_the_canary_goes_on(
-    bench: Bench, image: Image
+    bench: Bench, image: Image, monkeypatch: pytest.MonkeyPatch, *, nobody_well: bool
 ) -> None:
+    split: Any = type(bench.router).split
+    late = [nobody_well]
+
+    async def found_late(router: AnyRouter, *words: Any) -> None:
+        """Once, those who are well are not found to be when the router is started again."""
+        died = await router.died()
+        await split(router, *words)
+        if died and late[0]:
+            late[0] = False
+            raise StageFailed("nobody is well")
+
+    monkeypatch.setattr(type(bench.router), "split", found_late)
+
     async def main() -> None:
         one, two = release(image), release(image, version="two")
         await bench.rollout(one).forward(BlueGreen())

@@ -248,12 +248,15 @@ def test_a_haproxy_that_died_is_started_again_while_an_older_one_still_answers(p
             await router.split({"two": 100}, both)
             seen = await router._look()
             assert len(seen.found) == 2
+            assert not await router.died()
             os.kill(seen.pid, signal.SIGKILL)
             with anyio.fail_after(20):
                 while len(router._running()) == 2:
                     await anyio.sleep(0.01)
             assert await router.current() == {"one": 0, "two": 100}
-            await router.in_place().split({"two": 100}, both)
+            assert await router.died()
+            assert "HAProxy has died, and its users find nobody" in await router.check()
+            await router.in_place().again()
             async with browser() as client:
                 assert (await client.get(router.address.url)).text == "two"
             go.set()

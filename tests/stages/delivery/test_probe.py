@@ -224,6 +224,8 @@ async def no_command(command: tuple[str, ...]) -> tuple[int, bytes]:
 def test_routers_ask_by_http_what_is_told_by_http_and_else_for_a_connection() -> None:
     assert "option httpchk GET /ok\n    http-check expect status 200-204\n" in checks(HttpProbe("/ok", (200, 204)))
     assert "inter 2500ms fastinter 200ms downinter 200ms fall 5" in checks(TcpProbe(every=2.5, failures=5))
+    for slow in (HttpProbe(every=0.3, within=2), CommandProbe(("true",))):  # which limits how long it may take to connect
+        assert "inter 2000ms" in checks(slow)
     assert "httpchk" not in checks(GrpcProbe())
     assert (
         health_check("/ok")["http_health_check"].items()
@@ -261,7 +263,7 @@ def test_an_instance_has_as_long_to_say_that_it_is_well_as_its_probe_allows_whoe
 
 @pytest.mark.parametrize("ready", ["readyz", "   ", ""])
 def test_a_text_that_is_no_path_is_refused_before_anything_runs(ready: str) -> None:
-    with pytest.raises(WiringError, match=f"HttpProbe: '{ready}' with 200 to 200"):
+    with pytest.raises(WiringError, match=f"HttpProbe: '{ready}' with \\(200, 200\\)"):
         replace(deployment(1, "one"), ready=ready)
 
 

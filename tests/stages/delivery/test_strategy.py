@@ -267,11 +267,18 @@ def test_steps_read_as_sentences() -> None:
         (lambda: Canary(shares=("5", 100)), "Canary.shares are"),  # type: ignore[arg-type]
         (lambda: Canary(shares=5), "Canary.shares are 5"),  # type: ignore[arg-type]
         (lambda: Rolling(max_surge=1.5), "Rolling.max_surge is 1.5"),  # type: ignore[arg-type]
-        (lambda: HAProxy(name="app", port=8080.5), "HAProxy.port is 8080.5"),  # type: ignore[arg-type]
-        (lambda: HAProxy(name="app", port="8080"), "HAProxy.port is '8080'"),  # type: ignore[arg-type]
+        (lambda: HAProxy(name="app", port=8080.5), "HAProxy app: the port is 8080.5"),  # type: ignore[arg-type]
+        (lambda: HAProxy(name="app", port="8080"), "HAProxy app: the port is '8080'"),  # type: ignore[arg-type]
         (lambda: HttpProbe(every=float("nan")), "HttpProbe.every is nan"),
         (lambda: HttpProbe(failures=1.5), "HttpProbe.failures is 1.5"),  # type: ignore[arg-type]
-        (lambda: HttpProbe(within=0), "every and within of more than 0"),
+        (lambda: HttpProbe(within=0), "HttpProbe: every 1 s, within 0 s, 3 failures"),
+        (lambda: HttpProbe(every=float("inf")), "HttpProbe: every inf s"),
+        (lambda: HttpProbe(every=0.0001), "from 0.001 to 86,400 seconds"),
+        (lambda: HttpProbe(statuses=(200,)), "with (200,)"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(statuses=200), "with 200"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(statuses=(200.5, 299)), "with (200.5, 299)"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(5), "HttpProbe: 5"),  # type: ignore[arg-type]
+        (lambda: CommandProbe((1, 2)), "CommandProbe.command is (1, 2)"),  # type: ignore[arg-type]
         (lambda: CommandProbe("true"), "CommandProbe.command is 'true'"),  # type: ignore[arg-type]
         (lambda: HAProxy(name="app", port=8080, timeout=float("nan")), "HAProxy.timeout is nan"),
         (lambda: LocalProcesses(name="app", patience=-1), "LocalProcesses.patience is -1"),

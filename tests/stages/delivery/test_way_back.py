@@ -266,6 +266,19 @@ def test_a_router_that_died_after_all_was_done_is_told_of_and_started_again_by_r
     assert "nothing was left open" in desk("recover", version="two", STRATEGY=strategy)
 
 
+def test_a_router_that_died_is_started_again_by_recover_also_where_nothing_can_be_taken_back(desk: Desk) -> None:
+    desk("run")
+    killed_while_verifying(desk, version="two", many=2)
+    first, second = groups(desk)
+    kill_router(desk)
+    with hanging(instances(desk, first)):
+        said = desk("recover", version="two", code=2)
+    assert re.search(
+        rf"the router had died; {second} can be reached again at \S+; .*{second} goes on serving: {first} cannot", said
+    )
+    assert desk.answer() == "two"
+
+
 def test_a_second_recover_takes_nothing_away_from_who_has_the_traffic_again(desk: Desk) -> None:
     desk("run")
     killed_while_verifying(desk, version="two", many=2)
