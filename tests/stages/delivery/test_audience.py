@@ -22,6 +22,7 @@ from pipeline import StageFailed, WiringError
 from pipeline.engines.local import free_port
 from stages.delivery import process
 from stages.delivery.audience import Audience, Chosen, Cohort, Cookie, Device, HasCookie, HasHeader, Header, Key, Region, Source
+from stages.delivery.deployment import started_again
 from stages.delivery.geo import networks, resolved
 from stages.delivery.haproxy import HAProxyRouter
 from stages.delivery.haproxy_audience import quoted
@@ -449,21 +450,22 @@ def test_a_router_that_is_killed_comes_back_with_its_audience(router: AnyRouter,
     anyio.run(with_two, router, work)
 
 
-def test_a_router_that_died_is_started_again_as_it_was_with_its_audience(router: AnyRouter, make: Make) -> None:
-    async def work(two: Two) -> None:
-        requests = [sent(Cookie("uid"), number) for number in range(200)]
-        await two.split(BY_UID, 30)
-        before = await anyio.to_thread.run_sync(asked, router, requests)
-        assert not await router.died()
+def test_a_router_that_died_is_started_again_as_it_was_with_its_audience(
+    target: LocalTarget, router: AnyRouter, image: Image, make: Make
+) -> None:
+    async def main() -> None:
+        blue, green, groups = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, groups, Chosen(HasHeader(name="x-beta"), ((green.name, 100),)))
+        assert await started_again(target, router) == ""
         for running in list(process.running(str(router.state))):
             await process.stop(running)
-        assert await router.died()
-        await make(port=free_port()).in_place().again()
-        assert not await router.died()
-        assert await router.current() == {"blue": 100, "green": 1}
-        assert await anyio.to_thread.run_sync(asked, router, requests) == before
+        said = await started_again(target, make(port=free_port()))  # it comes back where its users find it
+        assert said.endswith(f"can be reached again at {router.address.summary()}")
+        for headers, version in (({}, "blue"), ({"x-beta": "1"}, "green")):
+            found = await anyio.to_thread.run_sync(asked, router, [("", headers)] * 100)
+            assert {answer for _, answer in found} == {version}
 
-    anyio.run(with_two, router, work)
+    anyio.run(main)
 
 
 def test_requests_of_an_audience_are_in_flight_also_when_there_is_none_any_more(
