@@ -46,10 +46,6 @@ from tests.stages.delivery.papers import Authority, Files, fingerprint, shown
 from tests.stages.delivery.place import local_target
 
 RATE = 2_000.0
-KEEPS_UP = 0.97
-"""What part of the requests that were due has been sent where a machine keeps up."""
-PARTS = (1.0, 0.75, 0.5)
-"""Of the rate, that are tried one after the other."""
 SERVICE = Path(__file__).with_name("service.py")
 
 
@@ -76,10 +72,15 @@ class Users:
         return max((moment for one, moment in self.answers if one == version and after <= moment < before), default=None)
 
     @property
+    def number(self) -> int:
+        """Of requests."""
+        return len(self.answers) + len(self.failures)
+
+    @property
     def rate(self) -> float:
         """Requests a second."""
         moments = [moment for _, moment in self.answers]
-        return (len(self.answers) + len(self.failures)) / (max(moments) - min(moments))
+        return self.number / (max(moments) - min(moments))
 
 
 def measure(
@@ -175,8 +176,8 @@ class Bench:
 def flips(bench: Bench, switches: int) -> Iterator[Figure]:
     """Blue-green: all traffic from one group to the other, again and again.
 
-    Where more is asked than the machine answers, everything waits for everything: how long a switch takes then is told, and
-    held to is what it takes at the first of `PARTS` of the rate with which the machine keeps up, or else at the last.
+    How long a switch takes is told with as many requests as the machine takes, where everything waits for everything, and held
+    to with half of them.
     """
     a, b = bench.release("a"), bench.release("b")
 
@@ -185,18 +186,14 @@ def flips(bench: Bench, switches: int) -> Iterator[Figure]:
             await bench.rollout(one).forward(BlueGreen())
         return await bench.target.groups()
 
-    groups, met = anyio.run(begin), list[Users]()
-    for part in PARTS:
+    groups = anyio.run(begin)
+    for part, limit in ((1.0, None), (0.5, 50)):
         less = replace(bench, rate=part * bench.rate)
         users, took = _flipped(less, (a, b), groups, switches)
-        met.append(users)
-        detail = f"median {statistics.median(took):.1f} ms, at {users.rate:,.0f} of {less.rate:,.0f} requests a second"
-        if users.rate >= KEEPS_UP * less.rate or part == PARTS[-1]:
-            break
-        yield Figure(f"blue-green: the same where more is asked than is answered, {len(met)}", max(took), "ms", detail=detail)
-    name = "blue-green: from the decision to the last request the old side got, the longest"
-    yield Figure(name, max(took), "ms", 50, detail=detail)
-    yield lost("blue-green", switches, *met)
+        name = f"blue-green at {less.rate:,.0f} requests a second"
+        yield lost(name, switches, users)
+        longest = f"{name}: from the decision to the last request the old side got, the longest"
+        yield Figure(longest, max(took), "ms", limit, detail=f"median {statistics.median(took):.1f} ms")
 
 
 def _flipped(
@@ -395,12 +392,9 @@ def recreated(bench: Bench, rollouts: int) -> Iterator[Figure]:
     )
 
 
-def lost(kind: str, switches: int, *met: Users) -> Figure:
-    failures = [failure for users in met for failure in users.failures]
-    total = sum(len(users.answers) for users in met) + len(failures)
-    rates = ", ".join(f"{users.rate:,.0f}" for users in met)
-    detail = f"of {total:,} at {rates} a second" + "".join(f"; {failure}" for failure in failures[:2])
-    return Figure(f"{kind}, {switches} times: requests that were lost or failed", len(failures), "", 0, detail=detail)
+def lost(kind: str, switches: int, users: Users) -> Figure:
+    detail = f"of {users.number:,} at {users.rate:,.0f} a second" + "".join(f"; {failure}" for failure in users.failures[:2])
+    return Figure(f"{kind}, {switches} times: requests that were lost or failed", len(users.failures), "", 0, detail=detail)
 
 
 async def _both(bench: Bench, a: Release, b: Release) -> dict[str, Group]:

@@ -133,12 +133,13 @@ class Operation:
             came = await self._effects.settle_one(self._stage)
             if (half := self._half_undone()) is not None:  # perhaps what it was begun over
                 came.append(await self._effects.undo_standing(self._stage, half, "an undo has come half way"))
-        except LockgateError as error:
+        except Exception as error:
             try:
                 also = await self._mend()
             except LockgateError as second:
                 also = second.what
-            error.what = "; ".join(filter(None, (also, error.what)))
+            if isinstance(error, LockgateError):
+                error.what = "; ".join(filter(None, (also, error.what)))
             raise
         return "; ".join(filter(None, (*came, await self._mend())))  # another process may have come first
 

@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -547,13 +547,9 @@ class Runner:
         """
         below, wrong = self._pipeline.downstream(stage), self._failed.keys() - self._unable
         refused = stage in self._done and stage in wrong
-        if refused or any(self._is_of(other, below) for other in wrong if not other.always):
+        if refused or any(not below.isdisjoint({other, self._whole.get(other)}) for other in wrong if not other.always):
             return False
-        return not finished or any(self._is_of(other, {stage, *below}) for other in self._unable)
-
-    def _is_of(self, stage: Stage[Any], stages: Collection[Stage[Any]]) -> bool:
-        """Whether it is one of them, or a part of one."""
-        return stage in stages or self._whole.get(stage) in stages
+        return not finished or bool(self._unable)
 
     def _failure(self, stage: Stage[Any], attempt: int, seconds: float, error: BaseException, *, last: bool = True) -> Event:
         """That an attempt failed; with the last one the stage has. A disk that fails a stage's own writes is no bug of it."""

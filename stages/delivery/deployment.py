@@ -97,8 +97,8 @@ async def started_again(target: Target, router: Router) -> str:
     now = await state(target, there)
     if not now.serving:
         return ""
-    await there.again()
-    return f"the router had died; {', '.join(now.serving)} can be reached again at {there.address.summary()}"
+    await there.start_again()
+    return f"the router had died, and was started again at {there.address.summary()} for {', '.join(now.serving)}"
 
 
 async def standing(target: Target, router: Router, ready: Ready) -> list[str]:

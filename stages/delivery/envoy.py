@@ -53,9 +53,6 @@ from stages.delivery.tls import Pair, reading
 PATIENCE = 10.0
 """Seconds in which Envoy has to take what it is told, and to find an instance well that is, beside what the instance may take."""
 
-ALWAYS = (LISTENERS, CLUSTERS, ROUTING, SPLIT, PICKED, MIRROR)
-"""The files that every Envoy has; one with TLS has a certificate too."""
-
 OPTIONS = ("--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "600", "--log-level", "warning")
 """A listener that was replaced ends a connection after its next answer, and what is left of them after ten minutes."""
 
@@ -125,12 +122,13 @@ class EnvoyRouter(OwnRouter[Envoy]):
                 await files.take(envoy, step)
             await envoy.everywhere()  # who ends an instance now that has nothing to answer ends nobody's request
 
-    async def again(self) -> None:
+    async def start_again(self) -> None:
         async with self._telling() as (envoy, files):
-            self._need_alone()
-            await self._need_certificate()
-            await self._run(envoy, files, {file: files.read(file) for file in ALWAYS if files.has(file)})
-            await self._settle(envoy, files, started=True)
+            runs, (everybody, picked) = await self._look(envoy, files)
+            if not runs:
+                await self._need_certificate()
+                await self._start(envoy, files, everybody, picked, files.read(ROUTING) if files.has(ROUTING) else None)
+            await self._settle(envoy, files, started=not runs)
 
     async def current(self) -> dict[str, int]:
         async with admin(self._socket) as envoy:
@@ -205,23 +203,21 @@ class EnvoyRouter(OwnRouter[Envoy]):
             return
         raise StageFailed(f"Envoy does not listen on {self.address.summary()}", where=str(self._log))
 
-    async def _start(self, envoy: Admin, files: Files, parts: Sequence[Part], picked: Sequence[Part]) -> None:
-        """Start Envoy with this split, and no audience yet; returns when it has all its files."""
+    async def _start(
+        self, envoy: Admin, files: Files, parts: Sequence[Part], picked: Sequence[Part], routes: bytes | None = None
+    ) -> None:
+        """Start Envoy with this split, and no audience yet unless the routes have one; returns when it has all its files."""
         self._need_alone()
+        private(self._sockets, "Envoy")
+        self._socket.unlink(missing_ok=True)
         first = {
             **self._settings(),
             **_split(parts),
             **_split(picked, PICKED),
-            ROUTING: self._routes(serves=any(part.share for part in parts)),
+            ROUTING: routes or self._routes(serves=any(part.share for part in parts)),
             MIRROR: MIRROR.content(xds.copies_to(None)),
         }
         files.write(first)
-        await self._run(envoy, files, first)
-
-    async def _run(self, envoy: Admin, files: Files, first: Mapping[File, bytes]) -> None:
-        """An Envoy that has these files, which are there."""
-        private(self._sockets, "Envoy")
-        self._socket.unlink(missing_ok=True)
         durable.write(self._bootstrap, json.dumps(xds.bootstrap(self._socket, self._files), indent=1).encode())
         said = self._log.stat().st_size if self._log.exists() else 0
         argv = (program(), "-c", str(self._bootstrap), *OPTIONS)

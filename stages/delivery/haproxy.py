@@ -173,7 +173,7 @@ class HAProxyRouter(OwnRouter[HAProxy]):
             await self._well(seen, after)
         await self._change(before, after, share(chosen, dict(weights)), runs=serves or bool(seen.pid))
 
-    async def again(self) -> None:
+    async def start_again(self) -> None:
         seen = await self._look()
         await self._ensure(seen, seen.slots, self._audience().rule)
 

@@ -89,7 +89,13 @@ class OwnRouter(ABC, Generic[C]):
 
     async def died(self) -> bool:
         """One that gave its place to another one, and still has requests to answer, serves nobody else."""
-        return self._entrance.exists() and not self.in_place().listens(self._running())
+        if not self._entrance.exists():
+            return False
+        running = self._running()
+        try:
+            return not self.in_place().listens(running)
+        except StageFailed:  # nobody can read where it was, until the next deployment
+            return not running
 
     async def check(self) -> str:
         self._need_alone()

@@ -13,7 +13,7 @@ from stages.delivery.model import Address
 
 def check_port(whose: str, port: int) -> None:
     """Raises WiringError for what is no port."""
-    if not (isinstance(port, int) and 1 <= port <= 65_535):
+    if not (isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65_535):
         raise WiringError(f"{whose}: the port is {port!r}", right="a port, from 1 to 65535")
 
 

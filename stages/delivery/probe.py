@@ -73,7 +73,7 @@ def _is_path(path: object) -> bool:
 
 def _are_statuses(statuses: object) -> bool:
     match statuses:
-        case (int(first), int(last)):
+        case tuple((int(first), int(last))):
             return 100 <= first <= last <= 599
     return False
 

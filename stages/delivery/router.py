@@ -102,7 +102,7 @@ class Placed(Router, Protocol):
         """Whether it served users, nobody ended it, and it does not run."""
         ...
 
-    async def again(self) -> None:
+    async def start_again(self) -> None:
         """Start one that died: with the shares it had, and its audience. Raises StageFailed."""
         ...
 

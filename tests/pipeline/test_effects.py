@@ -534,6 +534,20 @@ def test_each_effect_is_taken_back_by_what_was_found_of_it_and_not_by_how_the_ru
     assert sorted(bench.sent.read_text().splitlines()) == ["1", "2", "took back 1", "took back 2, interrupted"]
 
 
+def test_an_effect_that_nobody_weighed_for_want_of_evidence_is_taken_back_as_one_that_was_cut_off(bench: Bench) -> None:
+    class LacksLater(Lacks):
+        async def run(self, work: Work) -> Number:
+            while not bench.sent.exists():
+                await anyio.sleep(0.01)
+            return await super().run(work)
+
+    source = Constant(value=1)
+    send, evidence = Opens(of=source), LacksLater(of=source)
+    outcome = bench.run(Pipeline("thing", send=send, evidence=evidence, below=Half(of=send, after=(evidence,))))
+    assert outcome.exit is Exit.UNUSABLE
+    assert bench.sent.read_text() == "1\ntook back 1, interrupted\n"
+
+
 def test_an_effect_that_lacked_a_disk_for_being_weighed_is_taken_back_as_one_that_was_cut_off(bench: Bench) -> None:
     send = Opens(of=Constant(value=1))
     assert bench.run(Pipeline("thing", send=send, lacks=Lacks(of=send))).exit is Exit.UNUSABLE

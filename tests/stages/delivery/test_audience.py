@@ -460,10 +460,51 @@ def test_a_router_that_died_is_started_again_as_it_was_with_its_audience(
         for running in list(process.running(str(router.state))):
             await process.stop(running)
         said = await started_again(target, make(port=free_port()))  # it comes back where its users find it
-        assert said.endswith(f"can be reached again at {router.address.summary()}")
+        assert said == f"the router had died, and was started again at {router.address.summary()} for {blue.name}, {green.name}"
         for headers, version in (({}, "blue"), ({"x-beta": "1"}, "green")):
             found = await anyio.to_thread.run_sync(asked, router, [("", headers)] * 100)
             assert {answer for _, answer in found} == {version}
+
+    anyio.run(main)
+
+
+def test_a_router_that_died_is_started_again_where_the_settings_say_if_somebody_else_is_where_it_was(
+    target: LocalTarget, router: AnyRouter, image: Image, make: Make
+) -> None:
+    async def main() -> None:
+        blue, _, groups = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, groups)
+        for running in list(process.running(str(router.state))):
+            await process.stop(running)
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=router.config.port, reuse_port=False):
+            moved = make(port=free_port())
+            assert moved.address.summary() in await started_again(target, moved)
+            assert await anyio.to_thread.run_sync(asked, moved, [("", {})]) == [("", "blue")]
+
+    anyio.run(main)
+
+
+def test_a_router_that_was_on_its_way_to_another_port_is_not_started_a_second_time(
+    target: LocalTarget, router: AnyRouter, image: Image, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that had it move was killed before it noted that it has."""
+
+    async def main() -> None:
+        blue, _, groups = await blue_and_green(target, image)
+        await router.split({blue.name: 100}, groups)
+        moved = make(port=free_port())
+        with monkeypatch.context() as patch:
+            patch.setattr(type(router), "_here", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await moved.split({blue.name: 100}, groups)
+        await started_again(target, moved)
+        assert await anyio.to_thread.run_sync(asked, router, [("", {})]) == [("", "blue")]
+        with anyio.fail_after(20):
+            while len(list(process.running(str(router.state)))) > 1:  # HAProxy's older ones have nothing to answer
+                await anyio.sleep(0.01)
+
+    def killed(_router: AnyRouter) -> None:
+        raise KeyboardInterrupt
 
     anyio.run(main)
 

@@ -256,7 +256,7 @@ def test_a_haproxy_that_died_is_started_again_while_an_older_one_still_answers(p
             assert await router.current() == {"one": 0, "two": 100}
             assert await router.died()
             assert "HAProxy has died, and its users find nobody" in await router.check()
-            await router.in_place().again()
+            await router.in_place().start_again()
             async with browser() as client:
                 assert (await client.get(router.address.url)).text == "two"
             go.set()

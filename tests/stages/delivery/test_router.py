@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -107,6 +108,26 @@ def test_an_instance_that_is_killed_loses_no_request_that_may_be_repeated(
     noted = posts.read_text().splitlines()
     assert len(noted) == len(set(noted))
     assert set(load.posted) <= set(noted)
+
+
+def test_a_router_that_runs_is_not_taken_for_dead_where_nobody_can_read_where_it_is_and_a_split_writes_that_anew(
+    router: AnyRouter,
+) -> None:
+    async def main() -> None:
+        await router.split({"one": 100}, {"one": group})
+        entrance = router.state / "entrance.json"
+        entrance.write_text("{")
+        assert not await router.died()
+        assert f"listens on {router.address.summary()}" in await router.check()
+        await router.split({"one": 100}, {"one": group})
+        assert json.loads(entrance.read_text())["port"] == router.config.port
+        for running in list(process.running(str(router.state))):
+            await process.stop(running)
+        entrance.write_text("{")
+        assert await router.died()
+
+    with instances("one") as group:
+        anyio.run(main)
 
 
 def test_an_instance_that_says_that_it_is_ill_gets_no_request_until_it_is_well_again(router: AnyRouter) -> None:

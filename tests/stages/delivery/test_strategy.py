@@ -275,6 +275,7 @@ def test_steps_read_as_sentences() -> None:
         (lambda: HttpProbe(every=float("inf")), "HttpProbe: every inf s"),
         (lambda: HttpProbe(every=0.0001), "from 0.001 to 86,400 seconds"),
         (lambda: HttpProbe(statuses=(200,)), "with (200,)"),  # type: ignore[arg-type]
+        (lambda: HttpProbe(statuses=[200, 299]), "with [200, 299]"),  # type: ignore[arg-type]
         (lambda: HttpProbe(statuses=200), "with 200"),  # type: ignore[arg-type]
         (lambda: HttpProbe(statuses=(200.5, 299)), "with (200.5, 299)"),  # type: ignore[arg-type]
         (lambda: HttpProbe(5), "HttpProbe: 5"),  # type: ignore[arg-type]

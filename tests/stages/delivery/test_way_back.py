@@ -261,7 +261,7 @@ def test_a_router_that_died_after_all_was_done_is_told_of_and_started_again_by_r
     told = desk("deployments", version="two", STRATEGY=strategy)
     assert "has died, and its users find nobody: `recover` or a deployment starts it again" in told
     said = desk("recover", version="two", STRATEGY=strategy)
-    assert re.search(r"the router had died; r-\w+ can be reached again at 127\.0\.0\.1:\d+", said)
+    assert re.search(r"the router had died, and was started again at 127\.0\.0\.1:\d+ for r-\w+", said)
     assert desk.answer() == "two"
     assert "nothing was left open" in desk("recover", version="two", STRATEGY=strategy)
 
@@ -274,7 +274,7 @@ def test_a_router_that_died_is_started_again_by_recover_also_where_nothing_can_b
     with hanging(instances(desk, first)):
         said = desk("recover", version="two", code=2)
     assert re.search(
-        rf"the router had died; {second} can be reached again at \S+; .*{second} goes on serving: {first} cannot", said
+        rf"the router had died, and was started again at \S+ for {second}; .*{second} goes on serving: {first} cannot", said
     )
     assert desk.answer() == "two"
 
