@@ -114,19 +114,19 @@ def test_a_router_that_runs_is_not_taken_for_dead_where_nobody_can_read_where_it
     router: AnyRouter,
 ) -> None:
     async def main() -> None:
-        await router.split({"one": 100}, {"one": group})
+        await router.split({"one": 100}, {"one": found})
         entrance = router.state / "entrance.json"
         entrance.write_text("{")
         assert not await router.died()
         assert f"listens on {router.address.summary()}" in await router.check()
-        await router.split({"one": 100}, {"one": group})
+        await router.split({"one": 100}, {"one": found})
         assert json.loads(entrance.read_text())["port"] == router.config.port
         for running in list(process.running(str(router.state))):
             await process.stop(running)
         entrance.write_text("{")
         assert await router.died()
 
-    with instances("one") as group:
+    with instances("one") as found:
         anyio.run(main)
 
 
