@@ -258,7 +258,7 @@ def test_the_router_of_one_service_that_died_is_started_again_by_recover(desk: D
     for one in list(process.running(f"{desk.project.home / 'state' / 'router' / 'front'}:")):
         anyio.run(process.stop, one)
     said = desk("recover")
-    assert "front: the router had died; " in said
+    assert "front: the router had died, and was started again at " in said
     assert "back: " not in said
     assert [get(f"http://127.0.0.1:{ports[name]}").text for name in NAMES] == ["one", "one"]
 
