@@ -3,7 +3,7 @@
 With TRUSTED, a file of certificates, by HTTPS.
 Half of the users keep their connection, half take a new one for each request. The moments of sending are fixed beforehand, so
 that a slow answer delays no other request. Of each request is told the version and the moment in the answer, or what went wrong.
-What is measured runs on the same processors, so this is to need little of them: streams would take twice as much.
+What is measured runs on the same processors and comes first there: real users have processors of their own.
 """
 
 from __future__ import annotations
@@ -106,5 +106,5 @@ async def user(
 
 
 if __name__ == "__main__":
-    os.nice(10)  # users have processors of their own: they are not to keep what is measured from its
+    os.nice(10)
     Path(sys.argv[3]).write_text(asyncio.run(met(int(sys.argv[1]), float(sys.argv[2]), *sys.argv[4:])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stages.delivery import process
 from stages.delivery.control import Control
 from stages.delivery.envoy import EnvoyRouter
 from stages.delivery.haproxy import HAProxyRouter
@@ -14,6 +15,12 @@ from stages.delivery.rollout import Rollout
 from tests.web import get
 
 AnyRouter = HAProxyRouter | EnvoyRouter
+
+
+async def end_processes(router: AnyRouter) -> None:
+    """As if they had died: what they are told by stays, and where users found them."""
+    for running in list(process.running(str(router.state))):
+        await process.stop(running)
 
 
 class Make(Protocol):

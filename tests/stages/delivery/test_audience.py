@@ -32,7 +32,7 @@ from stages.delivery.router import Watch
 from stages.delivery.step import Split, Weigh
 from stages.delivery.strategy import BlueGreen, Canary
 from stages.image import Image
-from tests.stages.delivery.bench import AnyRouter, Bench, Make
+from tests.stages.delivery.bench import AnyRouter, Bench, Make, end_processes
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 
@@ -457,8 +457,7 @@ def test_a_router_that_died_is_started_again_as_it_was_with_its_audience(
         blue, green, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups, Chosen(HasHeader(name="x-beta"), ((green.name, 100),)))
         assert await started_again(target, router) == ""
-        for running in list(process.running(str(router.state))):
-            await process.stop(running)
+        await end_processes(router)
         said = await started_again(target, make(port=free_port()))  # it comes back where its users find it
         assert said == f"the router had died, and was started again at {router.address.summary()} for {blue.name}, {green.name}"
         for headers, version in (({}, "blue"), ({"x-beta": "1"}, "green")):
@@ -474,8 +473,7 @@ def test_a_router_that_died_is_started_again_where_the_settings_say_if_somebody_
     async def main() -> None:
         blue, _, groups = await blue_and_green(target, image)
         await router.split({blue.name: 100}, groups)
-        for running in list(process.running(str(router.state))):
-            await process.stop(running)
+        await end_processes(router)
         async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=router.config.port, reuse_port=False):
             moved = make(port=free_port())
             assert moved.address.summary() in await started_again(target, moved)

@@ -25,7 +25,7 @@ from stages.delivery.local import LocalTarget
 from stages.delivery.model import Address, Group
 from stages.image import Image
 from tests.stages.delivery.answering import instances
-from tests.stages.delivery.bench import AnyRouter, Make
+from tests.stages.delivery.bench import AnyRouter, Make, end_processes
 from tests.stages.delivery.conftest import blue_and_green, release, up
 from tests.stages.delivery.load import Load
 from tests.web import browser
@@ -121,8 +121,7 @@ def test_a_router_that_runs_is_not_taken_for_dead_where_nobody_can_read_where_it
         assert f"listens on {router.address.summary()}" in await router.check()
         await router.split({"one": 100}, {"one": found})
         assert json.loads(entrance.read_text())["port"] == router.config.port
-        for running in list(process.running(str(router.state))):
-            await process.stop(running)
+        await end_processes(router)
         entrance.write_text("{")
         assert await router.died()
 
